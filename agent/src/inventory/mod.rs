@@ -1,0 +1,5 @@
+//! Who owns what.
+
+mod listener;
+
+pub use listener::{Listener, Owner};

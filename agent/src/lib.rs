@@ -1,0 +1,8 @@
+//! Floodmark: which listener dropped whose connections, at which step of the handshake, why, and
+//! which proxy marking that explains. `ARCHITECTURE.md` is the map.
+
+pub mod inventory;
+pub mod kernel;
+pub mod proxy;
+pub mod time;
+pub mod verdict;

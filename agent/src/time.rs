@@ -1,0 +1,51 @@
+//! Wall-clock time as the agent keeps it: whole milliseconds since the Unix epoch.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct UnixMs(pub u64);
+
+impl UnixMs {
+    /// The current wall-clock time; the epoch if the clock stands before it.
+    pub fn now() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(since_epoch.as_millis() as u64)
+    }
+
+    /// This instant moved back, not beyond the epoch.
+    pub fn earlier(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(by.as_millis() as u64))
+    }
+
+    /// This instant moved forward.
+    pub fn later(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by.as_millis() as u64))
+    }
+}
+
+/// A closed interval of wall-clock time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// First instant inside.
+    pub from: UnixMs,
+    /// Last instant inside.
+    pub to: UnixMs,
+}
+
+impl Window {
+    /// Length of the interval.
+    pub fn length(&self) -> Duration {
+        Duration::from_millis(self.to.0.saturating_sub(self.from.0))
+    }
+
+    /// Whether the two intervals share an instant.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.from <= other.to && other.from <= self.to
+    }
+}

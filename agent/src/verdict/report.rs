@@ -1,0 +1,91 @@
+//! What is known about a stretch of time, in one object: the JSON of `floodmark diagnose`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::verdict::Verdict;
+use crate::{
+    inventory::Listener,
+    kernel::{Attribution, MibCounts, NetnsId, Tally},
+    time::Window,
+};
+
+/// A diagnosis: the story's facts, without its words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The time looked at.
+    pub window: Window,
+    /// The rung in use for each signal, by signal name.
+    pub rungs: BTreeMap<String, String>,
+    /// Listeners that lost something, worst first.
+    pub listeners: Vec<ListenerReport>,
+    /// The kernel's own counters, for each namespace where one of them moved.
+    pub namespaces: Vec<NetnsReport>,
+    /// What the proxies said.
+    pub proxy: ProxyReport,
+    /// Detail events lost in the ring buffer (their counts are not).
+    pub events_lost: u64,
+    /// TIME_WAIT entries seen, busiest first.
+    pub time_wait: Vec<TimeWaitReport>,
+}
+
+/// One listener's losses.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerReport {
+    /// The listener, its queue limit and its owners.
+    pub listener: Listener,
+    /// What it lost.
+    pub tally: Tally,
+    /// The least sure attribution among the parts of the tally.
+    pub attribution: Attribution,
+    /// The deepest accept queue seen.
+    pub queue_high: u32,
+    /// Clients whose segments were dropped most: address and segments seen in detail events.
+    pub peers: Vec<(std::net::IpAddr, u64)>,
+}
+
+/// One namespace's own counters against what was attributed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetnsReport {
+    /// Which namespace.
+    pub netns: NetnsId,
+    /// Its name under `/run/netns`, or `net:[N]`.
+    pub name: String,
+    /// Growth of the kernel's counters.
+    pub kernel: MibCounts,
+    /// ListenOverflows minus what was attributed to listeners.
+    pub unattributed_overflows: i64,
+    /// ListenDrops minus what was attributed to listeners.
+    pub unattributed_drops: i64,
+}
+
+/// What the proxies said, and what became of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ProxyReport {
+    /// Peers marked as failed.
+    pub markings: u64,
+    /// Markings joined with a listener's kernel evidence.
+    pub markings_joined: u64,
+    /// Failed attempts.
+    pub failed_attempts: u64,
+    /// Requests refused for want of a live peer.
+    pub no_live_peers: u64,
+    /// Markings by cause.
+    pub causes: BTreeMap<String, u64>,
+    /// The verdicts; the newest where there are too many to keep.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// TIME_WAIT entries of one service.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct TimeWaitReport {
+    /// In which namespace.
+    pub netns: NetnsId,
+    /// The service's port: the lower one of the connection.
+    pub port: u16,
+    /// True if the side that closed first is the service's own, false if it is its client.
+    pub by_service: bool,
+    /// Entries.
+    pub count: u64,
+}
