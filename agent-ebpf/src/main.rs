@@ -1,2 +1,29 @@
+//! Floodmark's eBPF programs: what the kernel did to a handshake, listener by listener.
+//!
+//! One file per kernel path. The brackets (`bracket`) count by the growth of this CPU's own MIB
+//! counters between a function's entry and its exit, so the count is exact by construction.
+
 #![no_std]
 #![no_main]
+
+mod bracket;
+mod check_req;
+mod conn_request;
+mod cookie_check;
+mod drop_reason;
+mod kernel;
+mod listener;
+mod maps;
+mod segment;
+mod synack;
+mod time_wait;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

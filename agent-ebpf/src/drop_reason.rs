@@ -1,0 +1,25 @@
+//! Lower rung for the final ACK: the segment was freed with reason TCP_LISTEN_OVERFLOW (Linux 6.15
+//! and later). kernel: net/core/skbuff.c `trace_kfree_skb(skb, location, reason, rx_sk)`.
+//!
+//! `tcp_check_req` sets that reason whenever no child came about, most often because the accept
+//! queue was full. SYNs never come by here: they end in `consume_skb`.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use floodmark_common::EVENT_ACK_OVERFLOW;
+
+use crate::{kernel::REASON_LISTEN_OVERFLOW, listener::record, maps::totals, segment::sender};
+
+/// `rx_sk` is the listener, and may be missing.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn segment_freed(ctx: BtfTracePointContext) -> i32 {
+    if u64::from(ctx.arg::<u32>(2)) != REASON_LISTEN_OVERFLOW.load() {
+        return 0;
+    }
+    totals(|t| t.overflows += 1);
+    let sk: *const u8 = ctx.arg(3);
+    if sk.is_null() {
+        return 0;
+    }
+    record(sk, &sender(ctx.arg(0)), EVENT_ACK_OVERFLOW, |tally| tally.ack_overflow += 1);
+    0
+}

@@ -1,0 +1,158 @@
+//! The hooks: which program goes where, what it needs of the kernel, and which prototype it was
+//! written for. A prototype that differs in the running kernel's BTF refuses the hook: better a
+//! lower rung than a wrong argument.
+
+use super::{btf::Btf, layout::Layout};
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// At a function's entry, by BPF trampoline.
+    Entry,
+    /// At a function's exit.
+    Exit,
+    /// At a tracepoint, with typed arguments (`tp_btf`).
+    Tracepoint,
+}
+
+/// One program and its place.
+#[derive(Debug)]
+pub struct Hook {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// How it is attached.
+    pub attach: Attach,
+    /// Kernel function or tracepoint.
+    pub target: &'static str,
+    /// The leading arguments the program relies on: type names, pointers by what they point to.
+    args: &'static [&'static str],
+    /// Exact number of arguments, where the program reads the return value behind them.
+    arg_count: Option<usize>,
+    /// Load-time constants the program cannot do without.
+    needs: &'static [&'static [&'static str]],
+}
+
+const LISTENER: &[&str] = &[
+    "OFF_SK_FAMILY",
+    "OFF_SK_NUM",
+    "OFF_SK_RCV_SADDR",
+    "OFF_SK_V6_RCV_SADDR",
+    "OFF_SK_NET",
+    "OFF_SK_ACK_BACKLOG",
+    "OFF_SK_MAX_ACK_BACKLOG",
+    "OFF_SK_SOCKET",
+    "OFF_SOCKET_FILE",
+    "OFF_FILE_INODE",
+    "OFF_INODE_INO",
+    "OFF_NET_INUM",
+];
+const SEGMENT: &[&str] =
+    &["OFF_SKB_HEAD", "OFF_SKB_NETWORK_HEADER", "OFF_SKB_TRANSPORT_HEADER", "OFF_SKB_PROTOCOL"];
+const REQUEST: &[&str] = &["OFF_SK_FAMILY", "OFF_SK_DPORT", "OFF_SK_DADDR", "OFF_SK_V6_DADDR"];
+const BRACKET: &[&str] = &[
+    "OFF_SK_NET",
+    "OFF_NET_STATISTICS",
+    "OFF_BPF_ARRAY_PPTRS",
+    "MIB_LISTEN_OVERFLOWS",
+    "MIB_REQ_Q_FULL_DROP",
+];
+const SERVICE: &[&str] = &["OFF_SK_NUM", "OFF_SK_DPORT", "OFF_SK_NET", "OFF_NET_INUM"];
+const REASON: &[&str] = &["REASON_LISTEN_OVERFLOW"];
+const PROTOCOL: &[&str] = &["OFF_SK_PROTOCOL"];
+
+const CONN_REQUEST: &[&str] = &["request_sock_ops", "tcp_request_sock_ops", "sock", "sk_buff"];
+const CHECK_REQ: &[&str] = &["sock", "sk_buff", "request_sock", "bool"];
+const COOKIE_CHECK: &[&str] = &["sock", "sk_buff"];
+
+const fn bracket(
+    program: &'static str,
+    attach: Attach,
+    target: &'static str,
+    args: &'static [&'static str],
+) -> Hook {
+    Hook { program, attach, target, args, arg_count: None, needs: &[BRACKET, LISTENER, SEGMENT] }
+}
+
+// The exit comes first in each pair: an exit without its entry is ignored, an entry without its
+// exit would leave a bracket open.
+
+/// SYNs, exactly.
+pub const SYN_BRACKET: &[Hook] = &[
+    bracket("syn_left", Attach::Exit, "tcp_conn_request", CONN_REQUEST),
+    bracket("syn_entered", Attach::Entry, "tcp_conn_request", CONN_REQUEST),
+];
+
+/// Final ACKs, exactly.
+pub const ACK_BRACKET: &[Hook] = &[
+    bracket("ack_left", Attach::Exit, "tcp_check_req", CHECK_REQ),
+    bracket("ack_entered", Attach::Entry, "tcp_check_req", CHECK_REQ),
+];
+
+/// ACKs with a SYN cookie, exactly.
+pub const COOKIE_BRACKET: &[Hook] = &[
+    bracket("cookie_v4_left", Attach::Exit, "cookie_v4_check", COOKIE_CHECK),
+    bracket("cookie_v4_entered", Attach::Entry, "cookie_v4_check", COOKIE_CHECK),
+    bracket("cookie_v6_left", Attach::Exit, "cookie_v6_check", COOKIE_CHECK),
+    bracket("cookie_v6_entered", Attach::Entry, "cookie_v6_check", COOKIE_CHECK),
+];
+
+/// Final ACKs by the reason their segment was freed for.
+pub const ACK_REASON: &[Hook] = &[Hook {
+    program: "segment_freed",
+    attach: Attach::Tracepoint,
+    target: "kfree_skb",
+    args: &["sk_buff", "", "skb_drop_reason", "sock"],
+    arg_count: None,
+    needs: &[REASON, LISTENER, SEGMENT],
+}];
+
+/// SYN/ACKs sent again.
+pub const SYNACK_TRACEPOINT: &[Hook] = &[Hook {
+    program: "synack_retransmitted",
+    attach: Attach::Tracepoint,
+    target: "tcp_retransmit_synack",
+    args: &["sock", "request_sock"],
+    arg_count: None,
+    needs: &[REQUEST, LISTENER],
+}];
+
+/// TIME_WAIT entries, exactly.
+pub const TIME_WAIT_ALLOC: &[Hook] = &[Hook {
+    program: "time_wait_allocated",
+    attach: Attach::Exit,
+    target: "inet_twsk_alloc",
+    args: &["sock", "inet_timewait_death_row", "int"],
+    arg_count: Some(3),
+    needs: &[SERVICE],
+}];
+
+/// TIME_WAIT entries by the state changes around them.
+pub const TIME_WAIT_STATES: &[Hook] = &[Hook {
+    program: "state_changed",
+    attach: Attach::Tracepoint,
+    target: "inet_sock_set_state",
+    args: &["sock", "int", "int"],
+    arg_count: None,
+    needs: &[PROTOCOL, SERVICE],
+}];
+
+impl Hook {
+    /// Why this hook cannot serve on the kernel that `btf` and `layout` describe; `None` if it can,
+    /// as far as can be told without trying.
+    pub fn objection(&self, btf: &Btf, layout: &Layout) -> Option<String> {
+        let Self { target, attach, .. } = self;
+        let actual = match attach {
+            Attach::Tracepoint => btf.tracepoint(target),
+            _ => btf.function(target).map(|params| params.into_iter().map(|(_, t)| t).collect()),
+        };
+        let Some(actual) = actual else {
+            return Some(format!("{target} is not in this kernel"));
+        };
+        let alike = actual.len() >= self.args.len()
+            && self.args.iter().zip(&actual).all(|(want, have)| want.is_empty() || want == have);
+        if !alike || self.arg_count.is_some_and(|count| count != actual.len()) {
+            return Some(format!("{target} has other arguments here: ({})", actual.join(", ")));
+        }
+        self.needs.iter().find_map(|constants| layout.missing(constants))
+    }
+}

@@ -1,0 +1,179 @@
+//! The ladder: for each signal the rungs it can be had from, best first, what each rung cannot see,
+//! and which one was taken and why not a higher one.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::hooks::{
+    ACK_BRACKET, ACK_REASON, COOKIE_BRACKET, Hook, SYN_BRACKET, SYNACK_TRACEPOINT, TIME_WAIT_ALLOC,
+    TIME_WAIT_STATES,
+};
+
+/// Something the agent wants to know of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signal {
+    /// SYNs dropped at a listener (`tcp_conn_request`).
+    SynDrops,
+    /// Final ACKs dropped at a listener (`tcp_check_req`).
+    AckDrops,
+    /// ACKs with a SYN cookie dropped at a listener (`cookie_v4_check`, `cookie_v6_check`).
+    CookieDrops,
+    /// SYN/ACKs sent again (`tcp_rtx_synack`).
+    SynackRetransmits,
+    /// TIME_WAIT entries (`inet_twsk_alloc`).
+    TimeWait,
+    /// Accept-queue lengths and limits.
+    QueueDepth,
+}
+
+impl Signal {
+    /// Name in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SynDrops => "syn_drops",
+            Self::AckDrops => "ack_drops",
+            Self::CookieDrops => "cookie_drops",
+            Self::SynackRetransmits => "synack_retransmits",
+            Self::TimeWait => "time_wait",
+            Self::QueueDepth => "queue_depth",
+        }
+    }
+}
+
+/// Where a signal comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// Nowhere.
+    None,
+    /// Netlink `sock_diag` and the namespaces' MIB files.
+    Netlink,
+    /// BPF at tracepoints.
+    Tracepoint,
+    /// BPF at function entry and exit.
+    Fentry,
+}
+
+impl Rung {
+    /// Name in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Netlink => "netlink",
+            Self::Tracepoint => "tracepoint",
+            Self::Fentry => "fentry",
+        }
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One way to have a signal.
+#[derive(Debug)]
+pub struct Way {
+    /// Its place on the ladder.
+    pub rung: Rung,
+    /// The programs it takes; all of them must attach.
+    pub hooks: &'static [Hook],
+    /// What it cannot see.
+    pub blind_spot: &'static str,
+}
+
+const fn way(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
+    Way { rung, hooks, blind_spot }
+}
+
+const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
+                             in the same second, their shares are estimated";
+
+/// Every signal with its ways, best first.
+pub const LADDER: &[(Signal, &[Way])] = &[
+    (
+        Signal::SynDrops,
+        &[way(Rung::Fentry, SYN_BRACKET, "nothing"), way(Rung::Netlink, &[], NETLINK_DROPS)],
+    ),
+    (
+        Signal::AckDrops,
+        &[
+            way(Rung::Fentry, ACK_BRACKET, "nothing"),
+            way(
+                Rung::Tracepoint,
+                ACK_REASON,
+                "cannot tell a full accept queue from another failure to make the child socket, \
+                 nor a silent drop from a reset",
+            ),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
+    ),
+    (
+        Signal::CookieDrops,
+        &[way(Rung::Fentry, COOKIE_BRACKET, "nothing"), way(Rung::Netlink, &[], NETLINK_DROPS)],
+    ),
+    (
+        Signal::SynackRetransmits,
+        &[
+            way(Rung::Tracepoint, SYNACK_TRACEPOINT, "nothing"),
+            way(
+                Rung::Netlink,
+                &[],
+                "only a count per namespace (TCPSynRetrans), in which SYNs sent again are mixed",
+            ),
+        ],
+    ),
+    (
+        Signal::TimeWait,
+        &[
+            way(Rung::Fentry, TIME_WAIT_ALLOC, "nothing"),
+            way(
+                Rung::Tracepoint,
+                TIME_WAIT_STATES,
+                "counts connections reset in FIN_WAIT2 or CLOSING too",
+            ),
+            way(Rung::Netlink, &[], "only a count per namespace (TW)"),
+        ],
+    ),
+    (
+        Signal::QueueDepth,
+        &[way(Rung::Netlink, &[], "peaks between two looks, unless something was dropped then")],
+    ),
+];
+
+/// How a signal is had on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// Which signal.
+    pub signal: Signal,
+    /// The rung taken.
+    pub rung: Rung,
+    /// What that rung cannot see.
+    pub blind_spot: String,
+    /// The rungs tried before, each with the reason it was refused.
+    pub refused: Vec<Refusal>,
+}
+
+/// A rung that could not be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Which rung.
+    pub rung: Rung,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_goes_down_from_its_best_rung() {
+        for (signal, ways) in LADDER {
+            assert!(ways.is_sorted_by(|a, b| a.rung > b.rung), "{signal:?}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Where the running kernel keeps what the eBPF programs read. The tables here are the only place
+//! in the agent that names a kernel structure, member or enumerator; the programs know them by the
+//! name of a load-time constant.
+
+use std::collections::BTreeMap;
+
+use super::btf::Btf;
+
+/// A member of a kernel structure, wanted by the programs under `constant`.
+struct Field {
+    constant: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    /// Widths in bytes that the programs can read; empty for a pointer-sized or unread width.
+    sizes: &'static [u64],
+}
+
+const fn field(
+    constant: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    sizes: &'static [u64],
+) -> Field {
+    Field { constant, structure, path, sizes }
+}
+
+const FIELDS: &[Field] = &[
+    field("OFF_SK_FAMILY", "sock", "__sk_common.skc_family", &[2]),
+    field("OFF_SK_STATE", "sock", "__sk_common.skc_state", &[1]),
+    field("OFF_SK_NUM", "sock", "__sk_common.skc_num", &[2]),
+    field("OFF_SK_DPORT", "sock", "__sk_common.skc_dport", &[2]),
+    field("OFF_SK_DADDR", "sock", "__sk_common.skc_daddr", &[4]),
+    field("OFF_SK_RCV_SADDR", "sock", "__sk_common.skc_rcv_saddr", &[4]),
+    field("OFF_SK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", &[16]),
+    field("OFF_SK_V6_RCV_SADDR", "sock", "__sk_common.skc_v6_rcv_saddr", &[16]),
+    field("OFF_SK_NET", "sock", "__sk_common.skc_net", &[8]),
+    field("OFF_SK_ACK_BACKLOG", "sock", "sk_ack_backlog", &[4]),
+    field("OFF_SK_MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog", &[4]),
+    field("OFF_SK_PROTOCOL", "sock", "sk_protocol", &[2]),
+    field("OFF_SK_SOCKET", "sock", "sk_socket", &[8]),
+    field("OFF_SOCKET_FILE", "socket", "file", &[8]),
+    field("OFF_FILE_INODE", "file", "f_inode", &[8]),
+    field("OFF_INODE_INO", "inode", "i_ino", &[8]),
+    field("OFF_NET_INUM", "net", "ns.inum", &[4]),
+    field("OFF_NET_STATISTICS", "net", "mib.net_statistics", &[8]),
+    field("OFF_SKB_HEAD", "sk_buff", "head", &[8]),
+    field("OFF_SKB_NETWORK_HEADER", "sk_buff", "network_header", &[2]),
+    field("OFF_SKB_TRANSPORT_HEADER", "sk_buff", "transport_header", &[2]),
+    field("OFF_SKB_PROTOCOL", "sk_buff", "protocol", &[2]),
+    // A flexible array of per-CPU pointers: BTF gives it no size.
+    field("OFF_BPF_ARRAY_PPTRS", "bpf_array", "pptrs", &[]),
+    // int before 5.10.262 and 5.15 (commit 4ecc1baf362c), u8 since.
+    field("OFF_NET_ABORT_ON_OVERFLOW", "net", "ipv4.sysctl_tcp_abort_on_overflow", &[1, 4]),
+];
+
+/// Members of `struct request_sock` must lie where those of `struct sock` do: both begin with a
+/// `struct sock_common`, and the programs read both with the same constants.
+const REQUEST_COMMON: (&str, &str) = ("request_sock", "__req_common.skc_dport");
+
+const ENUMERATORS: &[(&str, &str)] = &[
+    ("MIB_LISTEN_OVERFLOWS", "LINUX_MIB_LISTENOVERFLOWS"),
+    ("MIB_REQ_Q_FULL_DROP", "LINUX_MIB_TCPREQQFULLDROP"),
+    // Linux 6.15 and later.
+    ("REASON_LISTEN_OVERFLOW", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"),
+];
+
+/// What the running kernel's BTF says about [`FIELDS`] and [`ENUMERATORS`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    values: BTreeMap<&'static str, u64>,
+    /// What is missing or different, by constant, in words.
+    problems: BTreeMap<&'static str, String>,
+}
+
+impl Layout {
+    /// Looks everything up.
+    pub fn resolve(btf: &Btf) -> Self {
+        let mut layout = Self::default();
+        for field in FIELDS {
+            layout.note(field.constant, resolve_field(btf, field));
+        }
+        for (constant, name) in ENUMERATORS {
+            let value = btf.enumerator(name).ok_or_else(|| format!("{name} is not in this kernel"));
+            layout.note(constant, value);
+        }
+        layout.check_neighbours(btf);
+        layout.check_request_common(btf);
+        layout
+    }
+
+    /// The constants found, by name.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.values.iter().map(|(name, value)| (*name, *value))
+    }
+
+    /// The first of `constants` that this kernel lacks, in words.
+    pub fn missing(&self, constants: &[&str]) -> Option<String> {
+        constants.iter().find_map(|name| self.problems.get(name)).cloned()
+    }
+
+    fn note(&mut self, constant: &'static str, found: Result<u64, String>) {
+        match found {
+            Ok(value) => drop(self.values.insert(constant, value)),
+            Err(problem) => drop(self.problems.insert(constant, problem)),
+        }
+    }
+
+    /// The bracket reads ListenOverflows and ListenDrops as one pair.
+    fn check_neighbours(&mut self, btf: &Btf) {
+        let drops = btf.enumerator("LINUX_MIB_LISTENDROPS");
+        let overflows = self.values.get("MIB_LISTEN_OVERFLOWS").copied();
+        if let Some(overflows) = overflows
+            && drops != Some(overflows + 1)
+        {
+            let problem = "LINUX_MIB_LISTENDROPS does not follow LINUX_MIB_LISTENOVERFLOWS";
+            self.values.remove("MIB_LISTEN_OVERFLOWS");
+            self.problems.insert("MIB_LISTEN_OVERFLOWS", problem.to_owned());
+        }
+    }
+
+    fn check_request_common(&mut self, btf: &Btf) {
+        let (structure, path) = REQUEST_COMMON;
+        let in_request = btf.member(structure, path).map(|member| member.offset);
+        if in_request != self.values.get("OFF_SK_DPORT").copied() {
+            let problem = "request_sock and sock no longer begin alike".to_owned();
+            self.values.remove("OFF_SK_DPORT");
+            self.problems.insert("OFF_SK_DPORT", problem);
+        }
+    }
+}
+
+fn resolve_field(btf: &Btf, field: &Field) -> Result<u64, String> {
+    let Field { structure, path, sizes, .. } = field;
+    let member = btf
+        .member(structure, path)
+        .ok_or_else(|| format!("struct {structure} has no {path} in this kernel"))?;
+    if !sizes.is_empty() && !sizes.contains(&member.size) {
+        return Err(format!(
+            "struct {structure} {path} is {} bytes wide, expected {sizes:?}",
+            member.size
+        ));
+    }
+    Ok(member.offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// On whatever kernel the tests run: all that the programs require is there.
+    #[test]
+    fn resolves_on_the_running_kernel() {
+        let Ok(btf) = Btf::read(Path::new(Btf::VMLINUX)) else {
+            println!("skipped: this kernel has no BTF");
+            return;
+        };
+        let layout = Layout::resolve(&btf);
+        let required: Vec<&str> = FIELDS.iter().map(|field| field.constant).collect();
+        assert_eq!(layout.missing(&required), None);
+        assert_eq!(layout.missing(&["MIB_LISTEN_OVERFLOWS", "MIB_REQ_Q_FULL_DROP"]), None);
+    }
+
+    #[test]
+    fn an_empty_btf_names_what_is_missing() {
+        let mut bytes = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
+        bytes.extend([0; 20]);
+        let layout = Layout::resolve(&Btf::parse(&bytes).unwrap());
+        assert_eq!(layout.values().count(), 0);
+        let missing = layout.missing(&["OFF_SK_NET"]).unwrap();
+        assert_eq!(missing, "struct sock has no __sk_common.skc_net in this kernel");
+    }
+}
