@@ -15,10 +15,25 @@ pub struct Listener {
     pub queue: QueueDepth,
     /// `net.core.somaxconn` of its namespace.
     pub somaxconn: Option<u32>,
-    /// The socket's drop counter (`SK_MEMINFO_DROPS`). Not ListenDrops: see kernel::estimate.
-    pub drops: u32,
+    /// Whether an IPv6 wildcard socket leaves IPv4 alone (IPV6_V6ONLY).
+    pub v6_only: bool,
     /// Every process that holds the socket, lowest pid first.
     pub owners: Vec<Owner>,
+}
+
+impl Listener {
+    /// A listener of which only the kernel's counting is known: it closed before it could be looked
+    /// at.
+    pub fn unknown(id: ListenerId, queue: QueueDepth, netns_name: Option<String>) -> Self {
+        Self {
+            id,
+            netns_name: netns_name.unwrap_or_else(|| format!("net:[{}]", id.netns)),
+            queue,
+            somaxconn: None,
+            v6_only: false,
+            owners: Vec::new(),
+        }
+    }
 }
 
 /// A process that holds a listening socket.

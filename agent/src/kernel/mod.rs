@@ -1,15 +1,23 @@
-//! What the kernel says.
+//! What the kernel says: programs and maps, MIBs, listening sockets, namespaces.
 
 mod btf;
+mod counters;
+mod estimate;
+mod events;
 mod hooks;
 mod ladder;
 mod layout;
+pub mod mib;
+pub mod netns;
 mod object;
 mod sample;
+pub mod sock_diag;
+mod source;
 
 pub use ladder::{Refusal, Rung, Signal, Standing};
-pub use object::{Maps, Object};
+pub use object::Object;
 pub use sample::{
     Attribution, KernelEvent, KernelEventKind, KernelSample, ListenerDelta, ListenerId, MibCounts,
     NetnsId, QueueDepth, Tally,
 };
+pub use source::{Health, KernelSource};

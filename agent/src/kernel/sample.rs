@@ -147,6 +147,27 @@ pub struct MibCounts {
     pub passive_opens: u64,
 }
 
+impl AddAssign for MibCounts {
+    fn add_assign(&mut self, rhs: Self) {
+        let Self {
+            listen_overflows,
+            listen_drops,
+            req_q_full_drop,
+            req_q_full_do_cookies,
+            time_wait,
+            syn_retrans,
+            passive_opens,
+        } = rhs;
+        self.listen_overflows += listen_overflows;
+        self.listen_drops += listen_drops;
+        self.req_q_full_drop += req_q_full_drop;
+        self.req_q_full_do_cookies += req_q_full_do_cookies;
+        self.time_wait += time_wait;
+        self.syn_retrans += syn_retrans;
+        self.passive_opens += passive_opens;
+    }
+}
+
 /// One interval's yield.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelSample {

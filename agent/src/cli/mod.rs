@@ -1,0 +1,78 @@
+//! The command line, one file per subcommand.
+
+mod diagnose;
+mod doctor;
+mod run;
+mod story;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+/// Exit status: nothing wrong was found.
+pub const HEALTHY: u8 = 0;
+/// Exit status: trouble was found.
+pub const TROUBLE: u8 = 1;
+/// Exit status: the question could not be looked into. Also clap's for a wrong command line.
+pub const UNABLE: u8 = 2;
+
+/// Shows which listener dropped whose connections, at which step of the handshake, why, and which
+/// proxy marking that explains.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// More about what the agent does, on standard error (repeat for more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent: attach, follow proxies, correlate, serve metrics
+    Run(run::RunArgs),
+    /// Watch for a while, then say what is wrong, on what evidence, and what to change
+    Diagnose(diagnose::DiagnoseArgs),
+    /// Say what this host allows: the rung for each signal, and what it cannot see
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Where the proxies speak.
+#[derive(Debug, Args)]
+struct ProxyArgs {
+    /// nginx error log to follow, through rotation; its level should be warn or lower (repeatable)
+    #[arg(long = "nginx-error-log", value_name = "FILE")]
+    nginx_error_logs: Vec<PathBuf>,
+}
+
+/// Runs a command line.
+///
+/// # Errors
+///
+/// What the user must mend before the command can do its work; it maps to [`UNABLE`].
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    start_logging(cli.verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    match cli.command {
+        Command::Run(args) => runtime.block_on(run::run(args)),
+        Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
+        Command::Doctor(args) => doctor::doctor(&args),
+    }
+}
+
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "floodmark=info,warn",
+        2 => "floodmark=debug,info",
+        _ => "trace",
+    };
+    let environment = env_logger::Env::new().filter_or("FLOODMARK_LOG", level);
+    env_logger::Builder::from_env(environment).format_target(false).init();
+}

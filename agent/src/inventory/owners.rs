@@ -1,0 +1,82 @@
+//! Which processes hold a socket: `/proc/PID/fd/N` is a link to `socket:[INODE]`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
+
+use super::listener::Owner;
+use crate::kernel::netns::pids;
+
+/// Finds the holders of all `inodes` in one pass over `/proc`. Processes that die meanwhile, or that
+/// the agent may not look at, are left out.
+pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Owner>> {
+    let mut found: HashMap<u32, Vec<Owner>> = HashMap::new();
+    if inodes.is_empty() {
+        return found;
+    }
+    for pid in pids() {
+        let held = sockets_of(pid, inodes);
+        if held.is_empty() {
+            continue;
+        }
+        let Some(owner) = describe(pid) else { continue };
+        for inode in held {
+            found.entry(inode).or_default().push(owner.clone());
+        }
+    }
+    found.values_mut().for_each(|owners| owners.sort_by_key(|owner| owner.pid));
+    found
+}
+
+fn sockets_of(pid: u32, inodes: &HashSet<u32>) -> HashSet<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| inode_of(&fs::read_link(entry.path()).ok()?))
+        .filter(|inode| inodes.contains(inode))
+        .collect()
+}
+
+fn inode_of(link: &Path) -> Option<u32> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn describe(pid: u32) -> Option<Owner> {
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned();
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    Some(Owner { pid, command, cgroup: cgroup.and_then(|text| cgroup_path(&text)) })
+}
+
+/// The unified hierarchy's path (`0::/path`), else systemd's on cgroup v1.
+fn cgroup_path(text: &str) -> Option<String> {
+    let path = |prefix: &str| {
+        let line = text.lines().find(|line| line.starts_with(prefix))?;
+        line.splitn(3, ':').nth(2).map(str::to_owned)
+    };
+    path("0::").filter(|path| path != "/").or_else(|| {
+        let systemd = text.lines().find(|line| line.contains(":name=systemd:"))?;
+        systemd.splitn(3, ':').nth(2).map(str::to_owned)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_socket_link() {
+        assert_eq!(inode_of(Path::new("socket:[4711]")), Some(4711));
+        assert_eq!(inode_of(Path::new("pipe:[4711]")), None);
+        assert_eq!(inode_of(Path::new("socket:[x]")), None);
+    }
+
+    #[test]
+    fn takes_the_unified_path_or_systemds() {
+        let v2 = "0::/system.slice/app.service\n";
+        assert_eq!(cgroup_path(v2).as_deref(), Some("/system.slice/app.service"));
+        let v1 = "5:memory:/x\n1:name=systemd:/docker/abc\n0::/\n";
+        assert_eq!(cgroup_path(v1).as_deref(), Some("/docker/abc"));
+        assert_eq!(cgroup_path("0::/\n"), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! Reads the maps in which the programs count, and turns totals into growth.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use anyhow::{Context, Result};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use floodmark_common::{AF_INET, ListenerKey, ListenerTally, RawAddr, TimeWaitKey, Totals};
+
+use super::sample::{ListenerId, NetnsId, QueueDepth, Tally};
+
+/// Growth at one listener since the last reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Whose queue.
+    pub listener: ListenerId,
+    /// What was counted.
+    pub tally: Tally,
+    /// The deepest queue seen at a drop since start.
+    pub queue: QueueDepth,
+}
+
+/// The counting maps, and what they held when last read.
+pub struct Counters {
+    listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
+    time_wait: PerCpuHashMap<MapData, TimeWaitKey, u64>,
+    totals: PerCpuArray<MapData, Totals>,
+    seen: HashMap<ListenerKey, ListenerTally>,
+}
+
+impl Counters {
+    /// Takes the maps over.
+    pub fn new(
+        listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
+        time_wait: PerCpuHashMap<MapData, TimeWaitKey, u64>,
+        totals: PerCpuArray<MapData, Totals>,
+    ) -> Self {
+        Self { listeners, time_wait, totals, seen: HashMap::new() }
+    }
+
+    /// What grew since the last call.
+    pub fn growth(&mut self) -> Result<Vec<Growth>> {
+        let mut growth = Vec::new();
+        for entry in self.listeners.iter() {
+            let (key, per_cpu) = entry.context("reading the LISTENERS map")?;
+            let now = sum(per_cpu.iter());
+            let before = self.seen.insert(key, now).unwrap_or_default();
+            let tally = difference(&now, &before);
+            if !tally.is_empty() {
+                let queue = QueueDepth { len: now.queue_high, limit: now.queue_limit };
+                growth.push(Growth { listener: identity(&key), tally, queue });
+            }
+        }
+        Ok(growth)
+    }
+
+    /// TIME_WAIT entries since start, by service.
+    pub fn time_wait(&self) -> Result<Vec<(TimeWaitKey, u64)>> {
+        let read = |entry: Result<(TimeWaitKey, aya::maps::PerCpuValues<u64>), _>| {
+            let (key, per_cpu) = entry.context("reading the TIME_WAIT map")?;
+            Ok((key, per_cpu.iter().sum()))
+        };
+        self.time_wait.iter().map(read).collect()
+    }
+
+    /// Totals over all CPUs since start.
+    pub fn totals(&self) -> Result<Totals> {
+        let per_cpu = self.totals.get(&0, 0).context("reading the TOTALS map")?;
+        Ok(per_cpu.iter().fold(Totals::default(), |mut sum, cpu| {
+            let Totals {
+                overflows,
+                drops,
+                synack_retransmits,
+                time_wait,
+                ring_full,
+                map_full,
+                nested,
+                orphan_exits,
+            } = *cpu;
+            sum.overflows += overflows;
+            sum.drops += drops;
+            sum.synack_retransmits += synack_retransmits;
+            sum.time_wait += time_wait;
+            sum.ring_full += ring_full;
+            sum.map_full += map_full;
+            sum.nested += nested;
+            sum.orphan_exits += orphan_exits;
+            sum
+        }))
+    }
+}
+
+/// The listener behind a map key.
+pub(super) fn identity(key: &ListenerKey) -> ListenerId {
+    ListenerId {
+        netns: NetnsId(key.netns),
+        addr: SocketAddr::new(address(key.family, &key.addr), key.port),
+        inode: key.inode,
+    }
+}
+
+/// An address as the programs send it. An IPv4 address mapped into IPv6, as a dual-stack listener's
+/// requests have it, comes out as IPv4.
+pub(super) fn address(family: u16, raw: &RawAddr) -> IpAddr {
+    if family == AF_INET {
+        IpAddr::V4(Ipv4Addr::new(raw[0], raw[1], raw[2], raw[3]))
+    } else {
+        let addr = Ipv6Addr::from(*raw);
+        addr.to_ipv4_mapped().map_or(IpAddr::V6(addr), IpAddr::V4)
+    }
+}
+
+fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
+    per_cpu.fold(ListenerTally::default(), |mut sum, cpu| {
+        sum.syn_overflow += cpu.syn_overflow;
+        sum.ack_overflow += cpu.ack_overflow;
+        sum.cookie_overflow += cpu.cookie_overflow;
+        sum.other_drops += cpu.other_drops;
+        sum.syn_queue_full += cpu.syn_queue_full;
+        sum.resets += cpu.resets;
+        sum.synack_retransmits += cpu.synack_retransmits;
+        sum.events_withheld += cpu.events_withheld;
+        sum.queue_high = sum.queue_high.max(cpu.queue_high);
+        sum.queue_limit = sum.queue_limit.max(cpu.queue_limit);
+        sum
+    })
+}
+
+/// Per-CPU counters are read one CPU after another, but each only grows.
+fn difference(now: &ListenerTally, before: &ListenerTally) -> Tally {
+    Tally {
+        syn_overflow: now.syn_overflow.saturating_sub(before.syn_overflow),
+        ack_overflow: now.ack_overflow.saturating_sub(before.ack_overflow),
+        cookie_overflow: now.cookie_overflow.saturating_sub(before.cookie_overflow),
+        unstaged_overflow: 0,
+        other_drops: now.other_drops.saturating_sub(before.other_drops),
+        syn_queue_full: now.syn_queue_full.saturating_sub(before.syn_queue_full),
+        resets: now.resets.saturating_sub(before.resets),
+        synack_retransmits: now.synack_retransmits.saturating_sub(before.synack_retransmits),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_cpus_and_takes_the_difference() {
+        let cpu = |syn_overflow, queue_high| ListenerTally {
+            syn_overflow,
+            queue_high,
+            ..ListenerTally::default()
+        };
+        let now = sum([cpu(3, 129), cpu(4, 7)].iter());
+        assert_eq!((now.syn_overflow, now.queue_high), (7, 129));
+        assert_eq!(difference(&now, &cpu(5, 0)).syn_overflow, 2);
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        let mut raw = [0; 16];
+        raw[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 7]);
+        assert_eq!(address(floodmark_common::AF_INET6, &raw).to_string(), "10.0.0.7");
+        assert_eq!(address(floodmark_common::AF_INET6, &[0; 16]).to_string(), "::");
+        assert_eq!(
+            address(AF_INET, &[10, 0, 0, 7, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]).to_string(),
+            "10.0.0.7"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! The lower rung's attribution. The namespace's MIBs say how many, `SK_MEMINFO_DROPS` says which
+//! listener; this puts the two together.
+//!
+//! A listener's `sk_drops` grows by one for each `tcp_listendrop`, and by one more for each segment
+//! that `tcp_v4_rcv` or `tcp_v6_rcv` discards for it, so that a dropped final ACK counts twice and
+//! a dropped SYN once. It tells shares, not numbers: the numbers are the MIBs'.
+
+use super::sample::{Attribution, ListenerId, Tally};
+
+/// A listener whose `SK_MEMINFO_DROPS` was looked at before and after an interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// Whose counter.
+    pub listener: ListenerId,
+    /// Its growth.
+    pub drops: u32,
+    /// Overflows already attributed to it exactly in the interval (final ACKs seen being freed).
+    pub known: u64,
+}
+
+/// What is to be shared out in one namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remainder {
+    /// Growth of ListenOverflows that nobody has been given yet.
+    pub overflows: u64,
+    /// Growth of ListenDrops that nobody has been given yet; never less than `overflows`.
+    pub drops: u64,
+}
+
+/// A listener's share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Whose.
+    pub listener: ListenerId,
+    /// Its part of the remainder.
+    pub tally: Tally,
+    /// How sure.
+    pub attribution: Attribution,
+}
+
+/// Shares the remainder out among the suspects. The shares add up to the remainder exactly; where
+/// no suspect's counter moved (its socket closed meanwhile) nothing is shared and it stays
+/// unattributed.
+pub fn share(remainder: &Remainder, suspects: &[Suspect]) -> Vec<Share> {
+    let mut weights: Vec<(ListenerId, u64)> = suspects
+        .iter()
+        // A final ACK seen being freed has moved `sk_drops` by two.
+        .map(|suspect| {
+            (suspect.listener, u64::from(suspect.drops).saturating_sub(2 * suspect.known))
+        })
+        .filter(|(_, weight)| *weight > 0)
+        .collect();
+    weights.sort_unstable();
+    let attribution = match weights.len() {
+        0 => return Vec::new(),
+        1 => Attribution::Exclusive,
+        _ => Attribution::Proportional,
+    };
+    let overflows = apportion(remainder.overflows, &weights);
+    let others = apportion(remainder.drops.saturating_sub(remainder.overflows), &weights);
+    weights
+        .iter()
+        .zip(overflows.into_iter().zip(others))
+        .map(|((listener, _), (unstaged_overflow, other_drops))| Share {
+            listener: *listener,
+            tally: Tally { unstaged_overflow, other_drops, ..Tally::default() },
+            attribution,
+        })
+        .filter(|share| !share.tally.is_empty())
+        .collect()
+}
+
+/// Largest-remainder method: whole numbers in proportion to the weights that add up to `total`.
+fn apportion(total: u64, weights: &[(ListenerId, u64)]) -> Vec<u64> {
+    let sum: u128 = weights.iter().map(|(_, weight)| u128::from(*weight)).sum();
+    let exact = |weight: u64| u128::from(total) * u128::from(weight);
+    let mut shares: Vec<u64> =
+        weights.iter().map(|(_, weight)| (exact(*weight) / sum) as u64).collect();
+    let missing = total - shares.iter().sum::<u64>();
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(exact(weights[*i].1) % sum));
+    for i in order.into_iter().take(missing as usize) {
+        shares[i] += 1;
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::NetnsId;
+
+    fn suspect(port: u16, drops: u32, known: u64) -> Suspect {
+        let addr = ([10, 0, 0, 1], port).into();
+        let listener = ListenerId { netns: NetnsId(1), addr, inode: u32::from(port) };
+        Suspect { listener, drops, known }
+    }
+
+    fn sums(shares: &[Share]) -> (u64, u64) {
+        let total = |part: fn(&Tally) -> u64| shares.iter().map(|s| part(&s.tally)).sum();
+        (total(Tally::overflows), total(Tally::drops))
+    }
+
+    #[test]
+    fn a_single_dropping_listener_gets_everything() {
+        let remainder = Remainder { overflows: 40, drops: 45 };
+        let shares = share(&remainder, &[suspect(80, 61, 0), suspect(81, 0, 0)]);
+        assert_eq!(shares.len(), 1);
+        assert_eq!(shares[0].attribution, Attribution::Exclusive);
+        assert_eq!(shares[0].listener.addr.port(), 80);
+        assert_eq!((shares[0].tally.unstaged_overflow, shares[0].tally.other_drops), (40, 5));
+    }
+
+    #[test]
+    fn several_share_in_proportion() {
+        let remainder = Remainder { overflows: 10, drops: 10 };
+        let shares = share(&remainder, &[suspect(80, 30, 0), suspect(81, 10, 0)]);
+        assert!(shares.iter().all(|share| share.attribution == Attribution::Proportional));
+        let of = |port| shares.iter().find(|s| s.listener.addr.port() == port).unwrap().tally;
+        // 7.5 and 2.5: one of them gets the half.
+        assert_eq!(of(80).overflows() + of(81).overflows(), 10);
+        assert!((7..=8).contains(&of(80).overflows()));
+    }
+
+    #[test]
+    fn final_acks_already_seen_do_not_count_again() {
+        let remainder = Remainder { overflows: 4, drops: 4 };
+        // 81 moved by 20, all of it for ten final ACKs that are known.
+        let shares = share(&remainder, &[suspect(80, 4, 0), suspect(81, 20, 10)]);
+        assert_eq!(shares.len(), 1);
+        assert_eq!(shares[0].listener.addr.port(), 80);
+        assert_eq!(shares[0].attribution, Attribution::Exclusive);
+    }
+
+    #[test]
+    fn nothing_is_invented() {
+        let remainder = Remainder { overflows: 7, drops: 9 };
+        assert!(share(&remainder, &[]).is_empty());
+        assert!(share(&remainder, &[suspect(80, 0, 0)]).is_empty());
+        assert!(share(&Remainder::default(), &[suspect(80, 5, 0)]).is_empty());
+    }
+
+    /// Whatever the weights, the shares add up to the remainder.
+    #[test]
+    fn shares_always_add_up() {
+        let mut seed = 12345_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for _ in 0..2000 {
+            let suspects: Vec<Suspect> = (0..1 + random(9))
+                .map(|i| suspect(i as u16 + 1, random(5) as u32 * random(100_000) as u32, 0))
+                .collect();
+            let overflows = random(1_000_000);
+            let remainder = Remainder { overflows, drops: overflows + random(1000) };
+            let shares = share(&remainder, &suspects);
+            if suspects.iter().any(|suspect| suspect.drops > 0) {
+                assert_eq!(sums(&shares), (remainder.overflows, remainder.drops));
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Detail events: from ring buffer records to [`KernelEvent`]s.
+
+use std::{net::SocketAddr, ptr, time::Duration};
+
+use aya::maps::{MapData, RingBuf};
+use floodmark_common::{
+    EVENT_ACK_OVERFLOW, EVENT_COOKIE_OVERFLOW, EVENT_OTHER_DROP, EVENT_SYN_OVERFLOW,
+    EVENT_SYNACK_RETRANSMIT, EventRecord,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    counters::{address, identity},
+    sample::{KernelEvent, KernelEventKind, QueueDepth},
+};
+use crate::time::UnixMs;
+
+/// The reading end of the ring buffer.
+pub struct Events {
+    ring: RingBuf<MapData>,
+    /// Records that could not be decoded: the object and the agent disagree.
+    pub undecodable: u64,
+}
+
+impl Events {
+    /// Takes the ring buffer over.
+    pub fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring, undecodable: 0 }
+    }
+
+    /// Reads at most `most` of the waiting events.
+    pub fn drain(&mut self, most: usize) -> Vec<KernelEvent> {
+        let mut events = Vec::new();
+        let clock = Clock::read();
+        while events.len() < most {
+            let Some(record) = self.ring.next() else { break };
+            match decode(&record, &clock) {
+                Some(event) => events.push(event),
+                None => self.undecodable += 1,
+            }
+        }
+        events
+    }
+}
+
+/// Wall clock and `bpf_ktime_get_ns` (CLOCK_MONOTONIC) read together, to turn one into the other.
+struct Clock {
+    wall: UnixMs,
+    monotonic: Duration,
+}
+
+impl Clock {
+    fn read() -> Self {
+        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
+        Self { wall: UnixMs::now(), monotonic }
+    }
+
+    fn wall_at(&self, ktime_ns: u64) -> UnixMs {
+        self.wall.earlier(self.monotonic.saturating_sub(Duration::from_nanos(ktime_ns)))
+    }
+}
+
+fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
+    if bytes.len() < size_of::<EventRecord>() {
+        return None;
+    }
+    // SAFETY: long enough (above), and any bytes are a valid EventRecord (aya::Pod).
+    let record = unsafe { ptr::read_unaligned(bytes.as_ptr().cast::<EventRecord>()) };
+    let kind = match record.kind {
+        EVENT_SYN_OVERFLOW => KernelEventKind::SynOverflow,
+        EVENT_ACK_OVERFLOW => KernelEventKind::AckOverflow,
+        EVENT_COOKIE_OVERFLOW => KernelEventKind::CookieOverflow,
+        EVENT_OTHER_DROP => KernelEventKind::OtherDrop,
+        EVENT_SYNACK_RETRANSMIT => KernelEventKind::SynackRetransmit,
+        _ => return None,
+    };
+    let peer = SocketAddr::new(address(record.peer_family, &record.peer), record.peer_port);
+    Some(KernelEvent {
+        at: clock.wall_at(record.at_ns),
+        listener: identity(&record.listener),
+        peer,
+        kind,
+        queue: Some(QueueDepth { len: record.queue_len, limit: record.queue_limit }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use floodmark_common::{AF_INET, ListenerKey};
+
+    use super::*;
+
+    fn bytes_of(record: &EventRecord) -> Vec<u8> {
+        let start = ptr::from_ref(record).cast::<u8>();
+        // SAFETY: EventRecord has no padding, so each of its bytes is initialised.
+        unsafe { std::slice::from_raw_parts(start, size_of::<EventRecord>()) }.to_vec()
+    }
+
+    fn clock() -> Clock {
+        Clock { wall: UnixMs(1_000_000), monotonic: Duration::from_secs(50) }
+    }
+
+    #[test]
+    fn decodes_a_dropped_syn() {
+        let mut addr = [0; 16];
+        addr[..4].copy_from_slice(&[10, 1, 0, 2]);
+        let listener = ListenerKey { netns: 42, inode: 7, addr, port: 8000, family: AF_INET };
+        let record = EventRecord {
+            at_ns: 48_000_000_000,
+            listener,
+            peer: addr,
+            peer_port: 40_000,
+            peer_family: AF_INET,
+            kind: EVENT_SYN_OVERFLOW,
+            queue_len: 129,
+            queue_limit: 128,
+            reserved: 0,
+        };
+        let event = decode(&bytes_of(&record), &clock()).unwrap();
+        assert_eq!(event.at, UnixMs(998_000));
+        assert_eq!(event.listener.addr, "10.1.0.2:8000".parse().unwrap());
+        assert_eq!(event.peer, "10.1.0.2:40000".parse().unwrap());
+        assert_eq!(event.kind, KernelEventKind::SynOverflow);
+        assert_eq!(event.queue, Some(QueueDepth { len: 129, limit: 128 }));
+    }
+
+    #[test]
+    fn refuses_a_short_or_unknown_record() {
+        let record = EventRecord { kind: 99, ..EventRecord::default() };
+        let bytes = bytes_of(&record);
+        assert_eq!(decode(&bytes, &clock()), None);
+        assert_eq!(decode(&bytes[..40], &clock()), None);
+    }
+}

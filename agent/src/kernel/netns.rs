@@ -1,0 +1,170 @@
+//! Network namespaces: which there are, and a look into each.
+//!
+//! A namespace is never held open between looks, since an open file or socket keeps it alive after
+//! its container has gone.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow};
+use log::{debug, warn};
+use nix::sched::{CloneFlags, setns};
+
+use super::sample::NetnsId;
+
+/// A network namespace of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Netns {
+    /// Which one.
+    pub id: NetnsId,
+    /// The name it has under `/run/netns`, else `net:[N]`.
+    pub name: String,
+    /// A file to enter it by.
+    entrance: PathBuf,
+}
+
+/// Where `ip netns` and container runtimes bind named namespaces.
+const NAMED: &[&str] = &["/run/netns", "/run/docker/netns"];
+const OWN: &str = "/proc/self/ns/net";
+
+/// Every network namespace that a process is in or that has a name, ordered by id.
+///
+/// # Errors
+///
+/// When not even the agent's own namespace can be read.
+pub fn discover() -> Result<Vec<Netns>> {
+    let mut found = BTreeMap::new();
+    let own = id_of(Path::new(OWN)).with_context(|| format!("reading {OWN}"))?;
+    insert(&mut found, own, None, OWN.into());
+    for directory in NAMED {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Ok(id) = id_of(&entry.path()) {
+                insert(&mut found, id, Some(name), entry.path());
+            }
+        }
+    }
+    for pid in pids() {
+        let entrance = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        // A process that has died meanwhile, or that the agent may not look at.
+        if let Ok(id) = id_of(&entrance) {
+            insert(&mut found, id, None, entrance);
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// The namespace of a process; `None` if it has gone or may not be looked at.
+pub fn of_process(pid: u32) -> Option<NetnsId> {
+    id_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok()
+}
+
+/// Ids of all processes of the agent's PID namespace.
+pub fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Looks into each of `namespaces`, one after the other, on a thread of its own. A namespace that
+/// has vanished, or that may not be entered, is left out.
+///
+/// # Errors
+///
+/// When the thread cannot be started, or `look` panics.
+pub fn visit<T: Send>(
+    namespaces: &[Netns],
+    mut look: impl FnMut(&Netns) -> T + Send,
+) -> Result<Vec<T>> {
+    let tour =
+        || namespaces.iter().filter_map(|netns| Some((enter(netns)?, look(netns)).1)).collect();
+    // setns(2) changes only the calling thread, which then ends: nothing has to be put back.
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".to_owned());
+        let handle = thread.spawn_scoped(scope, tour).context("starting a thread")?;
+        handle.join().map_err(|_| anyhow!("looking into the network namespaces panicked"))
+    })
+}
+
+fn insert(
+    found: &mut BTreeMap<NetnsId, Netns>,
+    id: NetnsId,
+    name: Option<String>,
+    entrance: PathBuf,
+) {
+    let netns =
+        found.entry(id).or_insert_with(|| Netns { id, name: format!("net:[{id}]"), entrance });
+    if let Some(name) = name {
+        netns.name = name;
+    }
+}
+
+/// Moves the calling thread into a namespace; `None` if that cannot be done.
+fn enter(netns: &Netns) -> Option<()> {
+    match try_enter(netns) {
+        Ok(()) => Some(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            warn!(
+                "cannot look into network namespace {}: {error}; run as root or with CAP_SYS_ADMIN",
+                netns.name
+            );
+            None
+        }
+        Err(error) => {
+            debug!("network namespace {} has gone: {error}", netns.name);
+            None
+        }
+    }
+}
+
+fn try_enter(netns: &Netns) -> io::Result<()> {
+    if id_of(Path::new("/proc/thread-self/ns/net"))? == netns.id {
+        return Ok(());
+    }
+    let file = File::open(&netns.entrance)?;
+    // The process may have died and its id may have gone to another.
+    if file.metadata()?.ino() != u64::from(netns.id.0) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    match setns(file, CloneFlags::CLONE_NEWNET) {
+        Ok(()) => Ok(()),
+        Err(nix::Error::EPERM) => Err(io::ErrorKind::PermissionDenied.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The nsfs inode number, which `stat` gives through the link.
+fn id_of(path: &Path) -> io::Result<NetnsId> {
+    let inode = fs::metadata(path)?.ino();
+    u32::try_from(inode).map(NetnsId).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_and_visits_the_own_namespace() {
+        let own = of_process(std::process::id()).unwrap();
+        let all = discover().unwrap();
+        let here: Vec<Netns> = all.into_iter().filter(|netns| netns.id == own).collect();
+        assert_eq!(here.len(), 1);
+        let seen = visit(&here, |netns| (netns.id, of_process(std::process::id()))).unwrap();
+        assert_eq!(seen, [(own, Some(own))]);
+    }
+
+    #[test]
+    fn leaves_out_what_has_vanished() {
+        let gone = Netns {
+            id: NetnsId(1),
+            name: "gone".to_owned(),
+            entrance: "/run/netns/there-is-no-such-namespace".into(),
+        };
+        assert!(visit(&[gone], |netns| netns.id).unwrap().is_empty());
+    }
+}

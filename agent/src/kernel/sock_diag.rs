@@ -1,0 +1,152 @@
+//! Listening sockets as netlink shows them. kernel: net/ipv4/inet_diag.c, net/ipv4/tcp_diag.c
+//! (`tcp_diag_get_info`: for a listener idiag_rqueue is `sk_ack_backlog`, idiag_wqueue
+//! `sk_max_ack_backlog`).
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, anyhow, bail};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+
+use super::sample::QueueDepth;
+
+/// A listening TCP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenSocket {
+    /// Local address and port.
+    pub addr: SocketAddr,
+    /// Its inode in sockfs.
+    pub inode: u32,
+    /// The kernel's unique cookie for the socket.
+    pub cookie: u64,
+    /// Its accept queue.
+    pub queue: QueueDepth,
+    /// `SK_MEMINFO_DROPS`: one per `tcp_listendrop`, and one more for each segment that
+    /// `tcp_v4_rcv` discards for it.
+    pub drops: u32,
+    /// Whether an IPv6 wildcard socket leaves IPv4 alone (IPV6_V6ONLY).
+    pub v6_only: bool,
+}
+
+/// Room for one datagram of a dump; the kernel fills at most 32 KiB.
+const DATAGRAM: usize = 64 * 1024;
+
+/// All listening TCP sockets of the calling thread's namespace.
+///
+/// # Errors
+///
+/// When the kernel refuses the question, most often for want of its modules.
+pub fn listeners_here() -> Result<Vec<ListenSocket>> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("opening a sock_diag socket")?;
+    socket.bind_auto().context("binding a sock_diag socket")?;
+    socket.connect(&NetlinkAddr::new(0, 0)).context("connecting a sock_diag socket")?;
+    let mut found = Vec::new();
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        dump(&socket, family, any, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn dump(socket: &Socket, family: u8, any: SocketId, found: &mut Vec<ListenSocket>) -> Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::SKMEMINFO,
+        states: StateFlags::LISTEN,
+        socket_id: any,
+    };
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).context("asking sock_diag for listeners")?;
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    loop {
+        buffer.clear();
+        socket.recv(&mut buffer, 0).context("reading sock_diag's answer")?;
+        if take_datagram(&buffer, found)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes in one datagram of the answer; true at its end.
+fn take_datagram(mut bytes: &[u8], found: &mut Vec<ListenSocket>) -> Result<bool> {
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
+            .map_err(|error| anyhow!("sock_diag's answer cannot be read: {error}"))?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => {
+                bail!("sock_diag answers {}: `modprobe tcp_diag inet_diag` may help", error.to_io())
+            }
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                found.push(listen_socket(&response));
+            }
+            _ => {}
+        }
+        let length = (message.header.length as usize).next_multiple_of(4).max(16);
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn listen_socket(response: &InetResponse) -> ListenSocket {
+    let header = &response.header;
+    let id = &header.socket_id;
+    let drops = response.nlas.iter().find_map(|nla| match nla {
+        Nla::MemInfo(memory) => Some(memory.drops),
+        _ => None,
+    });
+    ListenSocket {
+        addr: SocketAddr::new(id.source_address, id.source_port),
+        inode: header.inode,
+        cookie: u64::from_ne_bytes(id.cookie),
+        queue: QueueDepth { len: header.recv_queue, limit: header.send_queue },
+        drops: drops.unwrap_or(0),
+        v6_only: response.nlas.contains(&Nla::SkV6Only(true)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn finds_a_listener_of_this_process() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let found = listeners_here().unwrap();
+        let own = found.iter().find(|socket| socket.addr == addr).unwrap();
+        assert_eq!((own.queue.len, own.drops), (0, 0));
+        assert!(own.queue.limit > 0 && own.inode > 0 && own.cookie > 0);
+    }
+
+    /// A bound IPv6 address other than the wildcard makes a socket IPv6-only (`inet6_bind`).
+    #[test]
+    fn tells_a_dual_stack_socket_from_an_ipv6_only_one() {
+        for (bind, v6_only) in [("[::]:0", false), ("[::1]:0", true)] {
+            let listener = TcpListener::bind(bind).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let found = listeners_here().unwrap();
+            let own = found.iter().find(|socket| socket.addr == addr).unwrap();
+            assert_eq!(own.v6_only, v6_only, "{bind}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_damaged_answer() {
+        assert!(take_datagram(&[1, 2, 3], &mut Vec::new()).is_err());
+    }
+}

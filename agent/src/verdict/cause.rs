@@ -1,0 +1,328 @@
+//! The rules: from how an attempt failed and what the kernel lost meanwhile, to a cause.
+
+use super::{
+    evidence::Losses,
+    verdict::{Cause, Confidence},
+};
+use crate::{
+    kernel::{Attribution, Tally},
+    proxy::{Failure, Phase},
+};
+
+/// Linux error numbers, as proxies print them.
+mod errno {
+    pub const EAGAIN: i32 = 11;
+    pub const EPIPE: i32 = 32;
+    pub const EADDRNOTAVAIL: i32 = 99;
+    pub const ENETUNREACH: i32 = 101;
+    pub const ECONNRESET: i32 = 104;
+    pub const ETIMEDOUT: i32 = 110;
+    pub const ECONNREFUSED: i32 = 111;
+    pub const EHOSTUNREACH: i32 = 113;
+}
+
+/// What is known about an attempt when its cause is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// How far it had come.
+    pub phase: Phase,
+    /// How it failed; unknown for a marking that no failing attempt goes with.
+    pub failure: Option<Failure>,
+    /// What the listener behind the address lost in the window.
+    pub losses: Option<Losses>,
+    /// How the address led to a listener.
+    pub trail: Trail,
+}
+
+/// How the upstream's address led to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trail {
+    /// No listener on this host takes connections to the address.
+    Lost,
+    /// Exactly one does.
+    Clear,
+    /// Several do, in different namespaces; the one that lost something was taken.
+    Ambiguous,
+}
+
+/// A cause with how sure it is and why, in words that continue "because".
+pub struct Ruling {
+    /// The cause.
+    pub cause: Cause,
+    /// How sure.
+    pub confidence: Confidence,
+    /// The reason.
+    pub because: String,
+}
+
+/// Applies the rules.
+pub fn rule(facts: &Facts) -> Ruling {
+    match facts.failure {
+        Some(Failure::Errno { errno }) => by_errno(errno, facts),
+        Some(Failure::ClosedEarly) => ruling(
+            Cause::Application,
+            Confidence::Medium,
+            "the application closed the connection before it had answered",
+        ),
+        Some(Failure::InvalidResponse) => ruling(
+            Cause::Application,
+            Confidence::High,
+            "the application answered something that is no valid response",
+        ),
+        None if facts.phase == Phase::Connect => timed_out(facts),
+        None => ruling(
+            Cause::Application,
+            Confidence::Medium,
+            "no failed attempt goes with it: the application answered with a status that the proxy \
+             counts as a failure",
+        ),
+    }
+}
+
+fn by_errno(errno: i32, facts: &Facts) -> Ruling {
+    match errno {
+        errno::ETIMEDOUT => timed_out(facts),
+        errno::ECONNREFUSED => match facts.trail {
+            Trail::Lost => ruling(
+                Cause::Refused,
+                Confidence::High,
+                "the connection was refused and nothing listens at the address",
+            ),
+            _ => ruling(
+                Cause::Refused,
+                Confidence::Medium,
+                "the connection was refused; a listener is there now",
+            ),
+        },
+        errno::ECONNRESET | errno::EPIPE => reset(facts),
+        errno::EADDRNOTAVAIL => ruling(
+            Cause::ProxyPortsExhausted,
+            Confidence::High,
+            "the proxy had no ephemeral port left towards this peer; the peer is innocent",
+        ),
+        errno::ENETUNREACH | errno::EHOSTUNREACH => {
+            ruling(Cause::Unreachable, Confidence::High, "there is no route to the peer")
+        }
+        // unix_stream_connect gives EAGAIN for a full queue and for nothing else.
+        errno::EAGAIN => ruling(
+            Cause::AcceptQueueOverflow,
+            Confidence::High,
+            "the Unix socket's accept queue was full (connect gave EAGAIN)",
+        ),
+        other => ruling(
+            Cause::NoKernelEvidence,
+            Confidence::Low,
+            &format!("error number {other} says nothing about a queue"),
+        ),
+    }
+}
+
+fn timed_out(facts: &Facts) -> Ruling {
+    let Some(losses) = &facts.losses else { return no_evidence(facts) };
+    let tally = &losses.tally;
+    let (cause, confidence) = if tally.overflows() > 0 {
+        (Cause::AcceptQueueOverflow, overflow_confidence(facts, losses))
+    } else if tally.syn_queue_full > 0 {
+        (Cause::SynQueueFull, confidence_of(facts, losses))
+    } else if tally.other_drops > 0 {
+        (Cause::HandshakeDropped, confidence_of(facts, losses))
+    } else {
+        return no_evidence(facts);
+    };
+    ruling(cause, confidence, &in_words(tally))
+}
+
+/// A timeout after `connect` had succeeded is explained best by a lost final ACK: the proxy believes
+/// it is connected, the listener does not know of it. A queue that was full for SYNs alone only
+/// makes it likely.
+fn overflow_confidence(facts: &Facts, losses: &Losses) -> Confidence {
+    let sure = confidence_of(facts, losses);
+    let late = losses.tally.ack_overflow + losses.tally.cookie_overflow > 0;
+    if facts.phase == Phase::Connect || late { sure } else { sure.min(Confidence::Medium) }
+}
+
+fn confidence_of(facts: &Facts, losses: &Losses) -> Confidence {
+    match (facts.trail, losses.attribution) {
+        (Trail::Lost | Trail::Ambiguous, _) => Confidence::Low,
+        (Trail::Clear, Attribution::Proportional) => Confidence::Medium,
+        (Trail::Clear, Attribution::Exclusive | Attribution::Exact) => Confidence::High,
+    }
+}
+
+/// With `tcp_abort_on_overflow` a full queue answers by a reset.
+fn reset(facts: &Facts) -> Ruling {
+    match &facts.losses {
+        Some(losses) if losses.tally.resets > 0 => ruling(
+            Cause::AcceptQueueOverflow,
+            confidence_of(facts, losses),
+            &format!("{}, answered by a reset (tcp_abort_on_overflow)", in_words(&losses.tally)),
+        ),
+        _ => ruling(
+            Cause::Reset,
+            Confidence::Medium,
+            "the peer reset the connection, and not for a full queue",
+        ),
+    }
+}
+
+fn no_evidence(facts: &Facts) -> Ruling {
+    match facts.trail {
+        Trail::Lost => ruling(
+            Cause::NoKernelEvidence,
+            Confidence::Low,
+            "no listener on this host takes connections to the address",
+        ),
+        _ => ruling(
+            Cause::NoKernelEvidence,
+            Confidence::Medium,
+            "the listener lost nothing in that time: slow application, or loss on the way",
+        ),
+    }
+}
+
+/// "dropped 12 SYNs and 3 final ACKs, accept queue full".
+pub fn in_words(tally: &Tally) -> String {
+    let parts = [
+        (tally.syn_overflow, "SYN", ""),
+        (tally.ack_overflow, "final ACK", ""),
+        (tally.cookie_overflow, "ACK", " with a SYN cookie"),
+        (tally.unstaged_overflow, "handshake segment", ""),
+    ];
+    let mut clauses = Vec::new();
+    if tally.overflows() > 0 {
+        clauses.push(format!("dropped {}, accept queue full", enumerate(&parts)));
+    }
+    if tally.syn_queue_full > 0 {
+        let parts = [(tally.syn_queue_full, "SYN", "")];
+        clauses.push(format!("dropped {}, SYN queue full", enumerate(&parts)));
+    }
+    let rest = tally.other_drops - tally.syn_queue_full.min(tally.other_drops);
+    if rest > 0 {
+        let parts = [(rest, "handshake segment", "")];
+        clauses.push(format!("dropped {} for another reason", enumerate(&parts)));
+    }
+    if tally.synack_retransmits > 0 {
+        clauses.push(format!("sent {} again", plural(tally.synack_retransmits, "SYN/ACK", "")));
+    }
+    format!("the listener {}", clauses.join("; "))
+}
+
+fn enumerate(parts: &[(u64, &str, &str)]) -> String {
+    let named: Vec<String> = parts
+        .iter()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, noun, tail)| plural(*count, noun, tail))
+        .collect();
+    match named.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+fn plural(count: u64, noun: &str, tail: &str) -> String {
+    format!("{count} {noun}{}{tail}", if count == 1 { "" } else { "s" })
+}
+
+fn ruling(cause: Cause, confidence: Confidence, because: &str) -> Ruling {
+    Ruling { cause, confidence, because: because.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(phase: Phase, errno: i32, tally: Tally) -> Facts {
+        let losses =
+            (!tally.is_empty()).then_some(Losses { tally, attribution: Attribution::Exact });
+        let failure = Some(Failure::Errno { errno });
+        Facts { phase, failure, losses, trail: Trail::Clear }
+    }
+
+    fn cause_of(facts: &Facts) -> (Cause, Confidence) {
+        let Ruling { cause, confidence, .. } = rule(facts);
+        (cause, confidence)
+    }
+
+    const SYNS: Tally = Tally {
+        syn_overflow: 3,
+        ack_overflow: 0,
+        cookie_overflow: 0,
+        unstaged_overflow: 0,
+        other_drops: 0,
+        syn_queue_full: 0,
+        resets: 0,
+        synack_retransmits: 0,
+    };
+
+    #[test]
+    fn a_connect_timeout_with_overflow_is_an_overflow() {
+        let facts = facts(Phase::Connect, errno::ETIMEDOUT, SYNS);
+        assert_eq!(cause_of(&facts), (Cause::AcceptQueueOverflow, Confidence::High));
+    }
+
+    #[test]
+    fn a_connect_timeout_without_losses_has_no_kernel_evidence() {
+        let mut facts = facts(Phase::Connect, errno::ETIMEDOUT, Tally::default());
+        assert_eq!(cause_of(&facts), (Cause::NoKernelEvidence, Confidence::Medium));
+        facts.trail = Trail::Lost;
+        assert_eq!(cause_of(&facts), (Cause::NoKernelEvidence, Confidence::Low));
+    }
+
+    #[test]
+    fn retransmits_alone_are_no_cause() {
+        let tally = Tally { synack_retransmits: 9, ..Tally::default() };
+        let facts = facts(Phase::Connect, errno::ETIMEDOUT, tally);
+        assert_eq!(cause_of(&facts).0, Cause::NoKernelEvidence);
+    }
+
+    #[test]
+    fn a_read_timeout_needs_a_lost_ack_to_be_sure() {
+        let syn_only = facts(Phase::ResponseHeader, errno::ETIMEDOUT, SYNS);
+        assert_eq!(cause_of(&syn_only), (Cause::AcceptQueueOverflow, Confidence::Medium));
+        let with_ack = Tally { ack_overflow: 1, ..SYNS };
+        let with_ack = facts(Phase::ResponseHeader, errno::ETIMEDOUT, with_ack);
+        assert_eq!(cause_of(&with_ack), (Cause::AcceptQueueOverflow, Confidence::High));
+    }
+
+    #[test]
+    fn a_shared_out_or_ambiguous_loss_is_less_sure() {
+        let mut facts = facts(Phase::Connect, errno::ETIMEDOUT, SYNS);
+        facts.losses = Some(Losses { tally: SYNS, attribution: Attribution::Proportional });
+        assert_eq!(cause_of(&facts).1, Confidence::Medium);
+        facts.trail = Trail::Ambiguous;
+        assert_eq!(cause_of(&facts).1, Confidence::Low);
+    }
+
+    #[test]
+    fn a_reset_is_an_overflow_only_where_the_kernel_aborted() {
+        let plain = facts(Phase::ResponseHeader, errno::ECONNRESET, SYNS);
+        assert_eq!(cause_of(&plain).0, Cause::Reset);
+        let aborted = Tally { ack_overflow: 2, resets: 2, ..Tally::default() };
+        let aborted = facts(Phase::ResponseHeader, errno::ECONNRESET, aborted);
+        assert_eq!(cause_of(&aborted), (Cause::AcceptQueueOverflow, Confidence::High));
+    }
+
+    #[test]
+    fn other_error_numbers_have_their_own_causes_whatever_was_lost() {
+        for (errno, cause) in [
+            (errno::ECONNREFUSED, Cause::Refused),
+            (errno::EADDRNOTAVAIL, Cause::ProxyPortsExhausted),
+            (errno::EHOSTUNREACH, Cause::Unreachable),
+            (errno::EAGAIN, Cause::AcceptQueueOverflow),
+            (5, Cause::NoKernelEvidence),
+        ] {
+            assert_eq!(cause_of(&facts(Phase::Connect, errno, SYNS)).0, cause, "errno {errno}");
+        }
+    }
+
+    #[test]
+    fn says_what_was_dropped() {
+        let tally = Tally { ack_overflow: 1, other_drops: 5, syn_queue_full: 4, ..SYNS };
+        assert_eq!(
+            in_words(&tally),
+            "the listener dropped 3 SYNs and 1 final ACK, accept queue full; dropped 4 SYNs, SYN \
+             queue full; dropped 1 handshake segment for another reason"
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! Everything counted since start, in bounded memory: the source of reports and metrics.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
+};
+
+use super::{
+    report::{ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport},
+    verdict::{Cause, Confidence, Verdict},
+};
+use crate::{
+    inventory::{Inventory, Listener},
+    kernel::{
+        Attribution, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, Tally,
+    },
+    proxy::{EventKind, ProxyEvent, ProxyKind},
+    time::{UnixMs, Window},
+};
+
+/// Verdicts kept word for word; older ones live on in the counts.
+const VERDICTS_KEPT: usize = 1000;
+/// Client addresses counted apart at one listener.
+const PEERS_KEPT: usize = 256;
+/// Client addresses shown of them.
+const PEERS_SHOWN: usize = 5;
+/// Label combinations of verdicts counted apart.
+const VERDICT_KINDS: usize = 2000;
+
+/// What a verdict is counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VerdictKind {
+    /// The proxy program.
+    pub proxy: ProxyKind,
+    /// The peer or group; `other` once too many have been seen.
+    pub upstream: String,
+    /// Name of the event.
+    pub event: &'static str,
+    /// The cause.
+    pub cause: Cause,
+    /// How sure.
+    pub confidence: Confidence,
+}
+
+/// The counts.
+pub struct Ledger {
+    since: UnixMs,
+    listeners: BTreeMap<ListenerId, Account>,
+    events: BTreeMap<(ProxyKind, &'static str), u64>,
+    verdict_counts: BTreeMap<VerdictKind, u64>,
+    proxy: ProxyReport,
+    verdicts: VecDeque<Verdict>,
+    events_lost: u64,
+}
+
+/// One listener's account.
+struct Account {
+    tally: Tally,
+    attribution: Attribution,
+    queue: QueueDepth,
+    peers: HashMap<IpAddr, u64>,
+    /// As last seen in the inventory: an owner that has died is still named.
+    listener: Option<Listener>,
+}
+
+impl Account {
+    fn new() -> Self {
+        Self {
+            tally: Tally::default(),
+            attribution: Attribution::Exact,
+            queue: QueueDepth::default(),
+            peers: HashMap::new(),
+            listener: None,
+        }
+    }
+}
+
+impl Ledger {
+    /// An empty ledger, opened at `since`.
+    pub fn new(since: UnixMs) -> Self {
+        Self {
+            since,
+            listeners: BTreeMap::new(),
+            events: BTreeMap::new(),
+            verdict_counts: BTreeMap::new(),
+            proxy: ProxyReport::default(),
+            verdicts: VecDeque::new(),
+            events_lost: 0,
+        }
+    }
+
+    /// Books a sample.
+    pub fn book_sample(&mut self, sample: &KernelSample, inventory: &Inventory) {
+        self.events_lost += sample.events_lost;
+        for delta in &sample.listeners {
+            let account = self.listeners.entry(delta.listener).or_insert_with(Account::new);
+            account.tally += delta.tally;
+            account.attribution = account.attribution.min(delta.attribution);
+            if let Some(queue) = delta.queue {
+                account.queue.len = account.queue.len.max(queue.len);
+                account.queue.limit = queue.limit;
+            }
+        }
+        for (id, account) in &mut self.listeners {
+            if let Some(listener) = inventory.get(id) {
+                account.listener = Some(listener.clone());
+            }
+        }
+    }
+
+    /// Books a detail event: only the client's address, the counts come with the samples.
+    pub fn book_event(&mut self, event: &KernelEvent) {
+        let Some(account) = self.listeners.get_mut(&event.listener) else { return };
+        let peer = event.peer.ip();
+        if account.peers.len() < PEERS_KEPT || account.peers.contains_key(&peer) {
+            *account.peers.entry(peer).or_default() += 1;
+        }
+    }
+
+    /// Books what a proxy said.
+    pub fn book_proxy_event(&mut self, event: &ProxyEvent) {
+        *self.events.entry((event.proxy, event.kind.name())).or_default() += 1;
+        match event.kind {
+            EventKind::AttemptFailed { .. } => self.proxy.failed_attempts += 1,
+            EventKind::PeerMarked { .. } => self.proxy.markings += 1,
+            EventKind::NoLivePeers => self.proxy.no_live_peers += 1,
+        }
+    }
+
+    /// Books a verdict.
+    pub fn book_verdict(&mut self, verdict: Verdict) {
+        if let EventKind::PeerMarked { .. } = verdict.event.kind {
+            self.proxy.markings_joined += u64::from(verdict.is_joined());
+            *self.proxy.causes.entry(verdict.cause.name().to_owned()).or_default() += 1;
+        }
+        let mut kind = VerdictKind {
+            proxy: verdict.event.proxy,
+            upstream: verdict.event.upstream.to_string(),
+            event: verdict.event.kind.name(),
+            cause: verdict.cause,
+            confidence: verdict.confidence,
+        };
+        if self.verdict_counts.len() >= VERDICT_KINDS && !self.verdict_counts.contains_key(&kind) {
+            kind.upstream = "other".to_owned();
+        }
+        *self.verdict_counts.entry(kind).or_default() += 1;
+        self.verdicts.push_back(verdict);
+        if self.verdicts.len() > VERDICTS_KEPT {
+            self.verdicts.pop_front();
+        }
+    }
+
+    /// Verdicts by kind.
+    pub fn verdict_counts(&self) -> &BTreeMap<VerdictKind, u64> {
+        &self.verdict_counts
+    }
+
+    /// Proxy events by proxy and name.
+    pub fn event_counts(&self) -> &BTreeMap<(ProxyKind, &'static str), u64> {
+        &self.events
+    }
+
+    /// What was attributed to the listeners of each namespace: overflows and drops.
+    pub fn attributed(&self) -> BTreeMap<NetnsId, Tally> {
+        let mut sums: BTreeMap<NetnsId, Tally> = BTreeMap::new();
+        for (id, account) in &self.listeners {
+            *sums.entry(id.netns).or_default() += account.tally;
+        }
+        sums
+    }
+
+    /// The report on everything since start. `kernel` holds each namespace's name and the growth of
+    /// its own counters over the same time.
+    pub fn report(
+        &self,
+        now: UnixMs,
+        rungs: BTreeMap<String, String>,
+        kernel: &BTreeMap<NetnsId, (String, MibCounts)>,
+        time_wait: Vec<TimeWaitReport>,
+    ) -> Report {
+        let attributed = self.attributed();
+        let namespaces = kernel
+            .iter()
+            .filter(|(_, (_, counts))| counts.listen_drops > 0 || counts.listen_overflows > 0)
+            .map(|(netns, (name, counts))| {
+                let tally = attributed.get(netns).copied().unwrap_or_default();
+                NetnsReport {
+                    netns: *netns,
+                    name: name.clone(),
+                    kernel: *counts,
+                    unattributed_overflows: counts.listen_overflows as i64
+                        - tally.overflows() as i64,
+                    unattributed_drops: counts.listen_drops as i64 - tally.drops() as i64,
+                }
+            })
+            .collect();
+        Report {
+            window: Window { from: self.since, to: now },
+            rungs,
+            listeners: self.listener_reports(kernel),
+            namespaces,
+            proxy: ProxyReport {
+                verdicts: self.verdicts.iter().cloned().collect(),
+                ..self.proxy.clone()
+            },
+            events_lost: self.events_lost,
+            time_wait,
+        }
+    }
+
+    fn listener_reports(
+        &self,
+        kernel: &BTreeMap<NetnsId, (String, MibCounts)>,
+    ) -> Vec<ListenerReport> {
+        let mut reports: Vec<ListenerReport> = self
+            .listeners
+            .iter()
+            .map(|(id, account)| {
+                let mut peers: Vec<(IpAddr, u64)> =
+                    account.peers.iter().map(|(peer, count)| (*peer, *count)).collect();
+                peers.sort_by_key(|(peer, count)| (std::cmp::Reverse(*count), *peer));
+                peers.truncate(PEERS_SHOWN);
+                let netns_name = kernel.get(&id.netns).map(|(name, _)| name.clone());
+                ListenerReport {
+                    listener: account
+                        .listener
+                        .clone()
+                        .unwrap_or_else(|| Listener::unknown(*id, account.queue, netns_name)),
+                    tally: account.tally,
+                    attribution: account.attribution,
+                    queue_high: account.queue.len,
+                    peers,
+                }
+            })
+            .collect();
+        reports.sort_by_key(|report| std::cmp::Reverse(report.tally.drops()));
+        reports
+    }
+}
