@@ -1,5 +1,6 @@
 //! The join of what the kernel did with what the proxy said. Pure: no input, no output, no clock.
 
+mod advice;
 mod cause;
 mod evidence;
 mod join;
@@ -8,6 +9,7 @@ mod report;
 #[expect(clippy::module_inception, reason = "the folder's central type has the folder's name")]
 mod verdict;
 
+pub use advice::{Step, advice};
 pub use cause::in_words;
 pub use join::{Correlator, LONGEST_ATTEMPT, SETTLE};
 pub use ledger::{Ledger, VerdictKind};

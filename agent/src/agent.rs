@@ -1,0 +1,237 @@
+//! The agent: kernel and proxies in, inventory and verdicts in the middle, a snapshot out.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    inventory::Inventory,
+    kernel::{
+        Health, KernelSource, NetnsId, Standing,
+        netns::{Netns, discover, of_process},
+    },
+    proxy::{Follower, ProxyEvent, SourceStats},
+    time::UnixMs,
+    verdict::{Correlator, Ledger, Report, TimeWaitReport, Verdict, VerdictKind},
+};
+
+/// How often the kernel's counts are read.
+const TICK: Duration = Duration::from_secs(1);
+/// How often namespaces and listeners are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How often the holders of sockets are looked up anew.
+const OWNERS: Duration = Duration::from_secs(60);
+/// Detail events taken at a tick; more wait in the ring buffer.
+const EVENTS_PER_TICK: usize = 20_000;
+/// Proxy events that may wait for the agent; followers wait when it is full.
+const PROXY_QUEUE: usize = 4096;
+
+/// What the agent is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct AgentConfig {
+    /// nginx error logs to follow.
+    pub nginx_error_logs: Vec<PathBuf>,
+}
+
+/// Everything known at a tick, for whoever exports it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Everything since start.
+    pub report: Report,
+    /// How each signal is had.
+    pub standings: Vec<Standing>,
+    /// Verdicts by kind.
+    pub verdicts: BTreeMap<VerdictKind, u64>,
+    /// The agent's own troubles.
+    pub health: Health,
+    /// What each source has read, by its name.
+    pub sources: Vec<(String, Arc<SourceStats>)>,
+    /// Time the last tick took.
+    pub tick: Duration,
+}
+
+/// The agent's state between two ticks.
+pub struct Agent {
+    kernel: KernelSource,
+    namespaces: Vec<Netns>,
+    inventory: Inventory,
+    correlator: Correlator,
+    ledger: Ledger,
+    sources: Vec<(String, Arc<SourceStats>)>,
+    proxy_events: mpsc::Receiver<ProxyEvent>,
+    stop_followers: Arc<AtomicBool>,
+    swept: Instant,
+    owners_found: Instant,
+}
+
+impl Agent {
+    /// Attaches to the kernel and opens the sources.
+    ///
+    /// # Errors
+    ///
+    /// When nothing at all can be looked at: no procfs, no threads.
+    pub fn start(config: &AgentConfig) -> Result<Self> {
+        let namespaces = discover()?;
+        let kernel = KernelSource::attach(&namespaces)?;
+        let mut inventory = Inventory::default();
+        inventory.sweep(&namespaces, true)?;
+        let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
+        let stop_followers = Arc::new(AtomicBool::new(false));
+        let mut sources = Vec::new();
+        for path in &config.nginx_error_logs {
+            let follower = Follower::new(path);
+            sources.push((follower.name().to_owned(), follower.stats()));
+            follower
+                .spawn(sender.clone(), Arc::clone(&stop_followers))
+                .with_context(|| format!("following {}", path.display()))?;
+        }
+        Ok(Self {
+            kernel,
+            namespaces,
+            inventory,
+            correlator: Correlator::default(),
+            ledger: Ledger::new(UnixMs::now()),
+            sources,
+            proxy_events,
+            stop_followers,
+            swept: Instant::now(),
+            owners_found: Instant::now(),
+        })
+    }
+
+    /// How each signal is had.
+    pub fn standings(&self) -> &[Standing] {
+        self.kernel.standings()
+    }
+
+    /// Runs until `stop` completes, publishing a snapshot at every tick; then decides what still
+    /// waits and publishes a last one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel can no longer be read.
+    pub async fn run(
+        mut self,
+        snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
+        stop: impl Future<Output = ()>,
+        mut on_verdict: impl FnMut(&Verdict),
+    ) -> Result<()> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                _ = ticks.tick() => {
+                    let snapshot = tokio::task::block_in_place(|| self.tick(&mut on_verdict))?;
+                    snapshots.send_replace(Some(Arc::new(snapshot)));
+                }
+                Some(event) = self.proxy_events.recv() => self.hear(event),
+            }
+        }
+        self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
+        let snapshot = tokio::task::block_in_place(|| {
+            self.tick(&mut on_verdict)?;
+            let rest = self.correlator.decide_all(&self.inventory);
+            self.book(rest, &mut on_verdict);
+            self.snapshot(Duration::ZERO)
+        })?;
+        snapshots.send_replace(Some(Arc::new(snapshot)));
+        Ok(())
+    }
+
+    fn hear(&mut self, event: ProxyEvent) {
+        self.ledger.book_proxy_event(&event);
+        let netns = event.pid.and_then(namespace_of_proxy);
+        self.correlator.on_event(event, netns, UnixMs::now());
+    }
+
+    fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
+        let started = Instant::now();
+        if self.swept.elapsed() >= SWEEP {
+            self.sweep()?;
+        }
+        let sample = self.kernel.sample(&self.namespaces)?;
+        if sample.listeners.iter().any(|delta| self.inventory.get(&delta.listener).is_none()) {
+            // A listener younger than the last sweep.
+            self.sweep()?;
+        }
+        self.ledger.book_sample(&sample, &self.inventory);
+        self.correlator.on_sample(&sample);
+        for event in self.kernel.events(EVENTS_PER_TICK) {
+            self.ledger.book_event(&event);
+        }
+        while let Ok(event) = self.proxy_events.try_recv() {
+            self.hear(event);
+        }
+        let verdicts = self.correlator.decide(UnixMs::now(), &self.inventory);
+        self.book(verdicts, on_verdict);
+        self.snapshot(started.elapsed())
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        let anew = self.owners_found.elapsed() >= OWNERS;
+        if anew {
+            self.owners_found = Instant::now();
+        }
+        self.namespaces = discover()?;
+        self.inventory.sweep(&self.namespaces, anew)?;
+        self.swept = Instant::now();
+        Ok(())
+    }
+
+    fn book(&mut self, verdicts: Vec<Verdict>, on_verdict: &mut impl FnMut(&Verdict)) {
+        for verdict in verdicts {
+            on_verdict(&verdict);
+            self.ledger.book_verdict(verdict);
+        }
+    }
+
+    fn snapshot(&self, tick: Duration) -> Result<Snapshot> {
+        let rungs = self
+            .kernel
+            .standings()
+            .iter()
+            .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
+            .collect();
+        let mut time_wait: Vec<TimeWaitReport> = self
+            .kernel
+            .time_wait()?
+            .into_iter()
+            .map(|(key, count)| TimeWaitReport {
+                netns: NetnsId(key.netns),
+                port: key.port,
+                by_service: key.by_service != 0,
+                count,
+            })
+            .collect();
+        time_wait.sort_by_key(|entry| std::cmp::Reverse(entry.count));
+        let kernel = self.kernel.kernel_counts();
+        Ok(Snapshot {
+            report: self.ledger.report(UnixMs::now(), rungs, &kernel, time_wait),
+            standings: self.kernel.standings().to_vec(),
+            verdicts: self.ledger.verdict_counts().clone(),
+            health: self.kernel.health()?,
+            sources: self.sources.clone(),
+            tick,
+        })
+    }
+}
+
+/// The namespace of an nginx worker, if the pid in its log is one of ours: in a container the
+/// worker's own idea of its pid may be another process here.
+fn namespace_of_proxy(pid: u32) -> Option<NetnsId> {
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    command.starts_with("nginx").then(|| of_process(pid))?
+}

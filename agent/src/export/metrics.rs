@@ -1,0 +1,299 @@
+//! The Prometheus text of a snapshot. Families are built anew from the snapshot at each scrape, so
+//! what no longer exists is no longer exported, and no label outlives its listener.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use prometheus::{
+    Encoder, TextEncoder,
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use crate::{agent::Snapshot, verdict::ListenerReport};
+
+/// Listeners exported at most, those with most drops first; the rest is counted in
+/// `floodmark_listeners_not_exported`.
+pub const LISTENERS_EXPORTED: usize = 200;
+/// Services exported at most with their TIME_WAIT entries, busiest first.
+const SERVICES_EXPORTED: usize = 200;
+
+/// Renders a snapshot as Prometheus text.
+///
+/// # Errors
+///
+/// When the encoder refuses a family.
+pub fn render(snapshot: &Snapshot) -> Result<String> {
+    let mut families = Families::default();
+    about_the_agent(&mut families, snapshot);
+    let listeners = &snapshot.report.listeners;
+    let (exported, rest) = listeners.split_at(listeners.len().min(LISTENERS_EXPORTED));
+    exported.iter().for_each(|listener| about_a_listener(&mut families, listener));
+    families.gauge(
+        "floodmark_listeners_not_exported",
+        "Listeners with losses left out of this scrape, beyond the busiest.",
+        &[],
+        rest.len() as f64,
+    );
+    about_the_kernel(&mut families, snapshot);
+    about_proxies(&mut families, snapshot);
+    families.encode()
+}
+
+fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
+    families.gauge(
+        "floodmark_build_info",
+        "Always 1; the version is in its label.",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+        1.0,
+    );
+    for standing in &snapshot.standings {
+        families.gauge(
+            "floodmark_signal_rung_info",
+            "Always 1; the rung of the ladder from which a signal is had.",
+            &[("signal", standing.signal.name()), ("rung", standing.rung.name())],
+            1.0,
+        );
+    }
+    families.gauge(
+        "floodmark_tick_duration_seconds",
+        "Time the last reading of the kernel's counts and its evaluation took.",
+        &[],
+        snapshot.tick.as_secs_f64(),
+    );
+    let totals = &snapshot.health.totals;
+    for (what, count) in
+        [("ring_full", totals.ring_full), ("undecodable", snapshot.health.undecodable)]
+    {
+        families.counter(
+            "floodmark_events_lost_total",
+            "Detail events lost between kernel and agent; counts do not suffer from it.",
+            &[("reason", what)],
+            count,
+        );
+    }
+    for (what, count) in [
+        ("map_full", totals.map_full),
+        ("nested", totals.nested),
+        ("orphan_exit", totals.orphan_exits),
+    ] {
+        families.counter(
+            "floodmark_attribution_failures_total",
+            "Counts in the kernel that could not be given to a listener or service.",
+            &[("reason", what)],
+            count,
+        );
+    }
+}
+
+fn about_a_listener(families: &mut Families, report: &ListenerReport) {
+    let listener = &report.listener;
+    let (netns, addr) = (&listener.netns_name, listener.id.addr.to_string());
+    let inode = listener.id.inode.to_string();
+    let base = [("netns", netns.as_str()), ("listener", &addr), ("inode", &inode)];
+    let tally = &report.tally;
+    let unexplained = tally.other_drops.saturating_sub(tally.syn_queue_full);
+    for (stage, cause, count) in [
+        ("syn", "accept_queue_full", tally.syn_overflow),
+        ("ack", "accept_queue_full", tally.ack_overflow),
+        ("cookie_ack", "accept_queue_full", tally.cookie_overflow),
+        ("unknown", "accept_queue_full", tally.unstaged_overflow),
+        ("syn", "syn_queue_full", tally.syn_queue_full),
+        ("unknown", "other", unexplained),
+    ] {
+        families.counter(
+            "floodmark_listener_drops_total",
+            "Handshake segments dropped at a listener. Summed over listeners it is the growth of \
+             the namespace's ListenDrops, and of ListenOverflows for cause accept_queue_full.",
+            &[base[0], base[1], base[2], ("stage", stage), ("cause", cause)],
+            count,
+        );
+    }
+    families.counter(
+        "floodmark_listener_synack_retransmits_total",
+        "SYN/ACKs sent again by a listener (tcp_rtx_synack).",
+        &base,
+        tally.synack_retransmits,
+    );
+    families.gauge(
+        "floodmark_listener_accept_queue_high",
+        "Deepest accept queue of a listener seen at a drop since the agent started.",
+        &base,
+        f64::from(report.queue_high),
+    );
+    families.gauge(
+        "floodmark_listener_accept_queue_limit",
+        "Limit of a listener's accept queue: the smaller of its backlog and somaxconn.",
+        &base,
+        f64::from(listener.queue.limit),
+    );
+    let owner = listener.owners.first();
+    let pid = owner.map(|owner| owner.pid.to_string()).unwrap_or_default();
+    families.gauge(
+        "floodmark_listener_info",
+        "Always 1; who holds a listener. With several holders, the one with the lowest pid.",
+        &[
+            base[0],
+            base[1],
+            base[2],
+            ("pid", &pid),
+            ("command", owner.map_or("", |owner| &owner.command)),
+            ("cgroup", owner.and_then(|owner| owner.cgroup.as_deref()).unwrap_or("")),
+        ],
+        1.0,
+    );
+}
+
+fn about_the_kernel(families: &mut Families, snapshot: &Snapshot) {
+    for netns in &snapshot.report.namespaces {
+        let labels = [("netns", netns.name.as_str())];
+        for (name, help, count) in [
+            (
+                "floodmark_kernel_listen_overflows_total",
+                "Growth of the kernel's TcpExt ListenOverflows of a namespace since the agent \
+                 started.",
+                netns.kernel.listen_overflows,
+            ),
+            (
+                "floodmark_kernel_listen_drops_total",
+                "Growth of the kernel's TcpExt ListenDrops of a namespace since the agent started.",
+                netns.kernel.listen_drops,
+            ),
+        ] {
+            families.counter(name, help, &labels, count);
+        }
+        for (counter, rest) in [
+            ("ListenOverflows", netns.unattributed_overflows),
+            ("ListenDrops", netns.unattributed_drops),
+        ] {
+            families.gauge(
+                "floodmark_unattributed",
+                "Growth of a kernel counter minus what was attributed to listeners; may be \
+                 negative. Other than 0 for longer than a scrape, something is not seen.",
+                &[labels[0], ("counter", counter)],
+                rest as f64,
+            );
+        }
+    }
+    for entry in snapshot.report.time_wait.iter().take(SERVICES_EXPORTED) {
+        let closed_by = if entry.by_service { "service" } else { "client" };
+        families.counter(
+            "floodmark_time_wait_entries_total",
+            "Connections that entered TIME_WAIT, by the service's port (the lower one) and by the \
+             side that closed first.",
+            &[
+                ("netns", &format!("net:[{}]", entry.netns)),
+                ("port", &entry.port.to_string()),
+                ("closed_by", closed_by),
+            ],
+            entry.count,
+        );
+    }
+}
+
+fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
+    let proxy = &snapshot.report.proxy;
+    for (event, count) in [
+        ("attempt_failed", proxy.failed_attempts),
+        ("peer_marked", proxy.markings),
+        ("no_live_peers", proxy.no_live_peers),
+    ] {
+        families.counter(
+            "floodmark_proxy_events_total",
+            "What proxies said of their upstreams.",
+            &[("proxy", "nginx"), ("event", event)],
+            count,
+        );
+    }
+    for (kind, count) in &snapshot.verdicts {
+        families.counter(
+            "floodmark_verdicts_total",
+            "Proxy events by the cause found for them.",
+            &[
+                ("proxy", "nginx"),
+                ("upstream", &kind.upstream),
+                ("event", kind.event),
+                ("cause", kind.cause.name()),
+                ("confidence", kind.confidence.name()),
+            ],
+            *count,
+        );
+    }
+    for (source, stats) in &snapshot.sources {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let labels = [("source", source.as_str())];
+        let mut count = |name, help, value| families.counter(name, help, &labels, value);
+        count("floodmark_source_lines_total", "Lines read from a proxy's log.", read(&stats.lines));
+        count(
+            "floodmark_source_lines_too_long_total",
+            "Lines of a proxy's log thrown away for their length.",
+            read(&stats.lines_too_long),
+        );
+        count(
+            "floodmark_source_rotations_total",
+            "Rotations of a proxy's log that were followed.",
+            read(&stats.rotations),
+        );
+        count(
+            "floodmark_source_errors_total",
+            "Failed reads and opens of a proxy's log.",
+            read(&stats.errors),
+        );
+        families.gauge(
+            "floodmark_source_lag_bytes",
+            "Bytes of a proxy's log written and not read yet.",
+            &labels,
+            read(&stats.lag_bytes) as f64,
+        );
+    }
+}
+
+/// Families in the making, in order of their first metric.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
+        let mut counter = Counter::default();
+        counter.set_value(value as f64);
+        let mut metric = labelled(labels);
+        metric.set_counter(counter);
+        self.add(name, help, MetricType::COUNTER, metric);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        let mut metric = labelled(labels);
+        metric.set_gauge(gauge);
+        self.add(name, help, MetricType::GAUGE, metric);
+    }
+
+    fn add(&mut self, name: &str, help: &str, kind: MetricType, metric: Metric) {
+        if let Some(family) = self.0.iter_mut().find(|family| family.name() == name) {
+            family.mut_metric().push(metric);
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(vec![metric]);
+        self.0.push(family);
+    }
+
+    fn encode(self) -> Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.0, &mut text).context("rendering the metrics")?;
+        String::from_utf8(text).context("rendering the metrics")
+    }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}

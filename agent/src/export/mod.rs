@@ -1,0 +1,7 @@
+//! What leaves the agent: Prometheus metrics and a few pages, over HTTP.
+
+mod http;
+mod metrics;
+
+pub use http::{bind, serve};
+pub use metrics::render;
