@@ -1,0 +1,139 @@
+//! `cargo xtask build`, and the executables that other verbs need.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::{
+    place,
+    setup::{self, Group},
+};
+
+/// Build the agent, eBPF programs included, and the lab.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Optimise, as for use.
+    #[arg(long)]
+    release: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+///
+/// When something needed cannot be installed, or the build fails.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build])?;
+    let mut flags = vec!["build"];
+    if args.release {
+        flags.push("--release");
+    }
+    for executable in executables(&flags)? {
+        println!("{}", executable.path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cargo, as it was called, in the repository.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(place::workspace());
+    cargo
+}
+
+/// Builds the program `name` of `package` for release.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn release(package: &str, name: &str) -> Result<PathBuf> {
+    executables(&["build", "--release", "--package", package, "--bin", name])?
+        .into_iter()
+        .find(|executable| executable.name == name)
+        .map(|executable| executable.path)
+        .with_context(|| format!("package {package} has no program {name}"))
+}
+
+/// The privileged tests' executables, built but not run.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn privileged_tests() -> Result<Vec<Executable>> {
+    let all = executables(&["test", "--no-run", "--package", "floodmark-tests"])?;
+    Ok(all.into_iter().filter(|executable| executable.is_test).collect())
+}
+
+/// A program that cargo built.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Executable {
+    /// The target's name.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Whether it is a test harness rather than the program itself.
+    pub is_test: bool,
+}
+
+/// One line of cargo's JSON messages, so far as it concerns executables.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+fn executables(arguments: &[&str]) -> Result<Vec<Executable>> {
+    // Cargo's own progress and the compiler's words go to the terminal by standard error.
+    let output = cargo()
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} failed; see its messages above", arguments.join(" "));
+    }
+    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn parse(messages: &str) -> Vec<Executable> {
+    let executable = |line: &str| {
+        let message: Message = serde_json::from_str(line).ok()?;
+        let is_test = message.profile?.test;
+        Some(Executable { name: message.target?.name, path: message.executable?, is_test })
+    };
+    messages.lines().filter_map(executable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_executables_and_nothing_else_of_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"anyhow"},"profile":{"test":false},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"overflow"},"profile":{"test":true},"executable":"/t/overflow-1"}
+{"reason":"build-finished","success":true}
+running 3 tests"#;
+        let expected =
+            Executable { name: "overflow".into(), path: "/t/overflow-1".into(), is_test: true };
+        assert_eq!(parse(messages), [expected]);
+    }
+}

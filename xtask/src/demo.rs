@@ -1,0 +1,91 @@
+//! `cargo xtask demo`: the incident, broken and mended, on this host or in a virtual machine.
+
+use std::{
+    ffi::OsString,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build, place, root,
+    setup::{self, Group, tornado},
+    vm::{self, payload::Payload},
+};
+
+/// The VM's clock runs at the emulator's speed, and the demo plays two acts.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Play the incident in two acts, broken and mended, and show both side by side.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Play it in a virtual machine with this kernel series, instead of on this host.
+    #[arg(long, value_name = "SERIES")]
+    vm: Option<String>,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Shorter acts.
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Args {
+    fn flags(&self) -> Vec<&'static str> {
+        let flags = [(self.json, "--json"), (self.quick, "--quick")];
+        flags.into_iter().filter_map(|(set, flag)| set.then_some(flag)).collect()
+    }
+}
+
+/// Runs the verb; its exit status is the demo's own.
+///
+/// # Errors
+///
+/// When something needed cannot be installed or built, or the virtual machine breaks.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    match &args.vm {
+        Some(series) => in_guest(series, &args.flags()),
+        None => on_host(&args.flags()),
+    }
+}
+
+fn on_host(flags: &[&str]) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build, Group::Lab])?;
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let demo = [
+        OsString::from("demo"),
+        "--agent".into(),
+        agent.into(),
+        "--app".into(),
+        "tornado".into(),
+        "--python".into(),
+        tornado::python().into(),
+    ];
+    let mut command: Command = root::command(&lab, "cargo xtask demo")?;
+    let status = command
+        .args(demo)
+        .args(flags)
+        .env("PATH", place::path_with_tools()?)
+        .status()
+        .with_context(|| format!("start {}", lab.display()))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_guest(series: &str, flags: &[&str]) -> Result<ExitCode> {
+    let series = vm::series::find(series)?;
+    setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
+    let mut payload = Payload::base()?;
+    let agent = build::release("floodmark", "floodmark")?;
+    payload.program(&agent, vm::AGENT)?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    payload.program(&lab, vm::LAB)?;
+    let mut command = vec![vm::LAB, "demo", "--agent", vm::AGENT, "--app", "standin"];
+    command.extend(flags);
+    let kernel = vm::kernel::of_series(series, false)?;
+    let output = vm::run(&kernel, &payload, &command, GUEST_TIMEOUT)?;
+    print!("{}", output.stdout);
+    eprint!("{}", output.console);
+    Ok(output.exit_code())
+}

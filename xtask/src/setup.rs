@@ -1,0 +1,94 @@
+//! `cargo xtask setup`: install what is missing on this machine, and only that.
+
+mod bpf;
+mod packages;
+mod promtool;
+pub mod tornado;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use packages::Package;
+
+/// Install what building, the lab and the virtual machines need and this machine lacks.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Install only for these purposes.
+    #[arg(long, value_delimiter = ',', default_values_t = Group::ALL)]
+    only: Vec<Group>,
+}
+
+/// What things are needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// Compiling the agent with its eBPF programs.
+    Build,
+    /// The lab and the demo: a real proxy, a real application, network namespaces.
+    Lab,
+    /// Virtual machines with other kernels.
+    Vm,
+}
+
+impl Group {
+    const ALL: [Self; 3] = [Self::Build, Self::Lab, Self::Vm];
+
+    fn packages(self) -> Vec<Package> {
+        match self {
+            Self::Build => bpf::packages(),
+            Self::Lab => vec![
+                Package::with_program("nginx-light", "nginx"),
+                Package::with_program("iproute2", "ip"),
+                Package::with_program("procps", "sysctl"),
+                Package::library("python3-venv"),
+            ],
+            Self::Vm => vec![
+                Package::with_program("qemu-system-x86", "qemu-system-x86_64"),
+                Package::with_program("kmod", "depmod"),
+                Package::with_program("xz-utils", "xz"),
+            ],
+        }
+    }
+}
+
+impl std::fmt::Display for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Build => "build",
+            Self::Lab => "lab",
+            Self::Vm => "vm",
+        })
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+///
+/// As [`ensure`].
+pub fn main(args: &Args) -> Result<ExitCode> {
+    ensure(&args.only)?;
+    eprintln!("all set up; next: cargo xtask run");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that everything `groups` need is there, at next to no cost when it is.
+///
+/// # Errors
+///
+/// When something cannot be installed; the error says what to do by hand.
+pub fn ensure(groups: &[Group]) -> Result<()> {
+    let needed: Vec<Package> = groups.iter().flat_map(|group| group.packages()).collect();
+    packages::install_missing(&needed)?;
+    for group in groups {
+        match group {
+            Group::Build => bpf::ensure_linker()?,
+            Group::Lab => {
+                promtool::ensure()?;
+                tornado::ensure()?;
+            }
+            Group::Vm => {}
+        }
+    }
+    Ok(())
+}
