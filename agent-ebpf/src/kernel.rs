@@ -13,8 +13,6 @@ macro_rules! constants {
 constants! {
     /// `sock.__sk_common.skc_family`
     OFF_SK_FAMILY,
-    /// `sock.__sk_common.skc_state`
-    OFF_SK_STATE,
     /// `sock.__sk_common.skc_num`: local port, host byte order
     OFF_SK_NUM,
     /// `sock.__sk_common.skc_dport`: remote port, network byte order
@@ -37,6 +35,8 @@ constants! {
     OFF_SK_PROTOCOL,
     /// `sock.sk_socket`
     OFF_SK_SOCKET,
+    /// `inet_sock.inet_sport`: local port, network byte order
+    OFF_INET_SPORT,
     /// `socket.file`
     OFF_SOCKET_FILE,
     /// `file.f_inode`

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use floodmark_common::TimeWaitKey;
 
 use crate::{
-    kernel::{OFF_SK_DPORT, OFF_SK_NUM, OFF_SK_PROTOCOL, field},
+    kernel::{OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_NUM, OFF_SK_PROTOCOL, field, read_at},
     listener::netns_of,
     maps::{TIME_WAIT, totals},
 };
@@ -23,7 +23,9 @@ const IPPROTO_TCP: u16 = 6;
 #[fexit(function = "inet_twsk_alloc")]
 pub fn time_wait_allocated(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) != 0 {
-        count(ctx.arg(0));
+        let sk: *const u8 = ctx.arg(0);
+        // SAFETY: `sk` is a program argument of type `struct sock *`.
+        count(sk, unsafe { field(sk, &OFF_SK_NUM) });
     }
     0
 }
@@ -41,7 +43,10 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: `sk` is a program argument of type `struct sock *`. The low 16 bits tell, also where
     // the member is a bit field of 8.
     if unsafe { field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP {
-        count(sk);
+        // `inet_put_port` has cleared `skc_num` by now, and left `inet_sport`; that lies beyond
+        // `struct sock`, which is as far as the verifier lets a typed load go.
+        let port: u16 = read_at(sk as u64 + OFF_INET_SPORT.load()).unwrap_or(0);
+        count(sk, u16::from_be(port));
     }
     0
 }

@@ -58,7 +58,7 @@ const BRACKET: &[&str] = &[
 ];
 const SERVICE: &[&str] = &["OFF_SK_NUM", "OFF_SK_DPORT", "OFF_SK_NET", "OFF_NET_INUM"];
 const REASON: &[&str] = &["REASON_LISTEN_OVERFLOW"];
-const PROTOCOL: &[&str] = &["OFF_SK_PROTOCOL"];
+const STATES: &[&str] = &["OFF_SK_PROTOCOL", "OFF_INET_SPORT"];
 
 const CONN_REQUEST: &[&str] = &["request_sock_ops", "tcp_request_sock_ops", "sock", "sk_buff"];
 const CHECK_REQ: &[&str] = &["sock", "sk_buff", "request_sock", "bool"];
@@ -133,7 +133,7 @@ pub const TIME_WAIT_STATES: &[Hook] = &[Hook {
     target: "inet_sock_set_state",
     args: &["sock", "int", "int"],
     arg_count: None,
-    needs: &[PROTOCOL, SERVICE],
+    needs: &[STATES, SERVICE],
 }];
 
 impl Hook {

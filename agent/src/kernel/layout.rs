@@ -26,7 +26,6 @@ const fn field(
 
 const FIELDS: &[Field] = &[
     field("OFF_SK_FAMILY", "sock", "__sk_common.skc_family", &[2]),
-    field("OFF_SK_STATE", "sock", "__sk_common.skc_state", &[1]),
     field("OFF_SK_NUM", "sock", "__sk_common.skc_num", &[2]),
     field("OFF_SK_DPORT", "sock", "__sk_common.skc_dport", &[2]),
     field("OFF_SK_DADDR", "sock", "__sk_common.skc_daddr", &[4]),
@@ -38,6 +37,7 @@ const FIELDS: &[Field] = &[
     field("OFF_SK_MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog", &[4]),
     field("OFF_SK_PROTOCOL", "sock", "sk_protocol", &[2]),
     field("OFF_SK_SOCKET", "sock", "sk_socket", &[8]),
+    field("OFF_INET_SPORT", "inet_sock", "inet_sport", &[2]),
     field("OFF_SOCKET_FILE", "socket", "file", &[8]),
     field("OFF_FILE_INODE", "file", "f_inode", &[8]),
     field("OFF_INODE_INO", "inode", "i_ino", &[8]),

@@ -1,0 +1,210 @@
+//! Accept queues that overflow, and the agent's count of it against the kernel's own.
+
+mod support;
+
+use std::{collections::BTreeMap, io::Write, net::SocketAddr};
+
+use floodmark::kernel::{
+    Attribution, KernelEventKind, KernelSample, KernelSource, MibCounts, Rung, Signal, Tally,
+    netns::discover,
+};
+use support::{Listener, Namespace, knock, wait};
+
+/// The kernel side attached, looking at one namespace of its own.
+struct Lab {
+    namespace: Namespace,
+    source: KernelSource,
+}
+
+impl Lab {
+    fn new() -> Option<Self> {
+        let namespace = Namespace::new()?;
+        let source = KernelSource::attach(&discover().unwrap()).unwrap();
+        for standing in source.standings() {
+            println!("{}: {}", standing.signal.name(), standing.rung);
+        }
+        Some(Self { namespace, source })
+    }
+
+    fn rung(&self, signal: Signal) -> Rung {
+        self.source.standings().iter().find(|s| s.signal == signal).unwrap().rung
+    }
+
+    /// What each listener of the namespace lost, and what the kernel counted there.
+    fn sample(&mut self) -> (BTreeMap<SocketAddr, Tally>, MibCounts, KernelSample) {
+        let netns = self.namespace.discovered();
+        let sample = self.source.sample(std::slice::from_ref(&netns)).unwrap();
+        let mut tallies: BTreeMap<SocketAddr, Tally> = BTreeMap::new();
+        for delta in sample.listeners.iter().filter(|delta| delta.listener.netns == netns.id) {
+            *tallies.entry(delta.listener.addr).or_default() += delta.tally;
+        }
+        let (_, kernel) = self.source.kernel_counts()[&netns.id].clone();
+        (tallies, kernel, sample)
+    }
+}
+
+fn total(tallies: &BTreeMap<SocketAddr, Tally>) -> Tally {
+    tallies.values().fold(Tally::default(), |mut sum, tally| {
+        sum += *tally;
+        sum
+    })
+}
+
+#[test]
+fn root_syns_dropped_at_a_full_queue_are_all_attributed() {
+    let Some(mut lab) = Lab::new() else { return };
+    let (full, quiet) = lab.namespace.run(|| {
+        let full = Listener::new("127.0.0.1:0", 2);
+        let quiet = Listener::new("127.0.0.1:0", 2);
+        let clients: Vec<_> = (0..20).map(|_| knock(full.addr)).collect();
+        let one = knock(quiet.addr);
+        // Long enough for the clients' SYNs to be sent again.
+        wait(2500);
+        drop((clients, one));
+        (full, quiet)
+    });
+    wait(300);
+    let (tallies, kernel, sample) = lab.sample();
+    println!("{tallies:?}\n{kernel:?}");
+    assert!(kernel.listen_overflows >= 17, "17 of 20 SYNs find no room");
+    let tally = tallies[&full.addr];
+    assert_eq!(tally.overflows(), kernel.listen_overflows);
+    assert_eq!(tally.drops(), kernel.listen_drops);
+    assert!(!tallies.contains_key(&quiet.addr), "a listener that dropped nothing is not accused");
+    let delta = sample.listeners.iter().find(|delta| delta.listener.addr == full.addr).unwrap();
+    let queue = delta.queue.unwrap();
+    assert_eq!((queue.len, queue.limit), (3, 2), "a queue of limit 2 holds 3");
+    if lab.rung(Signal::SynDrops) == Rung::Fentry {
+        assert_eq!(tally.syn_overflow, kernel.listen_overflows);
+        assert_eq!(delta.attribution, Attribution::Exact);
+        let events = lab.source.events(10_000);
+        let syns = events.iter().filter(|event| event.kind == KernelEventKind::SynOverflow);
+        let own: Vec<_> = syns.filter(|event| event.listener.addr == full.addr).collect();
+        assert_eq!(own.len() as u64, kernel.listen_overflows);
+        assert!(own.iter().all(|event| event.peer.ip() == full.addr.ip()));
+    } else {
+        assert_eq!(delta.attribution, Attribution::Exclusive);
+    }
+}
+
+/// The final ACKs are held back until the queue has no room, so each data segment the clients send
+/// again is an overflow in `tcp_check_req`.
+#[test]
+fn root_final_acks_dropped_at_a_full_queue_are_all_attributed() {
+    let Some(mut lab) = Lab::new() else { return };
+    let listener = lab.namespace.run(|| {
+        let listener = Listener::new("127.0.0.1:0", 512);
+        listener.hold_acks();
+        let mut clients: Vec<_> = (0..40).map(|_| knock(listener.addr)).collect();
+        wait(300);
+        for client in &mut clients {
+            client.write_all(b"x").unwrap();
+        }
+        listener.set_backlog(1);
+        listener.release_acks();
+        wait(3000);
+        drop(clients);
+        listener
+    });
+    wait(300);
+    let (tallies, kernel, _) = lab.sample();
+    println!("{tallies:?}\n{kernel:?}");
+    assert!(kernel.listen_overflows >= 38, "38 of 40 connections find no room");
+    let tally = tallies[&listener.addr];
+    assert_eq!(tally.overflows(), kernel.listen_overflows);
+    assert_eq!(tally.drops(), kernel.listen_drops);
+    assert!(tally.synack_retransmits > 0, "SYN/ACKs are sent again while ACKs are held");
+    if lab.rung(Signal::AckDrops) > Rung::Netlink {
+        assert_eq!(tally.ack_overflow, kernel.listen_overflows);
+    }
+}
+
+/// IPv4, IPv6 and IPv4 to a dual-stack listener at once.
+#[test]
+fn root_every_family_is_attributed_to_its_own_listener() {
+    let Some(mut lab) = Lab::new() else { return };
+    let (listeners, dual_v4) = lab.namespace.run(|| {
+        let v4 = Listener::new("127.0.0.1:0", 1);
+        let v6 = Listener::new("[::1]:0", 1);
+        let dual = Listener::new("[::]:0", 1);
+        let dual_v4 = SocketAddr::new([127, 0, 0, 1].into(), dual.addr.port());
+        let targets = [v4.addr, v6.addr, dual_v4];
+        let clients: Vec<_> =
+            targets.iter().flat_map(|addr| (0..12).map(|_| knock(*addr))).collect();
+        wait(1500);
+        drop(clients);
+        ([v4, v6, dual], dual_v4)
+    });
+    wait(300);
+    let (tallies, kernel, _) = lab.sample();
+    println!("{tallies:?}\n{kernel:?}");
+    let sum = total(&tallies);
+    assert_eq!(sum.overflows(), kernel.listen_overflows);
+    assert_eq!(sum.drops(), kernel.listen_drops);
+    for listener in &listeners {
+        assert!(tallies[&listener.addr].overflows() >= 10, "{}", listener.addr);
+    }
+    if lab.rung(Signal::SynDrops) == Rung::Fentry {
+        let events = lab.source.events(10_000);
+        let dual = events.iter().find(|event| event.listener.addr == listeners[2].addr).unwrap();
+        assert_eq!(dual.peer.ip(), dual_v4.ip(), "the peer of a dual-stack listener is IPv4");
+    }
+}
+
+/// With SYN cookies the overflow happens in `cookie_v4_check`, where no request is left.
+#[test]
+fn root_cookie_acks_are_attributed() {
+    let Some(mut lab) = Lab::new() else { return };
+    let listener = lab.namespace.run(|| {
+        // 2: cookies for every SYN. The file shows the namespace of whoever writes it.
+        std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
+        let listener = Listener::new("127.0.0.1:0", 512);
+        listener.hold_acks();
+        let mut clients: Vec<_> = (0..20).map(|_| knock(listener.addr)).collect();
+        wait(200);
+        for client in &mut clients {
+            client.write_all(b"x").unwrap();
+        }
+        listener.set_backlog(1);
+        listener.release_acks();
+        wait(2500);
+        drop(clients);
+        listener
+    });
+    wait(300);
+    let (tallies, kernel, _) = lab.sample();
+    println!("{tallies:?}\n{kernel:?}");
+    assert!(kernel.listen_overflows > 0, "cookie ACKs find no room");
+    let tally = tallies[&listener.addr];
+    assert_eq!(tally.overflows(), kernel.listen_overflows);
+    assert_eq!(tally.drops(), kernel.listen_drops);
+    if lab.rung(Signal::CookieDrops) == Rung::Fentry {
+        assert_eq!(tally.cookie_overflow, kernel.listen_overflows);
+    }
+}
+
+/// A connection closed by its client first enters TIME_WAIT there.
+#[test]
+fn root_time_wait_is_counted_by_service_and_side() {
+    let Some(mut lab) = Lab::new() else { return };
+    let port = lab.namespace.run(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:8080").unwrap();
+        for _ in 0..7 {
+            let client = std::net::TcpStream::connect("127.0.0.1:8080").unwrap();
+            let (server, _) = listener.accept().unwrap();
+            drop(client);
+            wait(20);
+            drop(server);
+        }
+        8080
+    });
+    wait(300);
+    let (_, kernel, _) = lab.sample();
+    let netns = lab.namespace.discovered().id;
+    let entries = lab.source.time_wait().unwrap();
+    let own: Vec<_> = entries.iter().filter(|(key, _)| key.netns == netns.0).collect();
+    println!("{own:?}\n{kernel:?}");
+    assert_eq!(own.len(), 1);
+    let (key, count) = own[0];
+    assert_eq!((key.port, key.by_service, *count), (port, 0, 7));
+}
