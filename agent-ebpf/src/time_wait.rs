@@ -54,11 +54,10 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
 /// Counts an entry for the service of `sk`. The lower port is taken for the service's, as
 /// ephemeral ports start at 32768.
 #[inline(always)]
-fn count(sk: *const u8) {
+fn count(sk: *const u8, local: u16) {
     totals(|t| t.time_wait += 1);
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    let (local, remote) =
-        unsafe { (field::<u16>(sk, &OFF_SK_NUM), u16::from_be(field::<u16>(sk, &OFF_SK_DPORT))) };
+    let remote = u16::from_be(unsafe { field::<u16>(sk, &OFF_SK_DPORT) });
     let key = TimeWaitKey {
         netns: netns_of(sk),
         port: local.min(remote),
