@@ -36,6 +36,15 @@ pub enum ProxyKind {
     Nginx,
 }
 
+impl ProxyKind {
+    /// Name of the program in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+        }
+    }
+}
+
 /// What a proxy reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -96,7 +105,7 @@ pub enum Failure {
     },
     /// The peer closed before it had answered in full.
     ClosedEarly,
-    /// The peer answered something that is no valid response.
+    /// The peer answered something that is no valid response, or no valid TLS handshake.
     InvalidResponse,
 }
 

@@ -9,7 +9,9 @@
 //! nginx escapes nothing: a client chooses the bytes of R, H and F (and of URI), and may put a
 //! field of its own making there. So nothing is searched for across the line. The message is
 //! matched where it begins, each field where the one before it ends, and the request ends at the
-//! first ` HTTP/d.d"`, which nginx does not let a client put into a request line.
+//! first ` HTTP/d.d"`, which `ngx_http_parse_request_line` lets no client put into a request line.
+//! One gap cannot be closed from the line alone: over HTTP/2, nginx before 1.21.1 takes spaces in a
+//! path. What is planted that way is one more unknown address, which is no known listener's.
 
 use std::net::SocketAddr;
 
@@ -29,11 +31,11 @@ pub const LONGEST_LINE: usize = 2047;
 /// writing.
 pub fn parse(line: &[u8], read_at: UnixMs, source: &str) -> Option<ProxyEvent> {
     let (stamp, rest) = line.split_at_checked(19)?;
-    let rest = after_level(rest)?;
+    let (level, rest) = level_of(rest)?;
     let (pid, rest) = number(rest)?;
     let (_, rest) = number(rest.strip_prefix(b"#")?)?;
     let (connection, message) = number(rest.strip_prefix(b": *")?)?;
-    let (kind, fields) = message_of(message.strip_prefix(b" ")?)?;
+    let (kind, fields) = message_of(message.strip_prefix(b" ")?, level)?;
     let named = upstream_field(fields, line.len() >= LONGEST_LINE)?;
     Some(ProxyEvent {
         at: time_of(stamp, read_at)?,
@@ -47,11 +49,11 @@ pub fn parse(line: &[u8], read_at: UnixMs, source: &str) -> Option<ProxyEvent> {
     })
 }
 
-/// Skips ` [level] `.
-fn after_level(rest: &[u8]) -> Option<&[u8]> {
+/// Reads ` [level] `.
+fn level_of(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = rest.strip_prefix(b" [")?;
     let end = rest.iter().take(8).position(|byte| *byte == b']')?;
-    rest[end + 1..].strip_prefix(b" ")
+    Some((&rest[..end], rest[end + 1..].strip_prefix(b" ")?))
 }
 
 fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -61,7 +63,7 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// What happened, and the rest of the line from the client's field on.
-fn message_of(message: &[u8]) -> Option<(EventKind, &[u8])> {
+fn message_of<'a>(message: &'a [u8], level: &[u8]) -> Option<(EventKind, &'a [u8])> {
     if let Some(rest) = message.strip_prefix(b"upstream server temporarily disabled") {
         let (phase, fields) = action(rest)?;
         return Some((EventKind::PeerMarked { phase }, fields));
@@ -70,8 +72,16 @@ fn message_of(message: &[u8]) -> Option<(EventKind, &[u8])> {
         let (_, fields) = action(rest)?;
         return Some((EventKind::NoLivePeers, fields));
     }
-    let (failure, rest) = failure_of(message)?;
-    let (phase, fields) = action(rest)?;
+    let (failure, (phase, fields)) = if let Some((errno, rest)) = errno_of(message) {
+        (Failure::Errno { errno }, action(rest)?)
+    } else if let Some(rest) = after_any(message, CLOSED) {
+        (Failure::ClosedEarly, action(rest)?)
+    } else if level != b"warn" && after_any(message, INVALID).is_some() {
+        // The message may quote what the peer sent: it goes up to where an action stands.
+        (Failure::InvalidResponse, (0..message.len()).find_map(|at| action(&message[at..]))?)
+    } else {
+        return None;
+    };
     Some((EventKind::AttemptFailed { phase, failure }, fields))
 }
 
@@ -85,27 +95,43 @@ const CALLS: &[&[u8]] = &[
     b"writev() failed ",
     b"sendfile() failed ",
     b"SSL_do_handshake() failed ",
+    b"SSL_read() failed ",
+    b"SSL_write() failed ",
     b"peer closed connection in SSL handshake ",
 ];
 
-fn failure_of(message: &[u8]) -> Option<(Failure, &[u8])> {
-    if let Some(rest) = message.strip_prefix(b"upstream prematurely closed connection") {
-        return Some((Failure::ClosedEarly, rest));
-    }
-    if message.starts_with(b"upstream sent ") || message.starts_with(b"upstream rejected ") {
-        // May quote the application's bytes, up to where nginx says what it was doing.
-        let at = find(message, b" while reading ")?;
-        return Some((Failure::InvalidResponse, &message[at..]));
-    }
+/// The peer ended the connection, and the call that found out gave no error number.
+const CLOSED: &[&[u8]] = &[
+    b"upstream prematurely closed connection",
+    b"upstream prematurely closed FastCGI stdout",
+    b"upstream prematurely closed FastCGI request",
+    b"peer closed connection in SSL handshake",
+];
+
+/// The peer's answer would not do. At level `warn` the same words are a remark on an answer that
+/// was taken: "upstream sent duplicate header line … ignored".
+const INVALID: &[&[u8]] = &[
+    b"upstream sent ",
+    b"upstream rejected ",
+    b"upstream SSL certificate ",
+    b"SSL_do_handshake() failed (SSL: ",
+];
+
+fn after_any<'a>(message: &'a [u8], starts: &[&[u8]]) -> Option<&'a [u8]> {
+    starts.iter().find_map(|start| message.strip_prefix(*start))
+}
+
+/// The error number of a failed call. Its text differs between C libraries and may be "Unknown
+/// error"; the number does not.
+fn errno_of(message: &[u8]) -> Option<(i32, &[u8])> {
     let rest = match message.strip_prefix(b"connect() to ") {
         // The peer's name, from nginx's own configuration.
         Some(named) => &named[find(named, b" failed (")? + b" failed ".len()..],
-        None => CALLS.iter().find_map(|call| message.strip_prefix(*call))?,
+        None => after_any(message, CALLS)?,
     };
     let (errno, rest) = number(rest.strip_prefix(b"(")?)?;
-    // The text differs between C libraries and may be "Unknown error"; the number does not.
     let end = find(rest, b")")?;
-    Some((Failure::Errno { errno: i32::try_from(errno).ok()? }, &rest[end + 1..]))
+    Some((i32::try_from(errno).ok()?, &rest[end + 1..]))
 }
 
 /// What nginx was doing. Actions that concern the client's side are no event of an upstream.
@@ -140,10 +166,11 @@ fn upstream_field(fields: &[u8], cut: bool) -> Option<&[u8]> {
     };
     let request = &server[request..];
     let Some(end) = request_end(request) else {
-        // HTTP/0.9 has neither version nor headers, so nginx's own field is the last. In a line
-        // that was cut it may be missing.
-        let last = request.windows(UPSTREAM.len()).rposition(|window| window == UPSTREAM)?;
-        return (!cut).then_some(&request[last + UPSTREAM.len()..]);
+        // HTTP/0.9, without a version to end at. The field must be the only one of its name, for
+        // the URI may hold another, before nginx's and once more inside it; in a line that was
+        // cut the only one may be the URI's.
+        let only = &request[find(request, UPSTREAM)? + UPSTREAM.len()..];
+        return (!cut && find(only, UPSTREAM).is_none()).then_some(only);
     };
     let mut rest = &request[end..];
     if let Some(subrequest) = rest.strip_prefix(b", subrequest: \"") {
