@@ -1,10 +1,6 @@
 //! `cargo xtask run`: from a fresh clone to a running agent.
 
-use std::{
-    ffi::OsString,
-    os::unix::process::CommandExt,
-    process::ExitCode,
-};
+use std::{ffi::OsString, os::unix::process::CommandExt, process::ExitCode};
 
 use anyhow::{Context, Result};
 

@@ -4,6 +4,7 @@ mod summary;
 
 use std::{
     env,
+    ffi::OsStr,
     process::{Command, ExitCode},
     thread,
 };
@@ -23,75 +24,92 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, host, demo, vm (or vm-6.1 ...).
+    /// Run only these steps: fmt, clippy, unit, host, demo, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
 
 impl Args {
-    fn wants(&self, step: &str) -> bool {
-        let is_vm = step.starts_with("vm-");
-        let named = |only: &String| only == step || (is_vm && only == "vm");
-        !(is_vm && self.no_vm) && (self.only.is_empty() || self.only.iter().any(named))
+    fn wants(&self, step: &Step) -> bool {
+        let named = |only: &String| *only == step.name || (step.is_vm() && only == "vm");
+        !(step.is_vm() && self.no_vm) && (self.only.is_empty() || self.only.iter().any(named))
+    }
+
+    fn groups(&self) -> &'static [Group] {
+        if self.no_vm {
+            &[Group::Build, Group::Lab]
+        } else {
+            &[Group::Build, Group::Lab, Group::Vm]
+        }
     }
 }
 
-/// Runs the verb; ends with one line that sums up.
+/// Runs the verb; its last line of output sums up.
 ///
 /// # Errors
 ///
-/// When something needed cannot be installed, or no step bears a name that was asked for.
+/// When no step bears a name that was asked for. What fails to be installed or built is a step
+/// that failed.
 pub fn main(args: &Args) -> Result<ExitCode> {
-    setup::ensure(if args.no_vm {
-        &[Group::Build, Group::Lab]
-    } else {
-        &[Group::Build, Group::Lab, Group::Vm]
-    })?;
-    let mut summary = Summary::default();
-    let steps: Vec<Step> = all_steps()?.into_iter().filter(|step| args.wants(&step.name)).collect();
-    anyhow::ensure!(!steps.is_empty(), "no step is called {}", args.only.join(", "));
     let (machines, here): (Vec<Step>, Vec<Step>) =
-        steps.into_iter().partition(|step| step.name.starts_with("vm-"));
+        all_steps()?.into_iter().filter(|step| args.wants(step)).partition(Step::is_vm);
+    if here.is_empty() && machines.is_empty() {
+        anyhow::bail!("no step is called {}", args.only.join(", "));
+    }
+    let mut summary = Summary::default();
+    if let Err(error) = setup::ensure(args.groups()) {
+        eprintln!("{error:#}");
+        summary.add(Outcome::broken("setup"));
+    }
     for step in here {
         summary.add(step.run());
     }
-    // Each machine has one processor and uses it fully, so two keep a small host busy.
-    for pair in in_pairs(machines) {
-        thread::scope(|scope| {
-            let running: Vec<_> =
-                pair.into_iter().map(|step| scope.spawn(move || step.run())).collect();
-            for step in running {
-                summary.add(step.join().unwrap_or_else(|_| Outcome::broken("a step panicked")));
-            }
-        });
+    for outcome in two_at_a_time(machines) {
+        summary.add(outcome);
     }
     print!("{summary}");
     Ok(if summary.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn in_pairs(steps: Vec<Step>) -> Vec<Vec<Step>> {
-    let mut pairs: Vec<Vec<Step>> = Vec::new();
-    for step in steps {
-        match pairs.last_mut() {
-            Some(pair) if pair.len() < 2 => pair.push(step),
-            _ => pairs.push(vec![step]),
-        }
+/// A virtual machine has one processor and keeps it busy, so two fill the smallest of hosts.
+fn two_at_a_time(mut machines: Vec<Step>) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    while !machines.is_empty() {
+        let pair: Vec<Step> = machines.drain(..machines.len().min(2)).collect();
+        thread::scope(|scope| {
+            let running: Vec<_> =
+                pair.into_iter().map(|step| scope.spawn(move || step.run())).collect();
+            for step in running {
+                outcomes.push(step.join().unwrap_or_else(|_| Outcome::broken("a machine's step")));
+            }
+        });
     }
-    pairs
+    outcomes
 }
 
+/// One command, of which the exit status and the test results in its output count.
 struct Step {
     name: String,
-    command: Command,
+    /// Made when its turn comes, since it may have to build something first.
+    command: Box<dyn FnOnce() -> Result<Command> + Send>,
 }
 
 impl Step {
-    fn new(name: impl Into<String>, command: Command) -> Self {
-        Self { name: name.into(), command }
+    fn new(
+        name: impl Into<String>,
+        command: impl FnOnce() -> Result<Command> + Send + 'static,
+    ) -> Self {
+        Self { name: name.into(), command: Box::new(command) }
     }
 
-    fn run(mut self) -> Outcome {
-        match step::run(&format!("test {}", self.name), &mut self.command) {
+    fn is_vm(&self) -> bool {
+        self.name.starts_with("vm-")
+    }
+
+    fn run(self) -> Outcome {
+        let ended = (self.command)()
+            .and_then(|mut command| step::run(&format!("test {}", self.name), &mut command));
+        match ended {
             Ok(ended) => {
                 if !ended.status.success() {
                     eprintln!("{}", ended.tail());
@@ -107,19 +125,53 @@ impl Step {
 }
 
 fn all_steps() -> Result<Vec<Step>> {
+    // Taken now: a step may build this very program anew, and then /proc/self/exe leads nowhere.
+    let this = env::current_exe().context("find this program")?;
+    let xtask = |arguments: &[&str]| {
+        let mut command = Command::new(&this);
+        command.args(arguments);
+        move || Ok(command)
+    };
     let mut steps = vec![
-        Step::new("fmt", cargo(&["fmt", "--all", "--check"])),
-        Step::new("clippy", clippy()),
-        Step::new("unit", cargo(&[&["test"], HOST_CODE, &["--exclude", "floodmark-tests"]].concat())),
-        Step::new("host", this_program(&["test-privileged"])?),
-        Step::new("demo", this_program(&["demo", "--quick"])?),
+        Step::new("fmt", || Ok(cargo("fmt --all --check"))),
+        Step::new("clippy", || {
+            let lint = "clippy --workspace --exclude floodmark-ebpf --all-targets -- -D warnings";
+            Ok(cargo(lint))
+        }),
+        Step::new("unit", || {
+            let host_code = "--exclude floodmark-ebpf --exclude floodmark-tests";
+            Ok(cargo(&format!("test --workspace {host_code}")))
+        }),
+        Step::new("host", privileged_tests),
+        Step::new("demo", xtask(&["demo", "--quick"])),
     ];
-    for series in vm::series::by_default() {
-        let kernel = series.name;
-        let command = this_program(&["vm", "--kernel", kernel])?;
-        steps.push(Step::new(format!("vm-{kernel}"), command));
-        let command = this_program(&["demo", "--quick", "--vm", kernel])?;
-        steps.push(Step::new(format!("vm-{kernel}-demo"), command));
+    for kernel in vm::series::by_default().map(|series| series.name) {
+        steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
+        let demo = xtask(&["demo", "--quick", "--vm", kernel]);
+        steps.push(Step::new(format!("vm-{kernel}-demo"), demo));
     }
     Ok(steps)
+}
+
+fn cargo(arguments: &str) -> Command {
+    let mut cargo = build::cargo();
+    cargo.args(arguments.split(' '));
+    cargo
+}
+
+/// The tests that need root, on this host's kernel. They share its counters: one at a time.
+fn privileged_tests() -> Result<Command> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    // Whatever runs a program as root, cargo calls to run the tests.
+    let as_root = root::command("env", "cargo xtask test")?;
+    let runner: Vec<&OsStr> =
+        std::iter::once(as_root.get_program()).chain(as_root.get_args()).collect();
+    let mut cargo = cargo("test --package floodmark-tests -- --test-threads=1");
+    cargo
+        .env(vm::AGENT_VARIABLE, agent)
+        .env(vm::LAB_VARIABLE, lab)
+        .env("PATH", place::path_with_tools()?)
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner.join(OsStr::new(" ")));
+    Ok(cargo)
 }

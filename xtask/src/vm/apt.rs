@@ -1,5 +1,5 @@
-//! A private view of one Debian suite: nothing of the machine's own apt is touched, and no root is
-//! needed. The mirror is the one the machine uses itself.
+//! A private view of Debian's archive for one kernel series: other suites than this machine's own,
+//! without touching this machine's package state and without root.
 
 use std::{
     fs,
@@ -9,136 +9,148 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::{
+    packages::{self, Offer},
+    series::Series,
+};
+use crate::{place, step};
+
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A suite whose package lists have been fetched.
-#[derive(Clone)]
-pub struct Suite {
-    config: PathBuf,
+/// An apt that sees only the suites of one series.
+pub struct Archive {
+    series: &'static Series,
+    dir: PathBuf,
 }
 
-/// A Debian package version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version(String);
-
-impl Version {
-    /// By dpkg's own rules.
-    pub fn newer_than(&self, other: &Self) -> bool {
-        let compare = Command::new("dpkg")
-            .args(["--compare-versions", self.0.as_str(), "gt", other.0.as_str()])
-            .status();
-        compare.is_ok_and(|status| status.success())
-    }
-}
-
-impl Suite {
-    /// Fetches the lists of a suite, once per build folder.
-    pub fn open(name: &str) -> Result<Self> {
-        let root = std::path::absolute(Path::new("target/vm/apt").join(name))
-            .context("resolving the apt folder")?;
-        for folder in ["lists/partial", "cache/archives/partial", "sourceparts"] {
-            fs::create_dir_all(root.join(folder)).context("creating an apt folder")?;
-        }
-        let mirror = mirror(name.ends_with("-security"))?;
-        let source = format!("deb [signed-by={KEYRING}] {mirror} {name} main\n");
-        fs::write(root.join("sources.list"), source).context("writing sources.list")?;
-        fs::write(root.join("status"), "").context("writing an empty dpkg status")?;
-        let config = root.join("apt.conf");
-        fs::write(&config, settings(&root)).context("writing apt.conf")?;
-        let suite = Self { config };
-        let fetched = root.join("fetched");
-        if !fetched.exists() {
-            suite.run("apt-get", &["update", "-qq"], &root)?;
-            fs::write(fetched, "").context("noting that the lists are here")?;
-        }
-        Ok(suite)
+impl Archive {
+    /// Sets the view up and fetches its index.
+    ///
+    /// # Errors
+    ///
+    /// When this machine's own mirror is unknown or does not answer.
+    pub fn open(series: &'static Series) -> Result<Self> {
+        let dir = place::target("vm/apt").join(series.name);
+        let archive = Self { series, dir };
+        archive.configure()?;
+        step::must(
+            &format!("look for kernels {}", series.name),
+            "the Debian mirror of this machine's own apt sources must carry the series' suites",
+            archive.apt("apt-get").args(["update", "-q"]),
+        )?;
+        Ok(archive)
     }
 
-    /// Every package of the suite with its version.
-    pub fn packages(&self) -> Result<Vec<(String, Version)>> {
-        let all = self.run("apt-cache", &["dumpavail"], Path::new("."))?;
-        let mut package = "";
-        let mut found = Vec::new();
-        for line in all.lines() {
-            if let Some(name) = line.strip_prefix("Package: ") {
-                package = name;
-            } else if let Some(version) = line.strip_prefix("Version: ") {
-                found.push((package.to_owned(), Version(version.to_owned())));
-            }
-        }
-        Ok(found)
+    /// The newest kernel of the series.
+    ///
+    /// # Errors
+    ///
+    /// When the suites carry none.
+    pub fn newest(&self) -> Result<Offer> {
+        let available = self.apt("apt-cache").arg("dumpavail").output()?;
+        packages::newest(&String::from_utf8_lossy(&available.stdout), self.series.name)
+            .with_context(|| {
+                let suites = self.series.suites.join(", ");
+                format!("no cloud kernel {} in {suites}", self.series.name)
+            })
     }
 
-    /// Downloads packages in one version and unpacks them into `directory`.
-    pub fn download(&self, names: &[String], version: &Version, directory: &Path) -> Result<()> {
-        let wanted: Vec<String> =
-            names.iter().map(|name| format!("{name}={}", version.0)).collect();
-        let mut args = vec!["download", "-qq"];
-        args.extend(wanted.iter().map(String::as_str));
-        self.run("apt-get", &args, directory)?;
-        for entry in fs::read_dir(directory).context("listing the downloads")?.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "deb") {
-                let unpack = Command::new("dpkg").arg("-x").arg(&path).arg(directory).status();
-                if !unpack.context("running dpkg")?.success() {
-                    bail!("{} cannot be unpacked", path.display());
-                }
-                fs::remove_file(&path).context("removing an unpacked package")?;
-            }
-        }
+    /// Fetches the kernel's packages into `to` and unpacks them there.
+    ///
+    /// # Errors
+    ///
+    /// When the mirror fails.
+    pub fn unpack(&self, offer: &Offer, to: &Path) -> Result<()> {
+        let wanted = offer.packages.iter().map(|name| format!("{name}={}", offer.version));
+        step::must(
+            &format!("fetch kernel {}", offer.release),
+            "try again with --refresh: the mirror may have moved on to a newer one",
+            self.apt("apt-get").args(["download", "-q"]).args(wanted).current_dir(to),
+        )?;
+        step::must(
+            &format!("unpack kernel {}", offer.release),
+            "is the disk full?",
+            Command::new("sh")
+                .args(["-ec", "for deb in *.deb; do dpkg-deb -x $deb .; rm $deb; done"])
+                .current_dir(to),
+        )?;
         Ok(())
     }
 
-    fn run(&self, program: &str, args: &[&str], directory: &Path) -> Result<String> {
-        let output = Command::new(program)
-            .args(args)
-            .env("APT_CONFIG", &self.config)
-            .current_dir(directory)
-            .output()
-            .with_context(|| format!("running {program}"))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{program} {}: {}", args.join(" "), said.lines().next().unwrap_or_default());
+    fn apt(&self, program: &str) -> Command {
+        let mut apt = Command::new(program);
+        apt.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C");
+        apt
+    }
+
+    fn configure(&self) -> Result<()> {
+        let mirrors = Mirrors::of_this_machine()?;
+        let sources: String = self
+            .series
+            .suites
+            .iter()
+            .map(|suite| format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirrors.of(suite)))
+            .collect();
+        for below in ["lists/partial", "cache/archives/partial", "parts"] {
+            let dir = self.dir.join(below);
+            fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let dir = self.dir.display();
+        let settings = format!(
+            "Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
+             Dir::Etc::sourceparts \"{dir}/parts\";\n\
+             Dir::State::lists \"{dir}/lists\";\n\
+             Dir::State::status \"{dir}/status\";\n\
+             Dir::Cache \"{dir}/cache\";\n\
+             APT::Architecture \"amd64\";\n\
+             APT::Architectures {{ \"amd64\"; }};\n\
+             APT::Sandbox::User \"root\";\n\
+             Acquire::Languages \"none\";\n"
+        );
+        for (name, content) in
+            [("sources.list", &*sources), ("status", ""), ("apt.conf", &*settings)]
+        {
+            let file = self.dir.join(name);
+            fs::write(&file, content).with_context(|| format!("write {}", file.display()))?;
+        }
+        Ok(())
     }
 }
 
-fn settings(root: &Path) -> String {
-    let root = root.display();
-    format!(
-        "Dir::Etc::sourcelist \"{root}/sources.list\";\n\
-         Dir::Etc::sourceparts \"{root}/sourceparts\";\n\
-         Dir::State::lists \"{root}/lists\";\n\
-         Dir::State::status \"{root}/status\";\n\
-         Dir::Cache \"{root}/cache\";\n\
-         APT::Architecture \"amd64\";\n\
-         APT::Architectures {{ \"amd64\"; }};\n\
-         APT::Sandbox::User \"root\";\n\
-         Acquire::Languages \"none\";\n"
-    )
+/// Where this machine gets Debian from.
+#[derive(Debug, PartialEq, Eq)]
+struct Mirrors {
+    main: String,
+    security: String,
 }
 
-/// The machine's own mirror, of the archive or of the security archive.
-fn mirror(security: bool) -> Result<String> {
-    let mut uris = Vec::new();
-    for file in ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"] {
-        uris.extend(uris_in(&fs::read_to_string(file).unwrap_or_default()));
+impl Mirrors {
+    fn of_this_machine() -> Result<Self> {
+        let uris = Command::new("apt-get")
+            .args(["indextargets", "--format", "$(REPO_URI)"])
+            .output()
+            .context("virtual machines take their kernels from Debian's archive, by apt-get")?;
+        let uris = String::from_utf8_lossy(&uris.stdout);
+        match Self::among(&uris) {
+            Some(mirrors) => Ok(mirrors),
+            None => bail!("this machine's apt sources name no Debian mirror"),
+        }
     }
-    let is_security = |uri: &&String| uri.contains("security");
-    let found = match security {
-        true => uris.iter().find(is_security).or(uris.last()),
-        false => uris.iter().find(|uri| !is_security(uri)),
-    };
-    found.cloned().context("no Debian mirror in /etc/apt: virtual machines need Debian's kernels")
-}
 
-/// Mirrors named in either format of apt's sources.
-fn uris_in(text: &str) -> Vec<String> {
-    let deb822 = text.lines().filter_map(|line| line.strip_prefix("URIs:"));
-    let one_line = text.lines().filter(|line| line.starts_with("deb "));
-    let words = deb822.chain(one_line).flat_map(str::split_whitespace);
-    words.filter(|word| word.contains("://")).map(str::to_owned).collect()
+    /// A mirror's address ends with the archive's name.
+    fn among(uris: &str) -> Option<Self> {
+        let ending = |name: &str| {
+            let mut uris = uris.lines().map(|uri| uri.trim_end_matches('/'));
+            uris.find(|uri| uri.ends_with(name)).map(str::to_owned)
+        };
+        let main = ending("/debian")?;
+        let security = ending("/debian-security").unwrap_or_else(|| format!("{main}-security"));
+        Some(Self { main, security })
+    }
+
+    fn of(&self, suite: &str) -> &str {
+        if suite.ends_with("-security") { &self.security } else { &self.main }
+    }
 }
 
 #[cfg(test)]
@@ -146,8 +158,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_both_formats_of_sources() {
-        assert_eq!(uris_in("Types: deb\nURIs: http://a/debian\n# http://c\n"), ["http://a/debian"]);
-        assert_eq!(uris_in("deb [signed-by=/k] http://b/debian sid main\n"), ["http://b/debian"]);
+    fn finds_both_archives_among_others() {
+        let uris = "http://other.example/apt/\nhttp://mirror.example/debian-security/\n\
+                    http://mirror.example/debian/\nhttp://mirror.example/debian/\n";
+        let mirrors = Mirrors::among(uris).unwrap();
+        assert_eq!(mirrors.of("trixie"), "http://mirror.example/debian");
+        assert_eq!(mirrors.of("trixie-security"), "http://mirror.example/debian-security");
+        assert_eq!(Mirrors::among("http://other.example/apt/"), None);
     }
 }

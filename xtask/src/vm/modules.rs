@@ -1,85 +1,109 @@
-//! Kernel modules for the guest: nothing loads them by itself there, so they go in with their
-//! dependencies, in the order in which they must be inserted.
+//! The kernel modules a guest needs, in the order in which they must be loaded.
 
-use std::{collections::HashMap, fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
-use super::kernels::Kernel;
+use super::kernel::Kernel;
 
-/// What the lab and the agent need of a Debian cloud kernel beyond what is built in.
-pub const WANTED: &[&str] = &["veth", "dummy", "inet_diag", "tcp_diag", "unix_diag", "sch_netem"];
+/// What the lab and the tests use: links between namespaces, sockets' diagnosis, bad links. No
+/// guest can load a module on demand, since it has no modprobe.
+const WANTED: [&str; 6] = ["veth", "dummy", "inet_diag", "tcp_diag", "unix_diag", "sch_netem"];
 
-/// A module, unpacked: its file name and content.
+/// A module's file name and content, decompressed.
 pub type Module = (String, Vec<u8>);
 
-/// The wanted modules that this kernel has as files, dependencies first. One that it has built in,
-/// or not at all, is left out.
-pub fn resolve(kernel: &Kernel) -> Result<Vec<Module>> {
-    let path = kernel.modules.join("modules.dep");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let dependencies = parse(&text);
-    let mut order = Vec::new();
-    for name in WANTED {
-        if let Some(file) = dependencies.keys().find(|file| module_name(file) == *name) {
-            insert(file, &dependencies, &mut order);
+/// Reads every module that is wanted and not built in, those first that others need.
+///
+/// # Errors
+///
+/// When the kernel lacks one, or it cannot be read.
+pub fn load(kernel: &Kernel) -> Result<Vec<Module>> {
+    let read = |name: &str| {
+        let file = kernel.modules.join(name);
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    };
+    let order = in_order(&WANTED, &read("modules.dep")?, &read("modules.builtin")?)?;
+    order.iter().map(|path| decompressed(&kernel.modules.join(path))).collect()
+}
+
+/// Paths of the modules `wanted` and of what they need. In `modules.dep` each line names a module
+/// and all it needs, direct and indirect, the first needed last (depmod(8)).
+fn in_order(wanted: &[&str], dependencies: &str, built_in: &str) -> Result<Vec<PathBuf>> {
+    let mut order: Vec<PathBuf> = Vec::new();
+    for module in wanted {
+        if built_in.lines().any(|path| name_of(path) == *module) {
+            continue;
+        }
+        let line = dependencies
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(path, _)| name_of(path) == *module);
+        let Some((path, needs)) = line else { bail!("this kernel has no module {module}") };
+        for path in needs.split_whitespace().rev().chain([path]).map(PathBuf::from) {
+            if !order.contains(&path) {
+                order.push(path);
+            }
         }
     }
-    order.into_iter().map(|file| unpack(&kernel.modules, file)).collect()
+    Ok(order)
 }
 
-/// Lines of `FILE: DEPENDENCY…`.
-fn parse(text: &str) -> HashMap<&str, Vec<&str>> {
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines.map(|(file, rest)| (file, rest.split_whitespace().collect())).collect()
+/// The module's name for a path such as `kernel/net/sched/sch_netem.ko.xz`. Files may spell it with
+/// hyphens; the kernel does with underscores.
+fn name_of(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
 
-fn insert<'a>(file: &'a str, all: &HashMap<&'a str, Vec<&'a str>>, order: &mut Vec<&'a str>) {
-    if order.contains(&file) {
-        return;
-    }
-    // modules.dep lists all dependencies, those of dependencies last.
-    for dependency in all.get(file).into_iter().flatten().rev() {
-        insert(dependency, all, order);
-    }
-    order.push(file);
-}
-
-/// "kernel/net/sched/sch_netem.ko.xz" is `sch_netem`.
-fn module_name(file: &str) -> String {
-    let base = file.rsplit('/').next().unwrap_or(file);
-    base.split(".ko").next().unwrap_or(base).replace('-', "_")
-}
-
-fn unpack(modules: &Path, file: &str) -> Result<Module> {
-    let path = modules.join(file);
-    let name = format!("{}.ko", module_name(file));
-    if !file.ends_with(".xz") {
-        let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        return Ok((name, content));
-    }
-    let output = Command::new("xz").arg("-dc").arg(&path).output().context("running xz")?;
-    if !output.status.success() {
-        bail!("{} cannot be unpacked", path.display());
-    }
-    Ok((name, output.stdout))
+fn decompressed(path: &Path) -> Result<Module> {
+    let shown = path.display();
+    let content = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("ko") => fs::read(path).with_context(|| format!("read {shown}"))?,
+        Some("xz") => {
+            let xz = Command::new("xz").arg("-dc").arg(path).output().context("start xz")?;
+            anyhow::ensure!(xz.status.success(), "xz cannot decompress {shown}");
+            xz.stdout
+        }
+        _ => bail!("{shown}: neither .ko nor .ko.xz"),
+    };
+    Ok((format!("{}.ko", name_of(&path.to_string_lossy())), content))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn dependencies_come_first_and_once() {
-        let all = parse("k/c.ko: k/b.ko k/a.ko\nk/b.ko: k/a.ko\nk/a.ko:\n");
-        let mut order = Vec::new();
-        insert("k/c.ko", &all, &mut order);
-        insert("k/b.ko", &all, &mut order);
-        assert_eq!(order, ["k/a.ko", "k/b.ko", "k/c.ko"]);
+    const DEPENDENCIES: &str = "\
+kernel/net/ipv4/tcp_diag.ko.xz: kernel/net/ipv4/inet_diag.ko.xz
+kernel/net/ipv4/inet_diag.ko.xz:
+kernel/drivers/net/veth.ko.xz:
+kernel/fs/top.ko: kernel/fs/middle.ko kernel/lib/bottom-part.ko
+";
+
+    fn order(wanted: &[&str]) -> Vec<String> {
+        let order = in_order(wanted, DEPENDENCIES, "kernel/net/core/dummy.ko\n").unwrap();
+        order.iter().map(|path| name_of(&path.to_string_lossy())).collect()
     }
 
     #[test]
-    fn names_a_module_as_the_kernel_does() {
-        assert_eq!(module_name("kernel/net/ipv4/tcp-diag.ko.xz"), "tcp_diag");
+    fn what_is_needed_comes_first_and_once() {
+        assert_eq!(order(&["tcp_diag", "inet_diag", "veth"]), ["inet_diag", "tcp_diag", "veth"]);
+        assert_eq!(order(&["top"]), ["bottom_part", "middle", "top"]);
+    }
+
+    #[test]
+    fn what_is_built_in_needs_no_loading() {
+        assert_eq!(order(&["dummy"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_module_that_is_nowhere_is_named() {
+        let error = in_order(&["sch_netem"], DEPENDENCIES, "").unwrap_err();
+        assert_eq!(error.to_string(), "this kernel has no module sch_netem");
     }
 }

@@ -1,106 +1,147 @@
-//! What goes into the initramfs: programs of this machine with the libraries they load, and what
-//! nginx expects to find.
+//! What goes into a guest beside the kernel: programs of this host with the libraries they need.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File},
     io::BufWriter,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::{cpio::Archive, kernels::Kernel, modules};
+use super::{archive::Writer, modules::Module};
+use crate::{build, place};
 
-/// Programs of Debian that the lab uses.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("bin/sh", "/bin/dash"),
-    ("bin/ip", "/bin/ip"),
-    ("bin/ss", "/bin/ss"),
-    ("sbin/tc", "/sbin/tc"),
-    ("usr/sbin/nginx", "/usr/sbin/nginx"),
+/// Programs that every guest has, from this host.
+const PROGRAMS: [&str; 18] = [
+    "ip", "ss", "tc", "sysctl", "nsenter", "nginx", "cat", "chmod", "env", "grep", "kill", "ls",
+    "mkdir", "mount", "rm", "sleep", "true", "uname",
 ];
-const FOLDERS: &[&str] = &[
-    "dev", "etc", "etc/nginx", "lib64", "mods", "proc", "root", "run", "sys", "tests", "tmp", "var",
-    "var/lib", "var/lib/nginx", "var/log", "var/log/nginx",
+/// What nginx and its unprivileged workers expect to find.
+const FILES: [&str; 3] = ["/etc/passwd", "/etc/group", "/etc/nginx/mime.types"];
+const DIRECTORIES: [&str; 14] = [
+    "/dev",
+    "/etc/nginx/conf.d",
+    "/etc/nginx/modules-enabled",
+    "/etc/nginx/sites-enabled",
+    "/proc",
+    "/root",
+    "/run",
+    "/sys",
+    "/tmp",
+    "/usr/lib64",
+    "/usr/sbin",
+    "/var/lib/nginx",
+    "/var/log/nginx",
+    "/var/tmp",
+];
+/// The merged layout, so that a library is found by whichever path a program names it.
+const LINKS: [(&str, &str); 6] = [
+    ("/bin", "usr/bin"),
+    ("/lib", "usr/lib"),
+    ("/lib64", "usr/lib64"),
+    ("/sbin", "usr/sbin"),
+    ("/usr/bin/sh", "dash"),
+    ("/var/run", "/run"),
 ];
 
-/// Files for a guest, by their path in it.
+/// The files of a guest, by the path they will have there.
+#[derive(Clone, Debug, Default)]
 pub struct Payload {
     files: BTreeMap<String, PathBuf>,
 }
 
 impl Payload {
-    /// The agent, the lab (which is also the guest's init) and Debian's programs.
-    pub fn standard(agent: &Path, lab: &Path) -> Result<Self> {
-        let mut payload = Self { files: BTreeMap::new() };
-        payload.program("init", lab)?;
-        payload.program("bin/floodmark", agent)?;
-        payload.program("bin/floodmark-lab", lab)?;
-        for (name, path) in PROGRAMS {
-            payload.program(name, Path::new(path))?;
+    /// The init process, a shell, and the programs that tests call.
+    ///
+    /// # Errors
+    ///
+    /// When the init process cannot be built or a program is not installed.
+    pub fn base() -> Result<Self> {
+        let mut payload = Self::default();
+        payload.program(&build::release("guest-init", "guest-init")?, "/init")?;
+        for name in PROGRAMS.into_iter().chain(["dash"]) {
+            let program = place::program(name)
+                .with_context(|| format!("{name} is not installed; guests need it"))?;
+            payload.program(&program, &format!("/usr/bin/{name}"))?;
+        }
+        payload.add("/usr/sbin/nginx", &place::program("nginx").unwrap_or_default());
+        for file in FILES {
+            payload.add(file, Path::new(file));
         }
         Ok(payload)
     }
 
-    /// Adds a program with the shared libraries it is linked to.
-    pub fn program(&mut self, name: &str, path: &Path) -> Result<()> {
-        self.files.insert(name.to_owned(), path.to_owned());
-        let output = Command::new("ldd").arg(path).output().context("running ldd")?;
-        if !path.exists() {
-            bail!("{} is missing", path.display());
-        }
-        for library in libraries(&String::from_utf8_lossy(&output.stdout)) {
-            self.files.insert(library.trim_start_matches('/').to_owned(), library.into());
+    /// Adds a program as `at`, with every shared library it needs.
+    ///
+    /// # Errors
+    ///
+    /// When a library is missing.
+    pub fn program(&mut self, program: &Path, at: &str) -> Result<()> {
+        self.add(at, program);
+        // Fails for a program that is linked statically, which needs nothing.
+        let ldd = Command::new("ldd").arg(program).output().context("start ldd")?;
+        let listing = String::from_utf8_lossy(&ldd.stdout);
+        for library in libraries(&listing).with_context(|| program.display().to_string())? {
+            self.add(library, Path::new(library));
         }
         Ok(())
     }
 
-    /// Writes the initramfs for `kernel` that runs `command`, into `directory`.
-    pub fn initramfs(
-        &self,
-        kernel: &Kernel,
-        command: &[String],
-        directory: &Path,
-    ) -> Result<PathBuf> {
-        fs::create_dir_all(directory).context("creating a folder for the run")?;
-        let path = directory.join("initramfs.cpio");
-        let file = File::create(&path).context("creating the initramfs")?;
-        let mut archive = Archive::new(BufWriter::new(file));
-        let mut folders: BTreeSet<String> = FOLDERS.iter().map(|name| (*name).to_owned()).collect();
-        for name in self.files.keys() {
-            folders.extend(parents(name));
+    fn add(&mut self, at: &str, from: &Path) {
+        self.files.insert(merged(at), from.to_path_buf());
+    }
+
+    /// Writes the initramfs: these files, the modules, and the command that init is to run.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or the archive not be written.
+    pub fn write(&self, to: &Path, modules: &[Module], command: &[&str]) -> Result<()> {
+        let out = File::create(to).with_context(|| format!("create {}", to.display()))?;
+        let mut archive = Writer::new(BufWriter::new(out));
+        for directory in DIRECTORIES {
+            archive.directory(directory)?;
         }
-        for folder in folders {
-            archive.folder(&folder)?;
+        for (path, target) in LINKS {
+            archive.link(path, target)?;
         }
-        for (name, from) in &self.files {
-            archive.copy(name, from).with_context(|| format!("packing {}", from.display()))?;
+        for (at, from) in &self.files {
+            let content = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+            archive.file(at, true, &content)?;
         }
-        let mut order = String::new();
-        for (name, content) in modules::resolve(kernel)? {
-            archive.file(&format!("mods/{name}"), &content, 0o644)?;
-            order.push_str(&format!("{name}\n"));
+        // In the order in which init is to load them.
+        for (number, (name, content)) in modules.iter().enumerate() {
+            archive.file(&format!("/modules/{number:02}-{name}"), false, content)?;
         }
-        archive.file("mods/order", order.as_bytes(), 0o644)?;
-        archive.file("command", command.join("\n").as_bytes(), 0o644)?;
-        archive.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\n", 0o644)?;
-        archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644)?;
+        archive.file("/command", false, command.join("\0").as_bytes())?;
         archive.finish()?;
-        Ok(path)
+        Ok(())
     }
 }
 
-/// The absolute paths in what `ldd` prints.
-fn libraries(text: &str) -> Vec<String> {
-    let words = text.split_whitespace();
-    words.filter(|word| word.starts_with('/')).map(str::to_owned).collect()
+/// A path in the merged layout: what is below `/lib` is below `/usr/lib`.
+fn merged(path: &str) -> String {
+    let below = |dir: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    if ["/bin", "/sbin", "/lib", "/lib64"].into_iter().any(below) {
+        format!("/usr{path}")
+    } else {
+        path.to_owned()
+    }
 }
 
-/// "a/b/c" lies in "a" and "a/b".
-fn parents(name: &str) -> Vec<String> {
-    name.match_indices('/').map(|(at, _)| name[..at].to_owned()).collect()
+/// The libraries' paths in what ldd(1) prints.
+fn libraries(listing: &str) -> Result<Vec<&str>> {
+    let mut libraries = Vec::new();
+    for line in listing.lines() {
+        if let Some((name, _)) = line.split_once("=> not found") {
+            anyhow::bail!("needs the library {}, which is not installed", name.trim());
+        }
+        let words = line.split_whitespace();
+        libraries.extend(words.filter(|word| word.starts_with('/') && !word.ends_with(':')));
+    }
+    Ok(libraries)
 }
 
 #[cfg(test)]
@@ -108,14 +149,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_libraries_and_the_loader() {
-        let text = "\tlinux-vdso.so.1 (0x7)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x7)\n\t/lib64/ld.so (0x7)";
-        assert_eq!(libraries(text), ["/lib/x/libc.so.6", "/lib64/ld.so"]);
+    fn takes_libraries_and_the_loader_but_not_what_the_kernel_maps() {
+        let listing = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+            \tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f3e)\n\
+            \t/lib64/ld-linux-x86-64.so.2 (0x00007f3f)\n";
+        assert_eq!(
+            libraries(listing).unwrap(),
+            ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"]
+        );
     }
 
     #[test]
-    fn names_every_folder_on_the_way() {
-        assert_eq!(parents("usr/lib/x.so"), ["usr", "usr/lib"]);
-        assert!(parents("init").is_empty());
+    fn names_a_library_that_is_not_installed() {
+        let error = libraries("\tlibfoo.so.2 => not found\n").unwrap_err();
+        assert_eq!(error.to_string(), "needs the library libfoo.so.2, which is not installed");
+    }
+
+    #[test]
+    fn one_layout_for_every_path_of_a_library() {
+        assert_eq!(merged("/lib/x/libc.so.6"), "/usr/lib/x/libc.so.6");
+        assert_eq!(merged("/lib64/ld.so"), "/usr/lib64/ld.so");
+        assert_eq!(merged("/library/x"), "/library/x");
+        assert_eq!(merged("/usr/lib/x"), "/usr/lib/x");
     }
 }

@@ -1,101 +1,175 @@
-//! QEMU by software emulation. KVM is not used even where its device exists: a nested one may hang.
+//! Booting one guest and learning what its command did.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::kernels::Kernel;
+use super::{kernel::Kernel, modules, payload::Payload};
+use crate::{place, step::Progress};
 
-/// The guest writes 16 for a pass to the isa-debug-exit device, which makes QEMU end with
-/// `16 << 1 | 1`. A panic or a power-off ends it with 0, so nothing else is a pass.
+const QEMU: &str = "qemu-system-x86_64";
+/// QEMU's status for the value that init writes to the exit device: (value << 1) | 1.
 const PASSED: i32 = 33;
 const FAILED: i32 = 35;
+/// The status of timeout(1) for a command that ran out of time.
+const TIMED_OUT: i32 = 124;
 
-/// How a guest ended.
-pub struct Outcome {
-    /// The kernel that ran.
-    pub release: String,
-    /// Whether the command succeeded.
-    pub passed: bool,
-    /// What the command wrote to standard output.
+/// What a guest's command did.
+#[derive(Debug)]
+pub struct GuestOutput {
+    /// Its exit code.
+    pub code: i32,
+    /// What it wrote on standard output, alone.
     pub stdout: String,
-    /// Console and standard error.
-    pub console: PathBuf,
-    ended: Ended,
+    /// The console: what the kernel, init, and the command on standard error wrote.
+    pub console: String,
 }
 
-enum Ended {
-    Status(Option<i32>),
-    TimedOut(Duration),
-}
-
-impl Outcome {
-    /// Why it failed, and where to look.
-    pub fn explain(&self) -> String {
-        let why = match self.ended {
-            Ended::Status(Some(PASSED)) => "passed".to_owned(),
-            Ended::Status(Some(FAILED)) => "the command failed".to_owned(),
-            Ended::Status(Some(0)) => "the guest panicked or powered off".to_owned(),
-            Ended::Status(code) => format!("QEMU ended with {code:?}"),
-            Ended::TimedOut(after) => format!("no end after {} s", after.as_secs()),
-        };
-        format!("{why}; console: {}", self.console.display())
+impl GuestOutput {
+    /// The command's exit code as this program's.
+    pub fn exit_code(&self) -> ExitCode {
+        u8::try_from(self.code).map_or(ExitCode::FAILURE, ExitCode::from)
     }
 }
 
-/// Boots and waits.
+/// Boots `kernel` with `payload` and runs `command` in it.
+///
+/// # Errors
+///
+/// When QEMU cannot be started, or the guest ends in any other way than by its command's end: a
+/// panic, a power-off, the timeout. The error names the console's log.
 pub fn run(
     kernel: &Kernel,
-    initramfs: &Path,
-    directory: &Path,
+    payload: &Payload,
+    command: &[&str],
     timeout: Duration,
-) -> Result<Outcome> {
-    let console = directory.join("console.log");
-    let stdout = directory.join("stdout.log");
-    let log = File::create(&console).context("creating the console log")?;
-    let mut guest = Command::new("qemu-system-x86_64")
-        .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "1536"])
-        // QEMU 7 with more than one emulated CPU oopses kernels from 6.12 on while they patch code.
-        .args(["-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-monitor", "none"])
-        .args(["-serial", "stdio", "-serial"])
-        .arg(format!("file:{}", stdout.display()))
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr"])
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().context("sharing the console log")?)
-        .stderr(log)
-        .spawn()
-        .context("starting qemu-system-x86_64 (package qemu-system-x86)")?;
-    let begun = Instant::now();
-    let ended = loop {
-        if let Some(status) = guest.try_wait().context("waiting for QEMU")? {
-            break Ended::Status(status.code());
+) -> Result<GuestOutput> {
+    let dir = place::target("vm/guests");
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let prefix = format!("{}-", kernel.release);
+    let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(&dir)?;
+    let guest = Guest::in_directory(dir.path());
+    payload.write(&guest.initramfs, &modules::load(kernel)?, command)?;
+
+    let progress = Progress::start(&format!("guest {}", kernel.release));
+    let started = Instant::now();
+    let status = guest.boot(kernel, timeout);
+    let ended = status.and_then(|status| guest.outcome(status, timeout));
+    progress.finish(ended.as_ref().is_ok_and(|output| output.code == 0), started.elapsed());
+    if ended.is_err() {
+        // The console's log, which the error names, outlives the guest.
+        fs::remove_file(&guest.initramfs)?;
+        let _ = dir.keep();
+    }
+    ended
+}
+
+struct Guest {
+    initramfs: PathBuf,
+    console: PathBuf,
+    stdout: PathBuf,
+}
+
+impl Guest {
+    fn in_directory(dir: &Path) -> Self {
+        let file = |name: &str| dir.join(name);
+        Self {
+            initramfs: file("initramfs.cpio"),
+            console: file("console.log"),
+            stdout: file("stdout.log"),
         }
-        if begun.elapsed() > timeout {
-            guest.kill().context("ending QEMU")?;
-            guest.wait().context("waiting for QEMU")?;
-            break Ended::TimedOut(timeout);
+    }
+
+    /// Runs QEMU to its end and returns its exit status.
+    fn boot(&self, kernel: &Kernel, timeout: Duration) -> Result<i32> {
+        let status = Command::new("timeout")
+            // In the foreground, so that an interrupt from the terminal reaches QEMU, too.
+            .args(["--foreground", "--kill-after=5"])
+            .arg(timeout.as_secs().to_string())
+            .arg(QEMU)
+            .args("-M pc -accel tcg -cpu max -nodefaults -no-user-config".split(' '))
+            .args("-display none -monitor none -no-reboot".split(' '))
+            .args("-device isa-debug-exit,iobase=0xf4,iosize=0x04".split(' '))
+            .args(["-smp", processors()?, "-m", &self.megabytes()?.to_string()])
+            .args(["-serial", &format!("file:{}", self.console.display())])
+            .args(["-serial", &format!("file:{}", self.stdout.display())])
+            .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"])
+            .arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .stdin(Stdio::null())
+            .status()
+            .with_context(|| format!("start {QEMU}"))?;
+        // No code: a signal ended timeout(1) itself.
+        Ok(status.code().unwrap_or(TIMED_OUT))
+    }
+
+    /// The archive lies in memory twice while the kernel unpacks it.
+    fn megabytes(&self) -> Result<u64> {
+        Ok(1024 + 2 * (fs::metadata(&self.initramfs)?.len() >> 20))
+    }
+
+    fn outcome(&self, status: i32, timeout: Duration) -> Result<GuestOutput> {
+        let console = text(&self.console)?;
+        let code = result(&console);
+        let log = self.console.display();
+        match (status, code) {
+            (PASSED, Some(0)) => {}
+            (FAILED, Some(code)) if code != 0 => {}
+            (TIMED_OUT, _) => bail!("no end within {} s; console: {log}", timeout.as_secs()),
+            _ => bail!("the guest broke down (QEMU's status {status}); console: {log}"),
         }
-        thread::sleep(Duration::from_millis(100));
-    };
-    fs::remove_file(initramfs).context("removing the initramfs")?;
-    // The serial line's discipline ends lines by CR LF.
-    let output = fs::read(&stdout).unwrap_or_default();
-    Ok(Outcome {
-        release: kernel.release.clone(),
-        passed: matches!(ended, Ended::Status(Some(PASSED))),
-        stdout: String::from_utf8_lossy(&output).replace("\r\n", "\n"),
-        console,
-        ended,
-    })
+        Ok(GuestOutput { code: code.unwrap_or_default(), stdout: text(&self.stdout)?, console })
+    }
+}
+
+/// QEMU before version 10 patches a running kernel's text wrongly on several processors, which
+/// panics kernels from 6.12 on ("int3") as soon as something is attached.
+fn processors() -> Result<&'static str> {
+    let version = Command::new(QEMU)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("start {QEMU}; `cargo xtask setup` installs it"))?;
+    let version = String::from_utf8_lossy(&version.stdout);
+    Ok(if major(&version).is_some_and(|major| major >= 10) { "2" } else { "1" })
+}
+
+fn major(version: &str) -> Option<u32> {
+    version.strip_prefix("QEMU emulator version ")?.split('.').next()?.parse().ok()
+}
+
+/// The exit code in init's last words. Kernel messages may precede them on their line.
+fn result(console: &str) -> Option<i32> {
+    let (_, code) = console.rsplit_once("VM-RESULT ")?;
+    code.split_whitespace().next()?.parse().ok()
+}
+
+/// A serial line's text: the console's terminal ends lines with a carriage return, too.
+fn text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).replace('\r', ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_processors_only_where_the_emulator_can() {
+        assert_eq!(major("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright"), Some(7));
+        assert_eq!(major("QEMU emulator version 10.0.13"), Some(10));
+        assert_eq!(major("something else"), None);
+    }
+
+    #[test]
+    fn the_result_is_found_behind_kernel_messages() {
+        assert_eq!(result("[ 3.1] IPv6: link becomes ready VM-RESULT 3\n[ 4.0] x"), Some(3));
+        assert_eq!(result("Kernel panic - not syncing"), None);
+    }
 }

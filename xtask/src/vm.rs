@@ -1,0 +1,146 @@
+//! `cargo xtask vm`: programs of this host under other kernels, in QEMU by software emulation.
+//!
+//! Never with KVM: a nested one may open and then hang the guest, and a boot takes seconds anyway.
+
+mod apt;
+mod archive;
+pub mod kernel;
+mod modules;
+mod packages;
+pub mod payload;
+mod qemu;
+pub mod series;
+mod version;
+
+use std::{process::ExitCode, thread, time::Duration};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build,
+    setup::{self, Group},
+};
+use payload::Payload;
+pub use qemu::{GuestOutput, run};
+use series::Series;
+
+/// Where the agent lies in a guest.
+pub const AGENT: &str = "/usr/bin/floodmark";
+/// Where the lab lies in a guest.
+pub const LAB: &str = "/usr/bin/floodmark-lab";
+/// Tells the privileged tests where the agent is.
+pub const AGENT_VARIABLE: &str = "FLOODMARK_AGENT";
+/// Tells the privileged tests where the lab is.
+pub const LAB_VARIABLE: &str = "FLOODMARK_LAB";
+
+const TESTS_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Boot Debian kernels in QEMU and run the privileged tests, or a command, in each.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kernel series; see --list.
+    #[arg(long, value_name = "SERIES", value_delimiter = ',')]
+    kernel: Vec<String>,
+    /// List the series known and the kernels fetched already.
+    #[arg(long)]
+    list: bool,
+    /// Look for newer kernels of these series than the ones fetched already.
+    #[arg(long)]
+    refresh: bool,
+    /// A command to run in the guest, instead of the tests.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// Runs the verb; its exit status says whether every guest passed.
+///
+/// # Errors
+///
+/// When a series is unknown, or something needed cannot be installed or built.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    if args.list {
+        return list();
+    }
+    let chosen: Vec<&'static Series> = if args.kernel.is_empty() {
+        series::by_default().collect()
+    } else {
+        args.kernel.iter().map(|name| series::find(name)).collect::<Result<_>>()?
+    };
+    setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
+    let mut payload = Payload::base()?;
+    let command =
+        if args.command.is_empty() { add_tests(&mut payload)? } else { args.command.clone() };
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let mut all_passed = true;
+    for pair in chosen.chunks(2) {
+        for passed in side_by_side(pair, args.refresh, &payload, &command) {
+            all_passed &= passed;
+        }
+    }
+    Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn list() -> Result<ExitCode> {
+    for series in &series::ALL {
+        let fetched = kernel::cached(series)?.map_or("not fetched".into(), |kernel| kernel.release);
+        let default = if series.by_default { "default" } else { "" };
+        println!("{:<6} {default:<8} {fetched}", series.name);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Boots each of `chosen` and prints what it said; tells which passed.
+fn side_by_side(
+    chosen: &[&'static Series],
+    refresh: bool,
+    payload: &Payload,
+    command: &[&str],
+) -> Vec<bool> {
+    let boot = |series: &'static Series| {
+        run(&kernel::of_series(series, refresh)?, payload, command, TESTS_TIMEOUT)
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> =
+            chosen.iter().map(|&series| (series, scope.spawn(move || boot(series)))).collect();
+        running
+            .into_iter()
+            .map(|(series, guest)| {
+                let output = guest.join().unwrap_or_else(|_| anyhow::bail!("the runner panicked"));
+                report(series, output)
+            })
+            .collect()
+    })
+}
+
+fn report(series: &Series, output: Result<GuestOutput>) -> bool {
+    match output {
+        Ok(output) => {
+            eprint!("{}", output.console);
+            print!("{}", output.stdout);
+            output.code == 0
+        }
+        Err(error) => {
+            eprintln!("kernel {}: {error:#}", series.name);
+            false
+        }
+    }
+}
+
+/// Adds the agent, the lab and the privileged tests; returns the command that runs the tests.
+fn add_tests(payload: &mut Payload) -> Result<Vec<String>> {
+    payload.program(&build::release("floodmark", "floodmark")?, AGENT)?;
+    payload.program(&build::release("floodmark-tests", "floodmark-lab")?, LAB)?;
+    let tests = build::privileged_tests()?;
+    anyhow::ensure!(!tests.is_empty(), "package floodmark-tests has no tests");
+    for test in tests {
+        let file = test.path.file_name().and_then(|name| name.to_str());
+        let file = file.with_context(|| format!("odd name: {}", test.path.display()))?;
+        payload.program(&test.path, &format!("/tests/{file}"))?;
+    }
+    let script = format!(
+        "export {AGENT_VARIABLE}={AGENT} {LAB_VARIABLE}={LAB} RUST_BACKTRACE=1; failed=0; \
+         for test in /tests/*; do echo \"running $test\"; $test --test-threads=1 || failed=1; done; \
+         exit $failed"
+    );
+    Ok(vec!["sh".into(), "-c".into(), script])
+}
