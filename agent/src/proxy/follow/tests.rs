@@ -166,16 +166,19 @@ fn an_endless_line_takes_no_more_memory_and_is_counted() {
 }
 
 #[test]
-fn a_long_file_is_read_in_parts_and_in_order() {
+fn a_long_file_is_read_in_parts_and_before_its_successor() {
     let log = Log::new();
+    log.append("");
     let mut follower = Follower::new(&log.path);
-    let lines: Vec<String> = (1..=10_000).map(line).collect();
+    let lines: Vec<String> = (1..=20_000).map(line).collect();
     log.append(&lines.concat());
+    log.rotate();
+    log.append(&line(60_000));
     let first = follower.poll(NOW).len();
     assert!(first < lines.len() && follower.more, "{first}");
     assert!(follower.stats.lag_bytes.load(Ordering::Relaxed) > 0);
     let rest = ports(&mut follower);
-    assert_eq!(first + rest.len(), lines.len());
+    assert_eq!(first + rest.len(), lines.len() + 1);
     assert!(rest.is_sorted());
     assert_eq!(follower.stats.lag_bytes.load(Ordering::Relaxed), 0);
 }
