@@ -39,6 +39,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The packages with tests that need root.
+pub const PRIVILEGED: [&str; 4] = ["--package", "floodmark", "--package", "floodmark-tests"];
+/// How the names of such tests begin.
+pub const PRIVILEGED_PREFIX: &str = "root_";
+
 /// Cargo, as it was called, in the repository.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -59,13 +64,13 @@ pub fn release(package: &str, name: &str) -> Result<PathBuf> {
         .with_context(|| format!("package {package} has no program {name}"))
 }
 
-/// The privileged tests' executables, built but not run.
+/// The executables of the packages with privileged tests, built but not run.
 ///
 /// # Errors
 ///
 /// When the build fails.
 pub fn privileged_tests() -> Result<Vec<Executable>> {
-    let all = executables(&["test", "--no-run", "--package", "floodmark-tests"])?;
+    let all = executables(&[&["test", "--no-run"], &PRIVILEGED[..]].concat())?;
     Ok(all.into_iter().filter(|executable| executable.is_test).collect())
 }
 

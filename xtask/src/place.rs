@@ -7,7 +7,8 @@ use std::{
 
 /// The repository's root.
 pub fn workspace() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
 }
 
 /// A path below the repository's `target/`: tools, logs and kernels stay there whatever

@@ -133,14 +133,15 @@ fn all_steps() -> Result<Vec<Step>> {
         move || Ok(command)
     };
     let mut steps = vec![
-        Step::new("fmt", || Ok(cargo("fmt --all --check"))),
+        Step::new("fmt", || Ok(cargo(["fmt", "--all", "--check"]))),
         Step::new("clippy", || {
-            let lint = "clippy --workspace --exclude floodmark-ebpf --all-targets -- -D warnings";
-            Ok(cargo(lint))
+            Ok(cargo(
+                [&["clippy"], &HOST_CODE[..], &["--all-targets", "--", "-Dwarnings"]].concat(),
+            ))
         }),
         Step::new("unit", || {
-            let host_code = "--exclude floodmark-ebpf --exclude floodmark-tests";
-            Ok(cargo(&format!("test --workspace {host_code}")))
+            let privileged = ["--", "--skip", build::PRIVILEGED_PREFIX];
+            Ok(cargo([&["test"], &HOST_CODE[..], &privileged].concat()))
         }),
         Step::new("host", privileged_tests),
         Step::new("demo", xtask(&["demo", "--quick"])),
@@ -153,9 +154,12 @@ fn all_steps() -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-fn cargo(arguments: &str) -> Command {
+/// All packages but the one that is compiled for the kernel.
+const HOST_CODE: [&str; 3] = ["--workspace", "--exclude", "floodmark-ebpf"];
+
+fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut cargo = build::cargo();
-    cargo.args(arguments.split(' '));
+    cargo.args(arguments);
     cargo
 }
 
@@ -166,8 +170,9 @@ fn privileged_tests() -> Result<Command> {
     // Whatever runs a program as root, cargo calls to run the tests.
     let as_root = root::command("env", "cargo xtask test")?;
     let runner: Vec<&OsStr> =
-        std::iter::once(as_root.get_program()).chain(as_root.get_args()).collect();
-    let mut cargo = cargo("test --package floodmark-tests -- --test-threads=1");
+        [as_root.get_program()].into_iter().chain(as_root.get_args()).collect();
+    let only = ["--", build::PRIVILEGED_PREFIX, "--test-threads=1"];
+    let mut cargo = cargo([&["test"], &build::PRIVILEGED[..], &only].concat());
     cargo
         .env(vm::AGENT_VARIABLE, agent)
         .env(vm::LAB_VARIABLE, lab)

@@ -17,7 +17,7 @@ use std::{process::ExitCode, thread, time::Duration};
 use anyhow::{Context, Result};
 
 use crate::{
-    build,
+    build::{self, PRIVILEGED_PREFIX},
     setup::{self, Group},
 };
 use payload::Payload;
@@ -38,7 +38,7 @@ const TESTS_TIMEOUT: Duration = Duration::from_secs(600);
 /// Boot Debian kernels in QEMU and run the privileged tests, or a command, in each.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kernel series; see --list.
+    /// Kernel series, or `all`; see --list.
     #[arg(long, value_name = "SERIES", value_delimiter = ',')]
     kernel: Vec<String>,
     /// List the series known and the kernels fetched already.
@@ -64,7 +64,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let chosen: Vec<&'static Series> = if args.kernel.is_empty() {
         series::by_default().collect()
     } else {
-        args.kernel.iter().map(|name| series::find(name)).collect::<Result<_>>()?
+        series::named(&args.kernel)?
     };
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
     let mut payload = Payload::base()?;
@@ -139,8 +139,8 @@ fn add_tests(payload: &mut Payload) -> Result<Vec<String>> {
     }
     let script = format!(
         "export {AGENT_VARIABLE}={AGENT} {LAB_VARIABLE}={LAB} RUST_BACKTRACE=1; failed=0; \
-         for test in /tests/*; do echo \"running $test\"; $test --test-threads=1 || failed=1; done; \
-         exit $failed"
+         for test in /tests/*; do echo \"running $test\"; \
+         $test {PRIVILEGED_PREFIX} --test-threads=1 || failed=1; done; exit $failed"
     );
     Ok(vec!["sh".into(), "-c".into(), script])
 }

@@ -32,6 +32,18 @@ pub fn by_default() -> impl Iterator<Item = &'static Series> {
     ALL.iter().filter(|series| series.by_default)
 }
 
+/// The series called `names`, all of them for `all`.
+///
+/// # Errors
+///
+/// As [`find`].
+pub fn named(names: &[String]) -> Result<Vec<&'static Series>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(ALL.iter().collect());
+    }
+    names.iter().map(|name| find(name)).collect()
+}
+
 /// The series called `name`.
 ///
 /// # Errors
