@@ -13,6 +13,9 @@ pub struct Listener {
     pub netns_name: String,
     /// Its accept queue when last looked at (`sock_diag` idiag_rqueue, idiag_wqueue).
     pub queue: QueueDepth,
+    /// `SK_MEMINFO_DROPS` when last looked at. It says that this listener drops, not how often: a
+    /// dropped final ACK moves it by two. Wraps at 2^32.
+    pub drops: u32,
     /// `net.core.somaxconn` of its namespace.
     pub somaxconn: Option<u32>,
     /// Whether an IPv6 wildcard socket leaves IPv4 alone (IPV6_V6ONLY).
@@ -29,6 +32,7 @@ impl Listener {
             id,
             netns_name: netns_name.unwrap_or_else(|| format!("net:[{}]", id.netns)),
             queue,
+            drops: 0,
             somaxconn: None,
             v6_only: false,
             owners: Vec::new(),

@@ -1,13 +1,29 @@
 //! Who owns what: the listeners of every network namespace with their queues, limits and owners,
 //! and which of them an upstream address leads to.
+//!
+//! Sweep now and then, refresh the queues in between, ask whenever you like:
+//!
+//! ```no_run
+//! use floodmark::{inventory::Inventory, kernel::netns::discover};
+//!
+//! let mut inventory = Inventory::default();
+//! let namespaces = discover()?;
+//! inventory.sweep(&namespaces, true)?;
+//! inventory.refresh_queues(&namespaces)?;
+//! for listener in inventory.candidates("10.0.0.1:8000".parse()?, None) {
+//!     println!("{} {:?} {:?}", listener.id.addr, listener.queue, listener.owners);
+//! }
+//! # anyhow::Ok(())
+//! ```
 
+mod candidates;
 mod listener;
 mod owners;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    fs,
-    net::{IpAddr, SocketAddr},
+    fs, mem,
+    net::IpAddr,
 };
 
 use anyhow::Result;
@@ -25,7 +41,10 @@ use crate::kernel::{
 #[derive(Debug, Default)]
 pub struct Inventory {
     listeners: BTreeMap<ListenerId, Listener>,
+    /// Local addresses of every namespace that was looked into.
     addresses: BTreeMap<NetnsId, BTreeSet<IpAddr>>,
+    /// Namespaces that would not list their listeners, which has been said.
+    unlisted: BTreeSet<NetnsId>,
 }
 
 /// What a look into one namespace yields.
@@ -40,38 +59,54 @@ impl Inventory {
     /// over `/proc` is made only when there is a socket without: so give `anew` now and then, since
     /// a socket can change hands.
     ///
+    /// A namespace or process that goes away meanwhile is left out. Where the kernel will not list
+    /// listeners, that is logged once for each namespace.
+    ///
     /// # Errors
     ///
-    /// When the namespaces cannot be visited at all.
+    /// When the namespaces cannot be visited at all; what was known before stays.
     pub fn sweep(&mut self, namespaces: &[Netns], anew: bool) -> Result<()> {
-        let mut listeners = BTreeMap::new();
-        self.addresses.clear();
         let sights = visit(namespaces, |netns| (netns.clone(), look_around()))?;
+        let before = mem::take(&mut self.listeners);
+        self.addresses.clear();
+        let silent = mem::take(&mut self.unlisted);
         for (netns, sight) in sights {
-            self.addresses.insert(netns.id, sight.addresses);
-            let sockets = sight.sockets.unwrap_or_else(|error| {
-                warn!("listeners of network namespace {} unknown: {error:#}", netns.name);
-                Vec::new()
-            });
-            for socket in sockets {
-                let id = ListenerId { netns: netns.id, addr: socket.addr, inode: socket.inode };
-                let listener = Listener {
-                    id,
-                    netns_name: netns.name.clone(),
-                    queue: socket.queue,
-                    somaxconn: sight.somaxconn,
-                    v6_only: socket.v6_only,
-                    owners: Vec::new(),
-                };
-                listeners.insert(id, listener);
+            match sight.sockets {
+                Ok(sockets) => self.enter(&netns, &sockets, sight.somaxconn),
+                Err(error) => {
+                    if !silent.contains(&netns.id) {
+                        warn!("listeners of network namespace {} unknown: {error:#}", netns.name);
+                    }
+                    self.unlisted.insert(netns.id);
+                }
             }
+            self.addresses.insert(netns.id, sight.addresses);
         }
-        let before = std::mem::replace(&mut self.listeners, listeners);
         self.find_owners(&before, anew);
         Ok(())
     }
 
-    /// All listeners.
+    /// Looks again only at the queues and drop counters of the listeners already known: cheap enough
+    /// for every tick. One that has closed keeps its last state until the next sweep.
+    ///
+    /// # Errors
+    ///
+    /// When the namespaces cannot be visited at all.
+    pub fn refresh_queues(&mut self, namespaces: &[Netns]) -> Result<()> {
+        // That a namespace does not list its listeners has been said by the sweep.
+        let looks = visit(namespaces, |netns| (netns.id, listeners_here().unwrap_or_default()))?;
+        for (netns, sockets) in looks {
+            for socket in sockets {
+                if let Some(listener) = self.listeners.get_mut(&socket.id(netns)) {
+                    listener.queue = socket.queue;
+                    listener.drops = socket.drops;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All listeners, by namespace, address and port.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.values()
     }
@@ -81,30 +116,20 @@ impl Inventory {
         self.listeners.get(id)
     }
 
-    /// The listeners that may take a connection to `addr`: in the namespaces that have the address,
-    /// bound to it, or else to a wildcard. A loopback address is everywhere; it means the namespace
-    /// of whoever connects, `from`, where that is known.
-    pub fn candidates(&self, addr: SocketAddr, from: Option<NetnsId>) -> Vec<&Listener> {
-        let ip = addr.ip().to_canonical();
-        let home = from.filter(|_| ip.is_loopback());
-        let mut found = Vec::new();
-        for netns in self.addresses.iter().filter(|(_, own)| ip.is_loopback() || own.contains(&ip))
-        {
-            let netns = *netns.0;
-            if home.is_some_and(|home| home != netns) {
-                continue;
-            }
-            let here = || self.listeners.values().filter(move |l| l.id.netns == netns);
-            let port = addr.port();
-            let exact: Vec<&Listener> = here()
-                .filter(|l| l.id.addr.port() == port && l.id.addr.ip().to_canonical() == ip)
-                .collect();
-            match exact.is_empty() {
-                false => found.extend(exact),
-                true => found.extend(here().filter(|l| l.id.addr.port() == port && catches(l, ip))),
-            }
+    fn enter(&mut self, netns: &Netns, sockets: &[ListenSocket], somaxconn: Option<u32>) {
+        for socket in sockets {
+            let id = socket.id(netns.id);
+            let listener = Listener {
+                id,
+                netns_name: netns.name.clone(),
+                queue: socket.queue,
+                drops: socket.drops,
+                somaxconn,
+                v6_only: socket.v6_only,
+                owners: Vec::new(),
+            };
+            self.listeners.insert(id, listener);
         }
-        found
     }
 
     fn find_owners(&mut self, before: &BTreeMap<ListenerId, Listener>, anew: bool) {
@@ -127,14 +152,6 @@ impl Inventory {
     }
 }
 
-/// Whether a wildcard listener takes connections to `ip`.
-fn catches(listener: &Listener, ip: IpAddr) -> bool {
-    match listener.id.addr.ip() {
-        IpAddr::V4(bound) => bound.is_unspecified() && ip.is_ipv4(),
-        IpAddr::V6(bound) => bound.is_unspecified() && (ip.is_ipv6() || !listener.v6_only),
-    }
-}
-
 /// Looks around in the calling thread's namespace.
 fn look_around() -> Sight {
     let addresses = getifaddrs().into_iter().flatten().filter_map(|interface| {
@@ -153,89 +170,42 @@ fn look_around() -> Sight {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::kernel::{
-        QueueDepth,
-        netns::{discover, of_process},
-    };
+    use crate::kernel::netns::{discover, of_process};
 
-    fn listener(netns: u32, addr: &str, v6_only: bool) -> Listener {
-        let id =
-            ListenerId { netns: NetnsId(netns), addr: addr.parse().unwrap(), inode: netns * 100 };
-        Listener { v6_only, ..Listener::unknown(id, QueueDepth::default(), None) }
-    }
-
-    fn inventory(listeners: &[Listener], addresses: &[(u32, &str)]) -> Inventory {
-        let mut inventory = Inventory::default();
-        for listener in listeners {
-            inventory.listeners.insert(listener.id, listener.clone());
-        }
-        for (netns, addr) in addresses {
-            let own = inventory.addresses.entry(NetnsId(*netns)).or_default();
-            own.insert(addr.parse().unwrap());
-        }
-        inventory
-    }
-
-    fn found(inventory: &Inventory, addr: &str, from: Option<u32>) -> Vec<u32> {
-        let candidates = inventory.candidates(addr.parse().unwrap(), from.map(NetnsId));
-        candidates.iter().map(|listener| listener.id.netns.0).collect()
-    }
-
-    #[test]
-    fn an_address_leads_to_the_namespace_that_has_it() {
-        let listeners = [listener(1, "0.0.0.0:80", false), listener(2, "10.0.0.2:80", false)];
-        let inventory = inventory(&listeners, &[(1, "10.0.0.1"), (2, "10.0.0.2")]);
-        assert_eq!(found(&inventory, "10.0.0.1:80", None), [1]);
-        assert_eq!(found(&inventory, "10.0.0.2:80", None), [2]);
-        assert!(found(&inventory, "10.0.0.3:80", None).is_empty());
-        assert!(found(&inventory, "10.0.0.1:81", None).is_empty());
-    }
-
-    #[test]
-    fn a_bound_address_comes_before_a_wildcard() {
-        let mut bound = listener(1, "10.0.0.1:80", false);
-        bound.id.inode = 7;
-        let listeners = [listener(1, "0.0.0.0:80", false), bound];
-        let inventory = inventory(&listeners, &[(1, "10.0.0.1"), (1, "10.0.0.9")]);
-        let addr = "10.0.0.1:80".parse().unwrap();
-        let inodes: Vec<u32> =
-            inventory.candidates(addr, None).iter().map(|listener| listener.id.inode).collect();
-        assert_eq!(inodes, [7]);
-        assert_eq!(found(&inventory, "10.0.0.9:80", None), [1]);
-    }
-
-    #[test]
-    fn a_dual_stack_wildcard_takes_ipv4_and_an_ipv6_only_one_does_not() {
-        let own = [(1, "10.0.0.1"), (2, "10.0.0.2"), (2, "fd00::2")];
-        let listeners = [listener(1, "[::]:80", false), listener(2, "[::]:80", true)];
-        let inventory = inventory(&listeners, &own);
-        assert_eq!(found(&inventory, "10.0.0.1:80", None), [1]);
-        assert!(found(&inventory, "10.0.0.2:80", None).is_empty());
-        assert_eq!(found(&inventory, "[fd00::2]:80", None), [2]);
-    }
-
-    #[test]
-    fn loopback_means_the_proxys_own_namespace() {
-        let listeners = [listener(1, "127.0.0.1:80", false), listener(2, "0.0.0.0:80", false)];
-        let inventory = inventory(&listeners, &[(1, "127.0.0.1"), (2, "127.0.0.1")]);
-        assert_eq!(found(&inventory, "127.0.0.1:80", Some(2)), [2]);
-        assert_eq!(found(&inventory, "127.0.0.1:80", None), [1, 2]);
-    }
-
-    #[test]
-    fn a_sweep_finds_this_process_behind_its_listener() {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// The namespace of this process, and an inventory of it.
+    fn own() -> (Vec<Netns>, Inventory) {
         let own = of_process(std::process::id()).unwrap();
         let here: Vec<Netns> =
             discover().unwrap().into_iter().filter(|netns| netns.id == own).collect();
         let mut inventory = Inventory::default();
         inventory.sweep(&here, true).unwrap();
-        let candidates = inventory.candidates(socket.local_addr().unwrap(), Some(own));
+        (here, inventory)
+    }
+
+    #[test]
+    fn a_sweep_finds_this_process_behind_its_listener() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (here, inventory) = own();
+        let candidates = inventory.candidates(socket.local_addr().unwrap(), Some(here[0].id));
         assert_eq!(candidates.len(), 1);
         assert!(candidates[0].owners.iter().any(|owner| owner.pid == std::process::id()));
         assert!(candidates[0].somaxconn.is_some());
+    }
+
+    #[test]
+    fn a_refresh_sees_the_queue_and_keeps_the_rest() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (here, mut inventory) = own();
+        let addr = socket.local_addr().unwrap();
+        let before = inventory.candidates(addr, None)[0].clone();
+        let _waiting = TcpStream::connect(addr).unwrap();
+        inventory.refresh_queues(&here).unwrap();
+        let after = inventory.get(&before.id).unwrap();
+        assert_eq!((before.queue.len, after.queue.len), (0, 1));
+        assert_eq!(after.owners, before.owners);
+        assert!(inventory.get(&ListenerId { inode: 1, ..before.id }).is_none());
     }
 }

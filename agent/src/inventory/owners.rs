@@ -2,8 +2,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
-    path::Path,
+    fs::{self, File},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
 };
 
 use super::listener::Owner;
@@ -17,11 +18,15 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Owner>> {
         return found;
     }
     for pid in pids() {
-        let held = sockets_of(pid, inodes);
+        // Kept open, the directory stays that of this very process: once it has died nothing can be
+        // read there any more, even if its id has gone to another.
+        let Ok(process) = File::open(format!("/proc/{pid}")) else { continue };
+        let files = PathBuf::from(format!("/proc/self/fd/{}", process.as_raw_fd()));
+        let held = sockets_of(&files, inodes);
         if held.is_empty() {
             continue;
         }
-        let Some(owner) = describe(pid) else { continue };
+        let Some(owner) = describe(pid, &files) else { continue };
         for inode in held {
             found.entry(inode).or_default().push(owner.clone());
         }
@@ -30,8 +35,8 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Owner>> {
     found
 }
 
-fn sockets_of(pid: u32, inodes: &HashSet<u32>) -> HashSet<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+fn sockets_of(process: &Path, inodes: &HashSet<u32>) -> HashSet<u32> {
+    let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| inode_of(&fs::read_link(entry.path()).ok()?))
         .filter(|inode| inodes.contains(inode))
@@ -42,9 +47,11 @@ fn inode_of(link: &Path) -> Option<u32> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-fn describe(pid: u32) -> Option<Owner> {
-    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned();
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+fn describe(pid: u32, process: &Path) -> Option<Owner> {
+    // A process may give itself a name that is no UTF-8.
+    let command = fs::read(process.join("comm")).ok()?;
+    let command = String::from_utf8_lossy(&command).trim_end().to_owned();
+    let cgroup = fs::read_to_string(process.join("cgroup")).ok();
     Some(Owner { pid, command, cgroup: cgroup.and_then(|text| cgroup_path(&text)) })
 }
 
@@ -62,6 +69,8 @@ fn cgroup_path(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -69,6 +78,18 @@ mod tests {
         assert_eq!(inode_of(Path::new("socket:[4711]")), Some(4711));
         assert_eq!(inode_of(Path::new("pipe:[4711]")), None);
         assert_eq!(inode_of(Path::new("socket:[x]")), None);
+    }
+
+    /// A child that has exited and whose id is free: its directory, still open, yields nothing.
+    #[test]
+    fn a_dead_process_owns_nothing() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = File::open(format!("/proc/{}", child.id())).unwrap();
+        let files = PathBuf::from(format!("/proc/self/fd/{}", process.as_raw_fd()));
+        assert!(describe(child.id(), &files).is_some());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(describe(child.id(), &files), None);
     }
 
     #[test]

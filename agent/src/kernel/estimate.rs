@@ -140,24 +140,39 @@ mod tests {
         assert!(share(&Remainder::default(), &[suspect(80, 5, 0)]).is_empty());
     }
 
-    /// Whatever the weights, the shares add up to the remainder.
+    /// Whatever the weights: the shares add up to the remainder, each lies within one of its exact
+    /// proportion, nobody without growth of his own gets any, and the order of suspects is nothing.
     #[test]
-    fn shares_always_add_up() {
+    fn shares_always_add_up_and_are_fair() {
         let mut seed = 12345_u64;
         let mut random = move |below: u64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (seed >> 33) % below
         };
         for _ in 0..2000 {
-            let suspects: Vec<Suspect> = (0..1 + random(9))
-                .map(|i| suspect(i as u16 + 1, random(5) as u32 * random(100_000) as u32, 0))
+            let mut suspects: Vec<Suspect> = (0..1 + random(9))
+                .map(|i| {
+                    let drops = random(5) * random(100_000);
+                    suspect(i as u16 + 1, drops as u32, random(2) * random(60_000))
+                })
                 .collect();
-            let overflows = random(1_000_000);
+            let overflows = random(3) * random(500_000);
             let remainder = Remainder { overflows, drops: overflows + random(1000) };
             let shares = share(&remainder, &suspects);
-            if suspects.iter().any(|suspect| suspect.drops > 0) {
-                assert_eq!(sums(&shares), (remainder.overflows, remainder.drops));
+            let weight =
+                |suspect: &Suspect| u64::from(suspect.drops).saturating_sub(2 * suspect.known);
+            let sum: u64 = suspects.iter().map(weight).sum();
+            let whole = if sum == 0 { (0, 0) } else { (remainder.overflows, remainder.drops) };
+            assert_eq!(sums(&shares), whole, "{remainder:?} {suspects:?}");
+            for suspect in &suspects {
+                let mut own = shares.iter().filter(|share| share.listener == suspect.listener);
+                let given = own.next().map_or(0, |share| share.tally.overflows());
+                assert!(own.next().is_none(), "one share each");
+                let exact = remainder.overflows as f64 * weight(suspect) as f64 / sum.max(1) as f64;
+                assert!((given as f64 - exact).abs() < 1.0, "{given} of {exact}: {suspects:?}");
             }
+            suspects.reverse();
+            assert_eq!(share(&remainder, &suspects), shares);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The kernel's own counters of a namespace: `/proc/net/netstat` and `/proc/net/snmp`
-//! (net/ipv4/proc.c). A pair of lines per group: names, then values in the same order.
+//! The kernel's own counters of a namespace: `/proc/net/netstat`, `/proc/net/snmp` and
+//! `/proc/net/sockstat` (net/ipv4/proc.c). The first two have a pair of lines per group: names, then
+//! values in the same order.
 
 use std::{fs, io};
 
@@ -14,6 +15,25 @@ pub fn read_here() -> io::Result<MibCounts> {
     let netstat = fs::read_to_string("/proc/thread-self/net/netstat")?;
     let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
     Ok(parse(&netstat, &snmp))
+}
+
+/// TIME_WAIT sockets that the calling thread's namespace holds now.
+///
+/// # Errors
+///
+/// When procfs cannot be read, or does not say.
+pub fn time_wait_here() -> io::Result<u64> {
+    let path = "/proc/thread-self/net/sockstat";
+    let unsaid = || io::Error::new(io::ErrorKind::InvalidData, format!("{path}: no tw under TCP"));
+    parse_time_wait(&fs::read_to_string(path)?).ok_or_else(unsaid)
+}
+
+/// `sockstat_seq_show` prints names and values in turn: `TCP: inuse 5 orphan 0 tw 3 ...`.
+fn parse_time_wait(sockstat: &str) -> Option<u64> {
+    let tcp = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let mut words = tcp.split_whitespace();
+    words.find(|word| *word == "tw")?;
+    words.next()?.parse().ok()
 }
 
 /// Picks the counters by name; one that this kernel lacks is 0.
@@ -42,22 +62,23 @@ fn counter(text: &str, group: &str, name: &str) -> u64 {
 }
 
 impl MibCounts {
-    /// Growth since `before`. A counter that went back belongs to another namespace that got the
-    /// same id: all of it is growth.
+    /// Growth since `before`. A namespace's counters never go back, so if one did, the id has gone
+    /// to a younger namespace: all that one has counted is growth.
     pub fn since(&self, before: &Self) -> Self {
-        if self.listen_drops < before.listen_drops || self.passive_opens < before.passive_opens {
-            return *self;
-        }
-        let grown = |now: u64, before: u64| now.saturating_sub(before);
-        Self {
-            listen_overflows: grown(self.listen_overflows, before.listen_overflows),
-            listen_drops: grown(self.listen_drops, before.listen_drops),
-            req_q_full_drop: grown(self.req_q_full_drop, before.req_q_full_drop),
-            req_q_full_do_cookies: grown(self.req_q_full_do_cookies, before.req_q_full_do_cookies),
-            time_wait: grown(self.time_wait, before.time_wait),
-            syn_retrans: grown(self.syn_retrans, before.syn_retrans),
-            passive_opens: grown(self.passive_opens, before.passive_opens),
-        }
+        self.grown(before).unwrap_or(*self)
+    }
+
+    fn grown(&self, before: &Self) -> Option<Self> {
+        let by = |counter: fn(&Self) -> u64| counter(self).checked_sub(counter(before));
+        Some(Self {
+            listen_overflows: by(|counts| counts.listen_overflows)?,
+            listen_drops: by(|counts| counts.listen_drops)?,
+            req_q_full_drop: by(|counts| counts.req_q_full_drop)?,
+            req_q_full_do_cookies: by(|counts| counts.req_q_full_do_cookies)?,
+            time_wait: by(|counts| counts.time_wait)?,
+            syn_retrans: by(|counts| counts.syn_retrans)?,
+            passive_opens: by(|counts| counts.passive_opens)?,
+        })
     }
 }
 
@@ -99,5 +120,21 @@ Tcp: 1 -1 7 8
         let counts = |listen_drops| MibCounts { listen_drops, ..MibCounts::default() };
         assert_eq!(counts(9).since(&counts(4)).listen_drops, 5);
         assert_eq!(counts(3).since(&counts(4)).listen_drops, 3);
+    }
+
+    /// The younger namespace may have dropped more than the old one and still be younger.
+    #[test]
+    fn any_counter_that_went_back_tells_a_new_namespace() {
+        let counts =
+            |listen_drops, time_wait| MibCounts { listen_drops, time_wait, ..MibCounts::default() };
+        assert_eq!(counts(9, 3).since(&counts(4, 8)), counts(9, 3));
+    }
+
+    #[test]
+    fn reads_the_time_wait_sockets_held_now() {
+        let sockstat = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 3 alloc 7 mem 1\nUDP: tw 8\n";
+        assert_eq!(parse_time_wait(sockstat), Some(3));
+        assert_eq!(parse_time_wait("UDP: tw 8\nTCP: inuse 5"), None);
+        assert!(time_wait_here().is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 mod btf;
 mod counters;
-mod estimate;
+pub mod estimate;
 mod events;
 mod hooks;
 mod ladder;

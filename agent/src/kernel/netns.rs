@@ -9,12 +9,16 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Once,
     thread,
 };
 
 use anyhow::{Context, Result, anyhow};
 use log::{debug, warn};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{NSFS_MAGIC, statfs},
+};
 
 use super::sample::NetnsId;
 
@@ -29,11 +33,13 @@ pub struct Netns {
     entrance: PathBuf,
 }
 
-/// Where `ip netns` and container runtimes bind named namespaces.
-const NAMED: &[&str] = &["/run/netns", "/run/docker/netns"];
+/// Where `ip netns` and container runtimes bind named namespaces. `/var/run` is most often a link to
+/// `/run`, but not everywhere.
+const NAMED: &[&str] = &["/run/netns", "/var/run/netns", "/run/docker/netns"];
 const OWN: &str = "/proc/self/ns/net";
 
-/// Every network namespace that a process is in or that has a name, ordered by id.
+/// Every network namespace that a process is in or that has a name, ordered by id. One that the
+/// agent may not look at is left out, which is said once.
 ///
 /// # Errors
 ///
@@ -45,16 +51,19 @@ pub fn discover() -> Result<Vec<Netns>> {
     for directory in NAMED {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if let Ok(id) = id_of(&entry.path()) {
+            // What is left of a namespace that was unmounted is a plain file.
+            if let Some(id) = id_if_bound(&entry.path()) {
                 insert(&mut found, id, Some(name), entry.path());
             }
         }
     }
     for pid in pids() {
         let entrance = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        // A process that has died meanwhile, or that the agent may not look at.
-        if let Ok(id) = id_of(&entrance) {
-            insert(&mut found, id, None, entrance);
+        match id_of(&entrance) {
+            Ok(id) => insert(&mut found, id, None, entrance),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => say_partial(),
+            // The process has died meanwhile.
+            Err(_) => {}
         }
     }
     Ok(found.into_values().collect())
@@ -109,10 +118,7 @@ fn enter(netns: &Netns) -> Option<()> {
     match try_enter(netns) {
         Ok(()) => Some(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            warn!(
-                "cannot look into network namespace {}: {error}; run as root or with CAP_SYS_ADMIN",
-                netns.name
-            );
+            say_partial();
             None
         }
         Err(error) => {
@@ -138,6 +144,23 @@ fn try_enter(netns: &Netns) -> io::Result<()> {
     }
 }
 
+/// Once is enough: whoever may not look now may not at the next sweep either.
+fn say_partial() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        warn!(
+            "some network namespaces are out of this user's sight, with their listeners: run as \
+             root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+        );
+    });
+}
+
+/// The id of a namespace bound to a file; `None` if the file is none.
+fn id_if_bound(path: &Path) -> Option<NetnsId> {
+    let on_nsfs = statfs(path).is_ok_and(|filesystem| filesystem.filesystem_type() == NSFS_MAGIC);
+    on_nsfs.then(|| id_of(path).ok())?
+}
+
 /// The nsfs inode number, which `stat` gives through the link.
 fn id_of(path: &Path) -> io::Result<NetnsId> {
     let inode = fs::metadata(path)?.ino();
@@ -156,6 +179,13 @@ mod tests {
         assert_eq!(here.len(), 1);
         let seen = visit(&here, |netns| (netns.id, of_process(std::process::id()))).unwrap();
         assert_eq!(seen, [(own, Some(own))]);
+    }
+
+    #[test]
+    fn a_plain_file_is_no_namespace() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(id_if_bound(file.path()), None);
+        assert_eq!(id_if_bound(Path::new(OWN)), of_process(std::process::id()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! (`tcp_diag_get_info`: for a listener idiag_rqueue is `sk_ack_backlog`, idiag_wqueue
 //! `sk_max_ack_backlog`).
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{
@@ -15,7 +15,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
-use super::sample::QueueDepth;
+use super::sample::{ListenerId, NetnsId, QueueDepth};
 
 /// A listening TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,13 @@ pub struct ListenSocket {
     pub drops: u32,
     /// Whether an IPv6 wildcard socket leaves IPv4 alone (IPV6_V6ONLY).
     pub v6_only: bool,
+}
+
+impl ListenSocket {
+    /// Its identity among all of the host's, given the namespace it was listed in.
+    pub fn id(&self, netns: NetnsId) -> ListenerId {
+        ListenerId { netns, addr: self.addr, inode: self.inode }
+    }
 }
 
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB.
@@ -85,9 +92,11 @@ fn take_datagram(mut bytes: &[u8], found: &mut Vec<ListenSocket>) -> Result<bool
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
             .map_err(|error| anyhow!("sock_diag's answer cannot be read: {error}"))?;
         match message.payload {
+            // netlink_dump() hands a dump's failure over in the message that ends it.
+            NetlinkPayload::Done(done) if done.code < 0 => bail!(refusal(done.code)),
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => {
-                bail!("sock_diag answers {}: `modprobe tcp_diag inet_diag` may help", error.to_io())
+                bail!(refusal(error.code.map_or(0, i32::from)))
             }
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                 found.push(listen_socket(&response));
@@ -98,6 +107,19 @@ fn take_datagram(mut bytes: &[u8], found: &mut Vec<ListenSocket>) -> Result<bool
         bytes = bytes.get(length..).unwrap_or_default();
     }
     Ok(false)
+}
+
+/// Why the kernel would not answer, and the remedy where there is one. It knows no handler (ENOENT)
+/// where the modules are missing and cannot be loaded by request.
+fn refusal(code: i32) -> String {
+    let error = io::Error::from_raw_os_error(code.saturating_neg());
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => format!(
+            "this kernel has no sock_diag for TCP ({error}): load its modules with \
+             `modprobe -a inet_diag tcp_diag`"
+        ),
+        _ => format!("sock_diag refuses to list listeners: {error}"),
+    }
 }
 
 fn listen_socket(response: &InetResponse) -> ListenSocket {
@@ -143,6 +165,31 @@ mod tests {
             let own = found.iter().find(|socket| socket.addr == addr).unwrap();
             assert_eq!(own.v6_only, v6_only, "{bind}");
         }
+    }
+
+    /// As seen on Linux 6.18 for a protocol without a handler: no message but NLMSG_DONE (3), with
+    /// -ENOENT in it.
+    #[test]
+    fn missing_modules_are_an_error_and_not_an_empty_host() {
+        let answer = |kind: u16, code: i32| {
+            let mut bytes = 20_u32.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend(code.to_ne_bytes());
+            // NLMSG_ERROR (2) repeats the header it answers.
+            if kind == 2 {
+                bytes.extend([0; 16]);
+                bytes[0] = 36;
+            }
+            bytes
+        };
+        for kind in [2, 3] {
+            let error = take_datagram(&answer(kind, -libc::ENOENT), &mut Vec::new()).unwrap_err();
+            assert!(error.to_string().contains("modprobe -a inet_diag tcp_diag"), "{error}");
+            let error = take_datagram(&answer(kind, -libc::EPERM), &mut Vec::new()).unwrap_err();
+            assert!(!error.to_string().contains("modprobe"), "{error}");
+        }
+        assert!(take_datagram(&answer(3, 0), &mut Vec::new()).unwrap());
     }
 
     #[test]
