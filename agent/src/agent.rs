@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     inventory::Inventory,
     kernel::{
-        Health, KernelSource, NetnsId, Standing,
+        Health, KernelSource, MibCounts, NetnsId, Standing,
         netns::{Netns, discover, of_process},
     },
     proxy::{Follower, ProxyEvent, SourceStats},
@@ -48,6 +48,8 @@ pub struct AgentConfig {
 pub struct Snapshot {
     /// Everything since start.
     pub report: Report,
+    /// Every namespace: its name, and the growth of its own counters since start.
+    pub namespaces: BTreeMap<NetnsId, (String, MibCounts)>,
     /// How each signal is had.
     pub standings: Vec<Standing>,
     /// Verdicts by kind.
@@ -217,9 +219,10 @@ impl Agent {
             })
             .collect();
         time_wait.sort_by_key(|entry| std::cmp::Reverse(entry.count));
-        let kernel = self.kernel.kernel_counts();
+        let namespaces = self.kernel.kernel_counts();
         Ok(Snapshot {
-            report: self.ledger.report(UnixMs::now(), rungs, &kernel, time_wait),
+            report: self.ledger.report(UnixMs::now(), rungs, &namespaces, time_wait),
+            namespaces,
             standings: self.kernel.standings().to_vec(),
             verdicts: self.ledger.verdict_counts().clone(),
             health: self.kernel.health()?,

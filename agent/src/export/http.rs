@@ -1,6 +1,6 @@
 //! The agent's HTTP server.
 
-use std::{fmt::Write, net::SocketAddr, sync::Arc};
+use std::{fmt::Write, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -10,13 +10,17 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 
 use super::metrics::render;
-use crate::agent::Snapshot;
+use crate::{agent::Snapshot, kernel::Rung, time::UnixMs};
 
 type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
 
+/// How long a request may go on after the agent was told to stop.
+const GRACE: Duration = Duration::from_millis(500);
+/// A snapshot older than this means that sampling has come to a halt.
+const STALE: Duration = Duration::from_secs(15);
 /// The media type of Prometheus text.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -30,7 +34,8 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}; {remedy}"))
 }
 
-/// Serves until `stop` turns true, then lets running requests end.
+/// Serves until `stop` turns true, then lets running requests end, though not for long: a client
+/// that never ends its request must not keep the agent from stopping.
 ///
 /// # Errors
 ///
@@ -38,7 +43,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     latest: Latest,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let router = Router::new()
         .route("/", get(landing))
@@ -47,11 +52,20 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/api/v1/report", get(report))
         .with_state(latest);
-    let stopped = async move {
-        // The sender gone is a stop as well.
-        let _ = stop.wait_for(|stop| *stop).await;
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone()));
+    let overdue = async {
+        stopped(stop).await;
+        sleep(GRACE).await;
     };
-    axum::serve(listener, router).with_graceful_shutdown(stopped).await.context("serving HTTP")
+    tokio::select! {
+        served = serving.into_future() => served.context("serving HTTP"),
+        () = overdue => Ok(()),
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender gone is a stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 fn current(latest: &Latest) -> Option<Arc<Snapshot>> {
@@ -72,11 +86,25 @@ async fn metrics(State(latest): State<Latest>) -> Response {
 
 async fn ready(State(latest): State<Latest>) -> Response {
     let Some(snapshot) = current(&latest) else { return not_yet() };
-    let mut text = "ready\n".to_owned();
+    let (status, mut text) = readiness(&snapshot, UnixMs::now());
     for standing in &snapshot.standings {
         let _ = writeln!(text, "{} {}", standing.signal.name(), standing.rung);
     }
-    text.into_response()
+    (status, text).into_response()
+}
+
+fn readiness(snapshot: &Snapshot, now: UnixMs) -> (StatusCode, String) {
+    let sampled = snapshot.report.window.to;
+    if snapshot.standings.iter().all(|standing| standing.rung == Rung::None) {
+        let text = "not ready: no signal can be had, see `floodmark doctor`\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    }
+    if sampled.later(STALE) < now {
+        let age = (now.0 - sampled.0) / 1000;
+        let text = format!("not ready: last sampled {age} s ago\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text);
+    }
+    (StatusCode::OK, "ready\n".to_owned())
 }
 
 async fn report(State(latest): State<Latest>) -> Response {
@@ -111,3 +139,6 @@ async fn landing(State(latest): State<Latest>) -> Html<String> {
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
+
+#[cfg(test)]
+mod tests;

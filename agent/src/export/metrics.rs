@@ -3,13 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result};
-use prometheus::{
-    Encoder, TextEncoder,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
-};
+use anyhow::Result;
 
-use crate::{agent::Snapshot, verdict::ListenerReport};
+use super::families::Families;
+use crate::{agent::Snapshot, proxy::ProxyKind, verdict::ListenerReport};
 
 /// Listeners exported at most, those with most drops first; the rest is counted in
 /// `floodmark_listeners_not_exported`.
@@ -34,8 +31,10 @@ pub fn render(snapshot: &Snapshot) -> Result<String> {
         &[],
         rest.len() as f64,
     );
-    about_the_kernel(&mut families, snapshot);
+    about_namespaces(&mut families, snapshot);
+    about_time_wait(&mut families, snapshot);
     about_proxies(&mut families, snapshot);
+    about_sources(&mut families, snapshot);
     families.encode()
 }
 
@@ -143,48 +142,58 @@ fn about_a_listener(families: &mut Families, report: &ListenerReport) {
     );
 }
 
-fn about_the_kernel(families: &mut Families, snapshot: &Snapshot) {
-    for netns in &snapshot.report.namespaces {
-        let labels = [("netns", netns.name.as_str())];
+/// Every namespace is there from the start, at 0: what appears with its first drops already counted
+/// has no increase that a query could see.
+fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
+    for (netns, (name, kernel)) in &snapshot.namespaces {
+        let labels = [("netns", name.as_str())];
         for (name, help, count) in [
             (
                 "floodmark_kernel_listen_overflows_total",
                 "Growth of the kernel's TcpExt ListenOverflows of a namespace since the agent \
                  started.",
-                netns.kernel.listen_overflows,
+                kernel.listen_overflows,
             ),
             (
                 "floodmark_kernel_listen_drops_total",
                 "Growth of the kernel's TcpExt ListenDrops of a namespace since the agent started.",
-                netns.kernel.listen_drops,
+                kernel.listen_drops,
             ),
         ] {
             families.counter(name, help, &labels, count);
         }
-        for (counter, rest) in [
-            ("ListenOverflows", netns.unattributed_overflows),
-            ("ListenDrops", netns.unattributed_drops),
-        ] {
-            families.gauge(
-                "floodmark_unattributed",
-                "Growth of a kernel counter minus what was attributed to listeners; may be \
+        let moved = snapshot.report.namespaces.iter().find(|report| report.netns == *netns);
+        for (name, help, rest) in [
+            (
+                "floodmark_unattributed_listen_overflows",
+                "Growth of ListenOverflows minus what was attributed to listeners; may be \
                  negative. Other than 0 for longer than a scrape, something is not seen.",
-                &[labels[0], ("counter", counter)],
-                rest as f64,
-            );
+                moved.map_or(0, |report| report.unattributed_overflows),
+            ),
+            (
+                "floodmark_unattributed_listen_drops",
+                "Growth of ListenDrops minus what was attributed to listeners; may be negative. \
+                 Other than 0 for longer than a scrape, something is not seen.",
+                moved.map_or(0, |report| report.unattributed_drops),
+            ),
+        ] {
+            families.gauge(name, help, &labels, rest as f64);
         }
     }
+}
+
+fn about_time_wait(families: &mut Families, snapshot: &Snapshot) {
     for entry in snapshot.report.time_wait.iter().take(SERVICES_EXPORTED) {
         let closed_by = if entry.by_service { "service" } else { "client" };
+        let netns = snapshot
+            .namespaces
+            .get(&entry.netns)
+            .map_or_else(|| format!("net:[{}]", entry.netns), |(name, _)| name.clone());
         families.counter(
             "floodmark_time_wait_entries_total",
             "Connections that entered TIME_WAIT, by the service's port (the lower one) and by the \
              side that closed first.",
-            &[
-                ("netns", &format!("net:[{}]", entry.netns)),
-                ("port", &entry.port.to_string()),
-                ("closed_by", closed_by),
-            ],
+            &[("netns", &netns), ("port", &entry.port.to_string()), ("closed_by", closed_by)],
             entry.count,
         );
     }
@@ -200,7 +209,7 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
         families.counter(
             "floodmark_proxy_events_total",
             "What proxies said of their upstreams.",
-            &[("proxy", "nginx"), ("event", event)],
+            &[("proxy", ProxyKind::Nginx.name()), ("event", event)],
             count,
         );
     }
@@ -209,7 +218,7 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
             "floodmark_verdicts_total",
             "Proxy events by the cause found for them.",
             &[
-                ("proxy", "nginx"),
+                ("proxy", kind.proxy.name()),
                 ("upstream", &kind.upstream),
                 ("event", kind.event),
                 ("cause", kind.cause.name()),
@@ -218,15 +227,28 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
             *count,
         );
     }
+}
+
+fn about_sources(families: &mut Families, snapshot: &Snapshot) {
     for (source, stats) in &snapshot.sources {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let labels = [("source", source.as_str())];
         let mut count = |name, help, value| families.counter(name, help, &labels, value);
         count("floodmark_source_lines_total", "Lines read from a proxy's log.", read(&stats.lines));
         count(
+            "floodmark_source_events_total",
+            "Lines of a proxy's log that told of an upstream.",
+            read(&stats.events),
+        );
+        count(
             "floodmark_source_lines_too_long_total",
             "Lines of a proxy's log thrown away for their length.",
             read(&stats.lines_too_long),
+        );
+        count(
+            "floodmark_source_lines_cut_total",
+            "Lines the proxy itself had cut; one that lost its upstream is no event.",
+            read(&stats.lines_cut),
         );
         count(
             "floodmark_source_rotations_total",
@@ -247,53 +269,5 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
     }
 }
 
-/// Families in the making, in order of their first metric.
-#[derive(Default)]
-struct Families(Vec<MetricFamily>);
-
-impl Families {
-    fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
-        let mut counter = Counter::default();
-        counter.set_value(value as f64);
-        let mut metric = labelled(labels);
-        metric.set_counter(counter);
-        self.add(name, help, MetricType::COUNTER, metric);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        let mut metric = labelled(labels);
-        metric.set_gauge(gauge);
-        self.add(name, help, MetricType::GAUGE, metric);
-    }
-
-    fn add(&mut self, name: &str, help: &str, kind: MetricType, metric: Metric) {
-        if let Some(family) = self.0.iter_mut().find(|family| family.name() == name) {
-            family.mut_metric().push(metric);
-            return;
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
-        family.set_metric(vec![metric]);
-        self.0.push(family);
-    }
-
-    fn encode(self) -> Result<String> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.0, &mut text).context("rendering the metrics")?;
-        String::from_utf8(text).context("rendering the metrics")
-    }
-}
-
-fn labelled(labels: &[(&str, &str)]) -> Metric {
-    let pair = |(name, value): &(&str, &str)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    };
-    Metric::from_label(labels.iter().map(pair).collect())
-}
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! What leaves the agent: Prometheus metrics and a few pages, over HTTP.
 
+mod families;
+#[cfg(test)]
+mod fixture;
 mod http;
 mod metrics;
 

@@ -1,0 +1,96 @@
+//! A snapshot to export in tests.
+
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use crate::{
+    agent::Snapshot,
+    inventory::{Listener, Owner},
+    kernel::{
+        Attribution, Health, ListenerId, MibCounts, NetnsId, QueueDepth, Rung, Signal, Standing,
+        Tally,
+    },
+    proxy::{ProxyKind, SourceStats},
+    time::{UnixMs, Window},
+    verdict::{
+        Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport,
+        VerdictKind,
+    },
+};
+
+/// The namespace where something was lost.
+pub(super) const APP: NetnsId = NetnsId(4_026_532_001);
+/// A quiet one.
+pub(super) const QUIET: NetnsId = NetnsId(4_026_532_002);
+
+/// One listener that lost 10 SYNs, 5 final ACKs and 3 segments for other reasons, one of which for
+/// a full SYN queue; and everything that goes with it.
+pub(super) fn snapshot() -> Snapshot {
+    let kernel =
+        MibCounts { listen_overflows: 16, listen_drops: 20, time_wait: 4, ..MibCounts::default() };
+    let sources = Arc::new(SourceStats::default());
+    sources.lines_cut.store(2, Ordering::Relaxed);
+    let kind = VerdictKind {
+        proxy: ProxyKind::Nginx,
+        upstream: "10.0.0.2:8000".to_owned(),
+        event: "peer_marked",
+        cause: Cause::AcceptQueueOverflow,
+        confidence: Confidence::High,
+    };
+    Snapshot {
+        report: Report {
+            window: Window { from: UnixMs(0), to: UnixMs::now() },
+            rungs: BTreeMap::new(),
+            listeners: vec![listener(8000, "tor\"nado <&\\\n")],
+            namespaces: vec![NetnsReport {
+                netns: APP,
+                name: "app1".to_owned(),
+                kernel,
+                unattributed_overflows: 1,
+                unattributed_drops: 2,
+            }],
+            proxy: ProxyReport { markings: 7, ..ProxyReport::default() },
+            events_lost: 0,
+            time_wait: vec![TimeWaitReport { netns: APP, port: 8000, by_service: true, count: 4 }],
+        },
+        namespaces: BTreeMap::from([
+            (APP, ("app1".to_owned(), kernel)),
+            (QUIET, ("net:[4026532002]".to_owned(), MibCounts::default())),
+        ]),
+        standings: vec![standing(Signal::SynDrops, Rung::Netlink)],
+        verdicts: BTreeMap::from([(kind, 7)]),
+        health: Health::default(),
+        sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
+        tick: Duration::from_millis(3),
+    }
+}
+
+/// How a signal is had.
+pub(super) fn standing(signal: Signal, rung: Rung) -> Standing {
+    Standing { signal, rung, blind_spot: String::new(), refused: Vec::new() }
+}
+
+/// A listener with losses.
+pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
+    let id = ListenerId {
+        netns: APP,
+        addr: ([10, 0, 0, 2], port).into(),
+        inode: 1000 + u32::from(port),
+    };
+    let mut listener =
+        Listener::unknown(id, QueueDepth { len: 0, limit: 128 }, Some("app1".to_owned()));
+    listener.owners =
+        vec![Owner { pid: 42, command: command.to_owned(), cgroup: Some("/app.slice".to_owned()) }];
+    ListenerReport {
+        listener,
+        tally: Tally {
+            syn_overflow: 10,
+            ack_overflow: 5,
+            other_drops: 3,
+            syn_queue_full: 1,
+            ..Tally::default()
+        },
+        attribution: Attribution::Exact,
+        queue_high: 129,
+        peers: Vec::new(),
+    }
+}
