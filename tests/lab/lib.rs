@@ -1,3 +1,9 @@
 //! The lab: network namespaces with a real proxy and applications, and the incident played in them.
 
-pub mod guest;
+pub mod act;
+pub mod agent;
+pub mod app;
+pub mod demo;
+pub mod load;
+pub mod nginx;
+pub mod topology;

@@ -1,7 +1,62 @@
-//! `floodmark-lab`: the lab's command, and process 1 of a test guest.
+//! `floodmark-lab`: the demo, and the parts of it that run as processes of their own.
 
-fn main() {
-    if std::process::id() == 1 {
-        floodmark_tests::guest::init();
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use floodmark_tests::{app, demo, load};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// The lab: the incident, in network namespaces.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play the incident in two acts; exit status 1 if something does not show
+    Demo(demo::DemoArgs),
+    /// The stand-in application
+    App {
+        /// Port to listen on
+        port: u16,
+        /// Backlog for `listen(2)`
+        backlog: u32,
+    },
+    /// The load on the proxy, to be run in its namespace
+    Load {
+        /// Clients with one request at a time
+        clients: usize,
+        /// For so many seconds
+        seconds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("floodmark-lab: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<bool> {
+    // A socket per client; the children inherit it.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    match command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::App { port, backlog } => app::serve(port, backlog).map(|()| true),
+        Command::Load { clients, seconds } => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            let seen = runtime.block_on(load::run(clients, Duration::from_secs(seconds)))?;
+            println!("{}", serde_json::to_string(&seen)?);
+            Ok(true)
+        }
     }
 }

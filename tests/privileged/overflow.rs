@@ -208,3 +208,18 @@ fn root_time_wait_is_counted_by_service_and_side() {
     let (key, count) = own[0];
     assert_eq!((key.port, key.by_service, *count), (port, 0, 7));
 }
+
+/// Debian's kernels refuse nothing, so a signal that is not on its best rung there means that a hook
+/// no longer fits.
+#[test]
+fn root_debian_kernels_take_every_best_rung() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    if !release.trim_end().ends_with("-cloud-amd64") {
+        println!("skipped: {} is not a Debian cloud kernel", release.trim_end());
+        return;
+    }
+    let source = KernelSource::attach(&discover().unwrap()).unwrap();
+    for standing in source.standings() {
+        assert!(standing.refused.is_empty(), "{standing:?}");
+    }
+}

@@ -283,3 +283,6 @@ fn keep_newest<T>(queue: &mut VecDeque<T>, most: usize) {
         queue.drain(..queue.len() - most);
     }
 }
+
+#[cfg(test)]
+mod tests;
