@@ -1,5 +1,7 @@
 //! Accept queues that overflow, and the agent's count of it against the kernel's own.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
+
 mod support;
 
 use std::{collections::BTreeMap, io::Write, net::SocketAddr};

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer or a CI machine does with Floodmark, one file per verb.
 
+mod apt;
 mod build;
 mod demo;
 mod place;

@@ -3,6 +3,7 @@
 mod bpf;
 mod packages;
 mod promtool;
+pub mod qemu;
 pub mod tornado;
 
 use std::process::ExitCode;
@@ -43,7 +44,6 @@ impl Group {
                 Package::library("python3-venv"),
             ],
             Self::Vm => vec![
-                Package::with_program("qemu-system-x86", "qemu-system-x86_64"),
                 Package::with_program("kmod", "depmod"),
                 Package::with_program("xz-utils", "xz"),
             ],
@@ -87,7 +87,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
                 promtool::ensure()?;
                 tornado::ensure()?;
             }
-            Group::Vm => {}
+            Group::Vm => qemu::ensure()?,
         }
     }
     Ok(())

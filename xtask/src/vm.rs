@@ -2,7 +2,6 @@
 //!
 //! Never with KVM: a nested one may open and then hang the guest, and a boot takes seconds anyway.
 
-mod apt;
 mod archive;
 pub mod kernel;
 mod modules;

@@ -1,15 +1,15 @@
 //! Kernels unpacked below `target/vm/kernels`, one directory per release.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result};
 
-use super::{apt::Archive, packages, series::Series, version};
-use crate::{place, step};
+use super::{packages, series::Series, version};
+use crate::{apt::Archive, place, step};
 
 /// A kernel ready to boot.
 #[derive(Clone, Debug)]
@@ -63,15 +63,33 @@ pub fn cached(series: &Series) -> Result<Option<Kernel>> {
 ///
 /// When the archive does not offer one or the machine cannot unpack it.
 pub fn of_series(series: &'static Series, refresh: bool) -> Result<Kernel> {
-    match cached(series)? {
+    if let Some(kernel) = cached(series)?.filter(|_| !refresh) {
+        return Ok(kernel);
+    }
+    let lock = lock(series)?;
+    // Another process may have fetched it while this one waited.
+    let kernel = match cached(series)? {
         Some(kernel) if !refresh => Ok(kernel),
         _ => fetch(series).with_context(|| format!("fetch a kernel {}", series.name)),
-    }
+    };
+    drop(lock);
+    kernel
+}
+
+/// Keeps other processes from fetching the same series until the file returned is closed.
+fn lock(series: &Series) -> Result<File> {
+    let path = place::target("vm").join(format!("{}.lock", series.name));
+    fs::create_dir_all(place::target("vm")).context("create target/vm")?;
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    file.lock().with_context(|| format!("lock {}", path.display()))?;
+    Ok(file)
 }
 
 fn fetch(series: &'static Series) -> Result<Kernel> {
-    let archive = Archive::open(series)?;
-    let offer = archive.newest()?;
+    let archive = Archive::open(&format!("kernel {}", series.name), series.suites)?;
+    let offer = packages::newest(&archive.available()?, series.name).with_context(|| {
+        format!("no cloud kernel {} in {}", series.name, series.suites.join(", "))
+    })?;
     let dir = kernels().join(&offer.release);
     if !dir.exists() {
         // Under another name until it is whole, so that an interruption leaves no half kernel.
@@ -79,9 +97,11 @@ fn fetch(series: &'static Series) -> Result<Kernel> {
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished)?;
         }
-        fs::create_dir_all(&unfinished)
-            .with_context(|| format!("create {}", unfinished.display()))?;
-        archive.unpack(&offer, &unfinished)?;
+        archive.unpack(
+            &format!("kernel {}", offer.release),
+            &offer.named_with_version(),
+            &unfinished,
+        )?;
         index_modules(&unfinished, &offer.release)?;
         fs::rename(&unfinished, &dir).with_context(|| format!("create {}", dir.display()))?;
     }

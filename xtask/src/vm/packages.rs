@@ -13,6 +13,13 @@ pub struct Offer {
     pub packages: Vec<String>,
 }
 
+impl Offer {
+    /// The packages as `apt-get download` takes them.
+    pub fn named_with_version(&self) -> Vec<String> {
+        self.packages.iter().map(|name| format!("{name}={}", self.version)).collect()
+    }
+}
+
 /// An image package smaller than this is a name that leads to others, not a kernel.
 const SMALLEST_IMAGE: u64 = 1 << 20;
 /// The kernels built for virtual machines: small, with BTF and all that eBPF hooks need.

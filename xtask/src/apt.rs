@@ -1,5 +1,5 @@
-//! A private view of Debian's archive for one kernel series: other suites than this machine's own,
-//! without touching this machine's package state and without root.
+//! Private views of Debian's archive: other suites than this machine's own, without touching this
+//! machine's package state and without root.
 
 use std::{
     fs,
@@ -9,70 +9,90 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{
-    packages::{self, Offer},
-    series::Series,
-};
 use crate::{place, step};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// An apt that sees only the suites of one series.
+/// An apt that sees only certain suites, and no package as installed.
 pub struct Archive {
-    series: &'static Series,
     dir: PathBuf,
 }
 
 impl Archive {
-    /// Sets the view up and fetches its index.
+    /// Sets the view `name` of `suites` up and fetches its index.
     ///
     /// # Errors
     ///
     /// When this machine's own mirror is unknown or does not answer.
-    pub fn open(series: &'static Series) -> Result<Self> {
-        let dir = place::target("vm/apt").join(series.name);
-        let archive = Self { series, dir };
-        archive.configure()?;
+    pub fn open(name: &str, suites: &[&str]) -> Result<Self> {
+        let archive = Self { dir: place::target("apt").join(name) };
+        archive.configure(suites)?;
         step::must(
-            &format!("look for kernels {}", series.name),
-            "the Debian mirror of this machine's own apt sources must carry the series' suites",
+            &format!("read Debian's index for {name}"),
+            &format!("the Debian mirror of this machine must carry {}", suites.join(", ")),
             archive.apt("apt-get").args(["update", "-q"]),
         )?;
         Ok(archive)
     }
 
-    /// The newest kernel of the series.
+    /// What the suites offer, as `apt-cache dumpavail` prints it.
     ///
     /// # Errors
     ///
-    /// When the suites carry none.
-    pub fn newest(&self) -> Result<Offer> {
-        let available = self.apt("apt-cache").arg("dumpavail").output()?;
-        packages::newest(&String::from_utf8_lossy(&available.stdout), self.series.name)
-            .with_context(|| {
-                let suites = self.series.suites.join(", ");
-                format!("no cloud kernel {} in {suites}", self.series.name)
-            })
+    /// When apt cannot be started.
+    pub fn available(&self) -> Result<String> {
+        let output = self.apt("apt-cache").arg("dumpavail").output().context("start apt-cache")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Fetches the kernel's packages into `to` and unpacks them there.
+    /// Fetches `packages` (`name` or `name=version`) and unpacks them below `to`.
     ///
     /// # Errors
     ///
     /// When the mirror fails.
-    pub fn unpack(&self, offer: &Offer, to: &Path) -> Result<()> {
-        let wanted = offer.packages.iter().map(|name| format!("{name}={}", offer.version));
+    pub fn unpack(&self, title: &str, packages: &[String], to: &Path) -> Result<()> {
+        let mut download = self.apt("apt-get");
+        download.args(["download", "-q"]).args(packages);
+        self.fetch_and_unpack(title, &mut download, to, to)
+    }
+
+    /// As [`unpack`](Self::unpack), with everything the packages depend on, the C library included.
+    ///
+    /// # Errors
+    ///
+    /// When the mirror fails.
+    pub fn unpack_whole(&self, title: &str, packages: &[&str], to: &Path) -> Result<()> {
+        let mut download = self.apt("apt-get");
+        download.args(["install", "-q", "-y", "--download-only", "--no-install-recommends"]);
+        download.args(packages);
+        self.fetch_and_unpack(title, &mut download, &self.dir.join("cache/archives"), to)
+    }
+
+    /// Runs `download`, which leaves packages in `from`, and unpacks those.
+    fn fetch_and_unpack(
+        &self,
+        title: &str,
+        download: &mut Command,
+        from: &Path,
+        to: &Path,
+    ) -> Result<()> {
+        fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
         step::must(
-            &format!("fetch kernel {}", offer.release),
-            "try again with --refresh: the mirror may have moved on to a newer one",
-            self.apt("apt-get").args(["download", "-q"]).args(wanted).current_dir(to),
+            &format!("fetch {title}"),
+            "try again: the mirror may have moved on to a newer version",
+            download.current_dir(to),
         )?;
         step::must(
-            &format!("unpack kernel {}", offer.release),
+            &format!("unpack {title}"),
             "is the disk full?",
             Command::new("sh")
-                .args(["-ec", "for deb in *.deb; do dpkg-deb -x $deb .; rm $deb; done"])
-                .current_dir(to),
+                .args([
+                    "-ec",
+                    "for deb in *.deb; do dpkg-deb -x \"$deb\" \"$1\"; rm \"$deb\"; done",
+                ])
+                .arg("sh")
+                .arg(to)
+                .current_dir(from),
         )?;
         Ok(())
     }
@@ -83,11 +103,9 @@ impl Archive {
         apt
     }
 
-    fn configure(&self) -> Result<()> {
+    fn configure(&self, suites: &[&str]) -> Result<()> {
         let mirrors = Mirrors::of_this_machine()?;
-        let sources: String = self
-            .series
-            .suites
+        let sources: String = suites
             .iter()
             .map(|suite| format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirrors.of(suite)))
             .collect();
@@ -105,7 +123,8 @@ impl Archive {
              APT::Architecture \"amd64\";\n\
              APT::Architectures {{ \"amd64\"; }};\n\
              APT::Sandbox::User \"root\";\n\
-             Acquire::Languages \"none\";\n"
+             Acquire::Languages \"none\";\n\
+             Debug::NoLocking \"true\";\n"
         );
         for (name, content) in
             [("sources.list", &*sources), ("status", ""), ("apt.conf", &*settings)]
