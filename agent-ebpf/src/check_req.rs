@@ -36,7 +36,7 @@ pub fn ack_left(ctx: FExitContext) -> i32 {
     if let Some((growth, _)) = close(Site::CheckReq, sk) {
         let kind = if growth.overflows > 0 { EVENT_ACK_OVERFLOW } else { EVENT_OTHER_DROP };
         let reset = growth.overflows > 0 && aborts_on_overflow(sk);
-        record(sk, &sender(ctx.arg(1)), kind, |tally| {
+        record(&ctx, sk, &sender(ctx.arg(1)), kind, |tally| {
             tally.ack_overflow += growth.overflows;
             tally.other_drops += growth.drops.saturating_sub(growth.overflows);
             tally.resets += u64::from(reset);

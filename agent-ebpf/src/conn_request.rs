@@ -29,7 +29,7 @@ pub fn syn_left(ctx: FExitContext) -> i32 {
     let sk: *const u8 = ctx.arg(2);
     if let Some((growth, _)) = close(Site::ConnRequest, sk) {
         let kind = if growth.overflows > 0 { EVENT_SYN_OVERFLOW } else { EVENT_OTHER_DROP };
-        record(sk, &sender(ctx.arg(3)), kind, |tally| {
+        record(&ctx, sk, &sender(ctx.arg(3)), kind, |tally| {
             tally.syn_overflow += growth.overflows;
             tally.other_drops += growth.drops.saturating_sub(growth.overflows);
             tally.syn_queue_full += growth.req_q_full;

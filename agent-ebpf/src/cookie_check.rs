@@ -23,7 +23,7 @@ pub fn cookie_v4_entered(ctx: FEntryContext) -> i32 {
 /// It was checked.
 #[fexit(function = "cookie_v4_check")]
 pub fn cookie_v4_left(ctx: FExitContext) -> i32 {
-    left(ctx.arg(0))
+    left(&ctx)
 }
 
 /// An ACK to an IPv6 listener may carry a cookie.
@@ -35,7 +35,7 @@ pub fn cookie_v6_entered(ctx: FEntryContext) -> i32 {
 /// It was checked.
 #[fexit(function = "cookie_v6_check")]
 pub fn cookie_v6_left(ctx: FExitContext) -> i32 {
-    left(ctx.arg(0))
+    left(&ctx)
 }
 
 /// From 6.10 on the function itself frees a segment it drops, so the sender is noted beforehand.
@@ -48,10 +48,11 @@ fn entered(sk: *const u8, skb: *const u8) -> i32 {
 }
 
 #[inline(always)]
-fn left(sk: *const u8) -> i32 {
+fn left(ctx: &FExitContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
     if let Some((growth, bracket)) = close(Site::CookieCheck, sk) {
         let kind = if growth.overflows > 0 { EVENT_COOKIE_OVERFLOW } else { EVENT_OTHER_DROP };
-        record(sk, &bracket.peer, kind, |tally| {
+        record(ctx, sk, &bracket.peer, kind, |tally| {
             tally.cookie_overflow += growth.overflows;
             tally.other_drops += growth.drops.saturating_sub(growth.overflows);
         });

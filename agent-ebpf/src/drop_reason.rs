@@ -20,6 +20,6 @@ pub fn segment_freed(ctx: BtfTracePointContext) -> i32 {
     if sk.is_null() {
         return 0;
     }
-    record(sk, &sender(ctx.arg(0)), EVENT_ACK_OVERFLOW, |tally| tally.ack_overflow += 1);
+    record(&ctx, sk, &sender(ctx.arg(0)), EVENT_ACK_OVERFLOW, |tally| tally.ack_overflow += 1);
     0
 }

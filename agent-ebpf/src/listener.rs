@@ -1,6 +1,7 @@
 //! Whose queue it was: the listener's identity, its tally, and the detail event.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_log_ebpf::warn;
 use floodmark_common::{
     ABSENT, AF_INET, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
 };
@@ -63,10 +64,21 @@ pub fn key_of(sk: *const u8) -> ListenerKey {
 /// Counts something at listener `sk`, and tells of it in detail unless the listener's rate is
 /// used up. `kind` is one of the `EVENT_*` constants.
 #[inline(always)]
-pub fn record(sk: *const u8, peer: &Peer, kind: u32, count: impl FnOnce(&mut ListenerTally)) {
+pub fn record(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    peer: &Peer,
+    kind: u32,
+    count: impl FnOnce(&mut ListenerTally),
+) {
     let key = key_of(sk);
     let Some(tally) = tally_of(&key) else {
-        totals(|t| t.map_full += 1);
+        totals(|t| {
+            t.map_full += 1;
+            if t.map_full == 1 {
+                warn!(ctx, "no room to count for port {}: too many listeners", key.port);
+            }
+        });
         return;
     };
     // SAFETY: this CPU's slot of a per-CPU map.

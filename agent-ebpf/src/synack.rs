@@ -10,7 +10,7 @@ use crate::{listener::record, maps::totals, segment::requester};
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub fn synack_retransmitted(ctx: BtfTracePointContext) -> i32 {
     totals(|t| t.synack_retransmits += 1);
-    record(ctx.arg(0), &requester(ctx.arg(1)), EVENT_SYNACK_RETRANSMIT, |tally| {
+    record(&ctx, ctx.arg(0), &requester(ctx.arg(1)), EVENT_SYNACK_RETRANSMIT, |tally| {
         tally.synack_retransmits += 1;
     });
     0

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddrV4,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -169,12 +170,9 @@ fn add_up(
         .zip(grown)
         .map(|((namespace, _), (overflows, _))| app_outcome(namespace.name(), *overflows, report))
         .collect();
-    let markings: Vec<&Verdict> = report
-        .proxy
-        .verdicts
-        .iter()
-        .filter(|verdict| matches!(verdict.event.kind, EventKind::PeerMarked { .. }))
-        .collect();
+    let is_marking =
+        |verdict: &&Arc<Verdict>| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
+    let newest_marking = report.proxy.verdicts.iter().rfind(is_marking);
     Outcome {
         requests: seen.requests,
         answered: status(200),
@@ -187,7 +185,7 @@ fn add_up(
         causes: report.proxy.causes.clone(),
         rungs: report.rungs.clone(),
         apps,
-        example: markings.last().map(|verdict| {
+        example: newest_marking.map(|verdict| {
             format!(
                 "{} marked as down: {} ({} confidence), {}",
                 verdict.event.upstream,

@@ -1,6 +1,6 @@
 //! A report in plain words.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use crate::{
     kernel::{Attribution, Rung, Standing},
@@ -109,7 +109,8 @@ fn tell_proxies(out: &mut String, report: &Report) -> std::fmt::Result {
     for (cause, count) in &proxy.causes {
         writeln!(out, "  {count} × {cause}")?;
     }
-    let marking = |verdict: &&Verdict| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
+    let marking =
+        |verdict: &&Arc<Verdict>| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
     if let Some(verdict) = proxy.verdicts.iter().rev().find(marking) {
         writeln!(
             out,

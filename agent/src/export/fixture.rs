@@ -57,6 +57,7 @@ pub(super) fn snapshot() -> Snapshot {
             (QUIET, ("net:[4026532002]".to_owned(), MibCounts::default())),
         ]),
         standings: vec![standing(Signal::SynDrops, Rung::Netlink)],
+        proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
         health: Health::default(),
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use super::families::Families;
-use crate::{agent::Snapshot, proxy::ProxyKind, verdict::ListenerReport};
+use crate::{agent::Snapshot, verdict::ListenerReport};
 
 /// Listeners exported at most, those with most drops first; the rest is counted in
 /// `floodmark_listeners_not_exported`.
@@ -200,17 +200,12 @@ fn about_time_wait(families: &mut Families, snapshot: &Snapshot) {
 }
 
 fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
-    let proxy = &snapshot.report.proxy;
-    for (event, count) in [
-        ("attempt_failed", proxy.failed_attempts),
-        ("peer_marked", proxy.markings),
-        ("no_live_peers", proxy.no_live_peers),
-    ] {
+    for ((proxy, event), count) in &snapshot.proxy_events {
         families.counter(
             "floodmark_proxy_events_total",
             "What proxies said of their upstreams.",
-            &[("proxy", ProxyKind::Nginx.name()), ("event", event)],
-            count,
+            &[("proxy", proxy.name()), ("event", event)],
+            *count,
         );
     }
     for (kind, count) in &snapshot.verdicts {

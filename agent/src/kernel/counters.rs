@@ -1,7 +1,7 @@
 //! Reads the maps in which the programs count, and turns totals into growth.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -54,6 +54,27 @@ impl Counters {
             }
         }
         Ok(growth)
+    }
+
+    /// Makes room in the maps: forgets listeners that have `closed`, and the services of namespaces
+    /// that are no longer `known`.
+    pub fn forget(
+        &mut self,
+        closed: &BTreeSet<ListenerId>,
+        known: impl Fn(NetnsId) -> bool,
+    ) -> Result<()> {
+        let seen = self.seen.keys().copied();
+        let gone: Vec<ListenerKey> = seen.filter(|key| closed.contains(&identity(key))).collect();
+        for key in gone {
+            self.seen.remove(&key);
+            self.listeners.remove(&key).context("removing from the LISTENERS map")?;
+        }
+        let services: Vec<TimeWaitKey> =
+            self.time_wait.keys().collect::<Result<_, _>>().context("reading the TIME_WAIT map")?;
+        for key in services.iter().filter(|key| !known(NetnsId(key.netns))) {
+            self.time_wait.remove(key).context("removing from the TIME_WAIT map")?;
+        }
+        Ok(())
     }
 
     /// TIME_WAIT entries since start, by service.

@@ -3,10 +3,12 @@
 use std::{net::SocketAddr, ptr, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
 use floodmark_common::{
     EVENT_ACK_OVERFLOW, EVENT_COOKIE_OVERFLOW, EVENT_OTHER_DROP, EVENT_SYN_OVERFLOW,
     EVENT_SYNACK_RETRANSMIT, EventRecord,
 };
+use log::Log;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -15,21 +17,24 @@ use super::{
 };
 use crate::time::UnixMs;
 
-/// The reading end of the ring buffer.
+/// The reading end of the ring buffers.
 pub struct Events {
     ring: RingBuf<MapData>,
+    /// What the programs have to say in words goes to the agent's own log.
+    messages: EbpfLogger<&'static dyn Log>,
     /// Records that could not be decoded: the object and the agent disagree.
     pub undecodable: u64,
 }
 
 impl Events {
-    /// Takes the ring buffer over.
-    pub fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring, undecodable: 0 }
+    /// Takes the ring buffers over.
+    pub fn new(ring: RingBuf<MapData>, messages: EbpfLogger<&'static dyn Log>) -> Self {
+        Self { ring, messages, undecodable: 0 }
     }
 
     /// Reads at most `most` of the waiting events.
     pub fn drain(&mut self, most: usize) -> Vec<KernelEvent> {
+        self.messages.flush();
         let mut events = Vec::new();
         let clock = Clock::read();
         while events.len() < most {

@@ -1,6 +1,5 @@
-//! The kernel's own counters of a namespace: `/proc/net/netstat`, `/proc/net/snmp` and
-//! `/proc/net/sockstat` (net/ipv4/proc.c). The first two have a pair of lines per group: names, then
-//! values in the same order.
+//! The kernel's own counters of a namespace: `/proc/net/netstat` and `/proc/net/snmp`
+//! (net/ipv4/proc.c). They have a pair of lines per group: names, then values in the same order.
 
 use std::{fs, io};
 
@@ -15,25 +14,6 @@ pub fn read_here() -> io::Result<MibCounts> {
     let netstat = fs::read_to_string("/proc/thread-self/net/netstat")?;
     let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
     Ok(parse(&netstat, &snmp))
-}
-
-/// TIME_WAIT sockets that the calling thread's namespace holds now.
-///
-/// # Errors
-///
-/// When procfs cannot be read, or does not say.
-pub fn time_wait_here() -> io::Result<u64> {
-    let path = "/proc/thread-self/net/sockstat";
-    let unsaid = || io::Error::new(io::ErrorKind::InvalidData, format!("{path}: no tw under TCP"));
-    parse_time_wait(&fs::read_to_string(path)?).ok_or_else(unsaid)
-}
-
-/// `sockstat_seq_show` prints names and values in turn: `TCP: inuse 5 orphan 0 tw 3 ...`.
-fn parse_time_wait(sockstat: &str) -> Option<u64> {
-    let tcp = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
-    let mut words = tcp.split_whitespace();
-    words.find(|word| *word == "tw")?;
-    words.next()?.parse().ok()
 }
 
 /// Picks the counters by name; one that this kernel lacks is 0.
@@ -128,13 +108,5 @@ Tcp: 1 -1 7 8
         let counts =
             |listen_drops, time_wait| MibCounts { listen_drops, time_wait, ..MibCounts::default() };
         assert_eq!(counts(9, 3).since(&counts(4, 8)), counts(9, 3));
-    }
-
-    #[test]
-    fn reads_the_time_wait_sockets_held_now() {
-        let sockstat = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 3 alloc 7 mem 1\nUDP: tw 8\n";
-        assert_eq!(parse_time_wait(sockstat), Some(3));
-        assert_eq!(parse_time_wait("UDP: tw 8\nTCP: inuse 5"), None);
-        assert!(time_wait_here().is_ok());
     }
 }

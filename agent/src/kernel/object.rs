@@ -6,8 +6,9 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{Program, ProgramError},
 };
+use aya_log::EbpfLogger;
 use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
-use log::debug;
+use log::{Log, debug};
 
 use super::{
     btf::Btf,
@@ -36,6 +37,8 @@ pub struct Maps {
     pub totals: PerCpuArray<MapData, Totals>,
     /// Detail events.
     pub events: RingBuf<MapData>,
+    /// What the programs have to say in words.
+    pub messages: EbpfLogger<&'static dyn Log>,
 }
 
 impl Object {
@@ -56,6 +59,7 @@ impl Object {
     /// Takes the maps out; `None` where the kernel takes no BPF.
     pub fn take_maps(&mut self) -> Result<Option<Maps>> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(None) };
+        let messages = EbpfLogger::init(ebpf).context("the programs' messages")?;
         let mut take = |name: &str| -> Result<Map> {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
@@ -64,6 +68,7 @@ impl Object {
             time_wait: take("TIME_WAIT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
             events: take("EVENTS")?.try_into()?,
+            messages,
         }))
     }
 

@@ -1,6 +1,6 @@
 //! What is known about a stretch of time, in one object: the JSON of `floodmark diagnose`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ pub struct ProxyReport {
     /// Markings by cause.
     pub causes: BTreeMap<String, u64>,
     /// The verdicts; the newest where there are too many to keep.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<Arc<Verdict>>,
 }
 
 /// TIME_WAIT entries of one service.
