@@ -109,6 +109,11 @@ impl Loaded {
         for way in ways {
             match self.attach_all(way.hooks) {
                 Ok(()) => {
+                    for extra in way.extras {
+                        if let Err(reason) = self.attach(extra) {
+                            debug!("{}: {reason}", extra.program);
+                        }
+                    }
                     let blind_spot = way.blind_spot.to_owned();
                     return Standing { signal, rung: way.rung, blind_spot, refused };
                 }
@@ -150,6 +155,7 @@ impl Loaded {
             Some(Program::FEntry(program)) => program.unload(),
             Some(Program::FExit(program)) => program.unload(),
             Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
             _ => Ok(()),
         };
     }
@@ -169,6 +175,14 @@ fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(
             program.load(hook.target, btf)?;
             program.attach().map(drop)
         }
+        Program::KProbe(program) => {
+            // One program may serve several functions.
+            match program.load() {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
+            program.attach(hook.target, 0).map(drop)
+        }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -177,6 +191,8 @@ fn place(attach: Attach) -> &'static str {
     match attach {
         Attach::Entry => "fentry",
         Attach::Exit => "fexit",
+        Attach::KprobeEntry => "kprobe",
+        Attach::KprobeExit => "kretprobe",
         Attach::Tracepoint => "tp_btf",
     }
 }

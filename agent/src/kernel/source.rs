@@ -14,12 +14,10 @@ use super::{
     estimate::{Remainder, Suspect, share},
     events::Events,
     ladder::{Rung, Signal, Standing},
-    mib,
+    mib::{self, Counter, MibCounts},
     netns::{Netns, visit},
     object::Object,
-    sample::{
-        KernelEvent, KernelSample, ListenerDelta, ListenerId, MibCounts, NetnsId, QueueDepth,
-    },
+    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth},
     sock_diag::listeners_here,
 };
 use crate::time::{UnixMs, Window};
@@ -131,7 +129,7 @@ impl KernelSource {
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();
         if estimates {
             for found in quiet {
-                if mibs.get(&found.0).is_some_and(|grown| grown.listen_drops == 0) {
+                if mibs.get(&found.0).is_some_and(|grown| grown[Counter::ListenDrops] == 0) {
                     self.remember_drops(&found);
                 }
             }
@@ -170,9 +168,9 @@ impl KernelSource {
 
     /// Whether every overflow is counted in the kernel, so that nothing is left to estimate.
     fn counts_everything(&self) -> bool {
-        [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops]
+        [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops, Signal::IcmpDrops]
             .iter()
-            .all(|signal| self.object.rung(*signal) == Rung::Fentry)
+            .all(|signal| self.object.rung(*signal) >= Rung::Kprobe)
     }
 
     fn growth(&mut self) -> Result<Vec<Growth>> {
@@ -253,7 +251,9 @@ impl KernelSource {
     ) -> Result<Vec<ListenerDelta>> {
         let in_trouble: Vec<Netns> = namespaces
             .iter()
-            .filter(|netns| mibs.get(&netns.id).is_some_and(|grown| grown.listen_drops > 0))
+            .filter(|netns| {
+                mibs.get(&netns.id).is_some_and(|grown| grown[Counter::ListenDrops] > 0)
+            })
             .cloned()
             .collect();
         let mut deltas = Vec::new();
@@ -266,8 +266,8 @@ impl KernelSource {
                 })
             };
             let (overflows, drops) = known(&|listener| listener.netns == netns);
-            let overflows = grown.listen_overflows.saturating_sub(overflows);
-            let drops = grown.listen_drops.saturating_sub(drops);
+            let overflows = grown[Counter::ListenOverflows].saturating_sub(overflows);
+            let drops = grown[Counter::ListenDrops].saturating_sub(drops);
             let before = self.drops.remove(&netns).unwrap_or_default();
             self.remember_drops(&(netns, queues.clone()));
             let mut depths = HashMap::new();

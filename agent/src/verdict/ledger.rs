@@ -14,7 +14,8 @@ use super::{
 use crate::{
     inventory::{Inventory, Listener},
     kernel::{
-        Attribution, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, Tally,
+        Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
+        QueueDepth, Tally,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
@@ -220,16 +221,18 @@ impl Ledger {
         let attributed = self.attributed();
         let namespaces = kernel
             .iter()
-            .filter(|(_, (_, counts))| counts.listen_drops > 0 || counts.listen_overflows > 0)
+            .filter(|(_, (_, counts))| Counter::RECONCILED.iter().any(|c| counts[*c] > 0))
             .map(|(netns, (name, counts))| {
                 let tally = attributed.get(netns).copied().unwrap_or_default();
                 NetnsReport {
                     netns: *netns,
                     name: name.clone(),
                     kernel: *counts,
-                    unattributed_overflows: counts.listen_overflows as i64
-                        - tally.overflows() as i64,
-                    unattributed_drops: counts.listen_drops as i64 - tally.drops() as i64,
+                    unattributed: counts
+                        .unattributed(&tally)
+                        .filter(|(_, rest)| *rest != 0)
+                        .map(|(counter, rest)| (counter.name().to_owned(), rest))
+                        .collect(),
                 }
             })
             .collect();
@@ -280,7 +283,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::ListenerDelta;
+    use crate::kernel::{Class, ListenerDelta};
 
     fn sample(second: u64, ports: impl Iterator<Item = u32>) -> KernelSample {
         let delta = |port: u32| ListenerDelta {
@@ -289,7 +292,7 @@ mod tests {
                 addr: ([10, 0, 0, 1], 80).into(),
                 inode: port,
             },
-            tally: Tally { syn_overflow: 1, ..Tally::default() },
+            tally: Tally::of(&[(Class::SynAcceptQueueFull, 1)]),
             attribution: Attribution::Exact,
             queue: None,
         };

@@ -54,10 +54,9 @@ pub struct NetnsReport {
     pub name: String,
     /// Growth of the kernel's counters.
     pub kernel: MibCounts,
-    /// ListenOverflows minus what was attributed to listeners.
-    pub unattributed_overflows: i64,
-    /// ListenDrops minus what was attributed to listeners.
-    pub unattributed_drops: i64,
+    /// What of them was not attributed to listeners, by the kernel's names; negative where too
+    /// much was. Only what is not 0.
+    pub unattributed: BTreeMap<String, i64>,
 }
 
 /// What the proxies said, and what became of it.
