@@ -104,6 +104,24 @@ pub enum Class {
 pub const CLASSES: usize = Class::UnstagedOther as usize + 1;
 
 impl Class {
+    /// Whether a connection lost a segment or its request by it.
+    pub const fn is_loss(self) -> bool {
+        matches!(
+            self,
+            Self::SynAcceptQueueFull
+                | Self::SynQueueFull
+                | Self::SynLastQuarter
+                | Self::SynOther
+                | Self::AckAcceptQueueFull
+                | Self::AckAcceptQueueFullReset
+                | Self::AckChildFailed
+                | Self::AckMigrationFailed
+                | Self::CookieAcceptQueueFull
+                | Self::CookieChildFailed
+                | Self::IcmpRequestKilled
+        )
+    }
+
     /// Every class, each at its own index.
     pub const ALL: [Self; CLASSES] = [
         Self::SynAcceptQueueFull,
@@ -166,16 +184,93 @@ impl ListenerTally {
     }
 }
 
-/// Key of the `TIME_WAIT` map: a service in a namespace.
+/// What became of connections to or from a service; also the index of its count in
+/// [`ServiceTally`].
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceClass {
+    /// A connection entered TIME_WAIT.
+    TimeWait,
+    /// An orphaned connection became a FIN_WAIT2 mini-socket for more than 4 s.
+    FinWait2,
+    /// The same for 4 s or less.
+    FinWait2Short,
+    /// A connection closed without TIME_WAIT: `tcp_max_tw_buckets` was reached, or no memory.
+    TimeWaitTableFull,
+    /// On kernels before 5.18: a mini-socket expired.
+    TimeWaitExpired,
+    /// On kernels before 5.18: a FIN_WAIT2 mini-socket of 4 s or less expired.
+    TimeWaitExpiredShort,
+    /// A TIME_WAIT socket gave its port to a new connection of this host (`tcp_twsk_unique`).
+    TimeWaitReused,
+    /// A TIME_WAIT socket gave way to a SYN (`tcp_timewait_state_process`).
+    TimeWaitReopened,
+    /// A SYN of this host's client was sent again.
+    SynRepeated,
+}
+
+/// Number of [`ServiceClass`]es.
+pub const SERVICE_CLASSES: usize = ServiceClass::SynRepeated as usize + 1;
+
+impl ServiceClass {
+    /// Every class, each at its own index.
+    pub const ALL: [Self; SERVICE_CLASSES] = [
+        Self::TimeWait,
+        Self::FinWait2,
+        Self::FinWait2Short,
+        Self::TimeWaitTableFull,
+        Self::TimeWaitExpired,
+        Self::TimeWaitExpiredShort,
+        Self::TimeWaitReused,
+        Self::TimeWaitReopened,
+        Self::SynRepeated,
+    ];
+}
+
+/// Key of the `SERVICES` map: a service in a namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TimeWaitKey {
+pub struct ServiceKey {
     /// `net->ns.inum`.
     pub netns: u32,
     /// The lower port of the connection, taken for the service's.
     pub port: u16,
-    /// 1 if that port is local, so the service closed first; 0 if its client did.
-    pub by_service: u16,
+    /// 1 if that port is local, so this is the service's side; 0 if it is its client's.
+    pub is_local: u16,
+}
+
+/// What one CPU counted for one service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTally {
+    /// Connections by [`ServiceClass`].
+    pub counts: [u64; SERVICE_CLASSES],
+}
+
+/// Key of the `NO_PORT` map: to whom a process could not connect for want of a local port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NoPortKey {
+    /// `net->ns.inum`.
+    pub netns: u32,
+    /// Thread group id (process id) in the initial PID namespace.
+    pub pid: u32,
+    /// Destination address.
+    pub addr: RawAddr,
+    /// Destination port in host byte order.
+    pub port: u16,
+    /// Family of the address.
+    pub family: u16,
+}
+
+/// What one CPU counted for one [`NoPortKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoPortTally {
+    /// `connect(2)` calls that failed with EADDRNOTAVAIL.
+    pub failures: u64,
+    /// `comm` of the process.
+    pub command: [u8; 16],
 }
 
 /// Namespace-independent totals of one CPU. Bumped before any attribution, which can fail.
@@ -184,11 +279,11 @@ pub struct TimeWaitKey {
 pub struct Totals {
     /// Everything counted, by [`Class`].
     pub counts: [u64; CLASSES],
-    /// TIME_WAIT entries.
-    pub time_wait: u64,
+    /// Everything counted, by [`ServiceClass`].
+    pub service_counts: [u64; SERVICE_CLASSES],
     /// Detail events the ring buffer had no room for.
     pub ring_full: u64,
-    /// Counts that found no room in the `LISTENERS` or `TIME_WAIT` map.
+    /// Counts that found no room in the map they belong to.
     pub map_full: u64,
     /// Brackets entered while another stood open on the same CPU. 0 unless an exit was missed.
     pub nested: u64,
@@ -226,21 +321,32 @@ pub const EVENTS_PER_SECOND: u64 = 256;
 const _: () = {
     assert!(size_of::<ListenerKey>() == 4 + 4 + 16 + 2 + 2);
     assert!(size_of::<ListenerTally>() == (CLASSES + 4) * 8 + 2 * 4);
-    assert!(size_of::<TimeWaitKey>() == 4 + 2 + 2);
-    assert!(size_of::<Totals>() == (CLASSES + 5) * 8);
+    assert!(size_of::<ServiceKey>() == 4 + 2 + 2);
+    assert!(size_of::<NoPortKey>() == 4 + 4 + 16 + 2 + 2);
+    assert!(size_of::<NoPortTally>() == 8 + 16);
+    assert!(size_of::<Totals>() == (CLASSES + SERVICE_CLASSES + 4) * 8);
     assert!(size_of::<EventRecord>() == 8 + 28 + 16 + 2 + 2 + 4 * 4);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{EventRecord, ListenerKey, ListenerTally, TimeWaitKey, Totals};
+    use super::{
+        EventRecord, ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally,
+        Totals,
+    };
 
     // SAFETY: `repr(C)`, integers only, no padding (asserted above): any bytes are a valid value.
     unsafe impl aya::Pod for ListenerKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for ListenerTally {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for TimeWaitKey {}
+    unsafe impl aya::Pod for ServiceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ServiceTally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NoPortKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NoPortTally {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Totals {}
     // SAFETY: as above.

@@ -13,7 +13,7 @@ use floodmark_common::Class;
 use crate::{
     bracket::{Bracket, Listen, Site, close, close_any, open},
     kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed},
-    listener::{Happening, count, record},
+    listener::{count, record},
     segment::sender,
 };
 
@@ -105,7 +105,7 @@ fn settle<A: Access>(
     if listen.drops > 0 {
         let class = cause::<A>(&listen, resets, sk, req);
         let peer = sender::<A>(skb);
-        record::<A>(ctx, sk, &Happening { class, times: listen.drops, peer, is_loss: true });
+        record::<A>(ctx, sk, class, listen.drops, &peer);
     }
 }
 

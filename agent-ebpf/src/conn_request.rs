@@ -14,7 +14,7 @@ use floodmark_common::Class;
 use crate::{
     bracket::{Bracket, Listen, Site, close, close_any, current, open},
     kernel::{Access, Probed, Typed},
-    listener::{Happening, count, record},
+    listener::{count, record},
     segment::sender,
 };
 
@@ -85,23 +85,23 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
         count::<A>(sk, Class::SynCookieSent, cookies);
     }
     if listen.drops > 0 {
-        let (class, is_loss) = cause(bracket, &listen, full.drop);
+        let class = cause(bracket, &listen, full.drop);
         let peer = sender::<A>(skb);
-        record::<A>(ctx, sk, &Happening { class, times: listen.drops, peer, is_loss });
+        record::<A>(ctx, sk, class, listen.drops, &peer);
     }
 }
 
 /// Why a SYN was dropped. `tcp_conn_request` drops it at most once.
 #[inline(always)]
-fn cause(bracket: &mut Bracket, listen: &Listen, queue_full: u64) -> (Class, bool) {
+fn cause(bracket: &mut Bracket, listen: &Listen, queue_full: u64) -> Class {
     // Whatever went wrong with a Fast Open child, the SYN goes on to be answered as any other.
     let fast_open = bracket.fast_open_failed().unwrap_or(0) > 0;
     match (listen.overflows > 0, fast_open) {
-        (true, true) => (Class::FastOpenQueueFull, false),
-        (true, false) => (Class::SynAcceptQueueFull, true),
-        (false, true) => (Class::FastOpenChildFailed, false),
-        (false, false) if queue_full > 0 => (Class::SynQueueFull, true),
-        (false, false) if bracket.unproven != 0 => (Class::SynLastQuarter, true),
-        (false, false) => (Class::SynOther, true),
+        (true, true) => Class::FastOpenQueueFull,
+        (true, false) => Class::SynAcceptQueueFull,
+        (false, true) => Class::FastOpenChildFailed,
+        (false, false) if queue_full > 0 => Class::SynQueueFull,
+        (false, false) if bracket.unproven != 0 => Class::SynLastQuarter,
+        (false, false) => Class::SynOther,
     }
 }

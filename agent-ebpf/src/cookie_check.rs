@@ -12,7 +12,7 @@ use floodmark_common::Class;
 use crate::{
     bracket::{Bracket, Site, close, close_any, open},
     kernel::{Access, Probed, Typed},
-    listener::{Happening, count, record},
+    listener::{count, record},
     segment::sender,
 };
 
@@ -92,6 +92,6 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
         let full = listen.overflows > 0;
         let class = if full { Class::CookieAcceptQueueFull } else { Class::CookieChildFailed };
         let peer = bracket.peer;
-        record::<A>(ctx, sk, &Happening { class, times: listen.drops, peer, is_loss: true });
+        record::<A>(ctx, sk, class, listen.drops, &peer);
     }
 }

@@ -9,7 +9,7 @@ use floodmark_common::Class;
 
 use crate::{
     kernel::{REASON_LISTEN_OVERFLOW, Typed},
-    listener::{Happening, record},
+    listener::record,
     segment::sender,
 };
 
@@ -24,6 +24,6 @@ pub fn segment_freed(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (class, peer) = (Class::AckAcceptQueueFull, sender::<Typed>(ctx.arg(0)));
-    record::<Typed>(&ctx, sk, &Happening { class, times: 1, peer, is_loss: true });
+    record::<Typed>(&ctx, sk, class, 1, &peer);
     0
 }

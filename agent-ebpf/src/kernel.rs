@@ -58,6 +58,18 @@ constants! {
     OFF_CSK_DEFER_ACCEPT,
     /// `inet_connection_sock.icsk_syn_retries`
     OFF_CSK_SYN_RETRIES,
+    /// `sock.__sk_common.skc_state`
+    OFF_SK_STATE,
+    /// `inet_timewait_sock.tw_substate`
+    OFF_TW_SUBSTATE,
+    /// `inet_timewait_sock.tw_timer`
+    OFF_TW_TIMER,
+    /// `inet_timewait_sock.tw_kill`, before Linux 5.18: the byte with its bit
+    OFF_TW_KILL,
+    /// that bit
+    BIT_TW_KILL,
+    /// Four seconds in jiffies, the limit between TW and TWKilled
+    SHORT_TIMEOUT,
     /// `socket.file`
     OFF_SOCKET_FILE,
     /// `file.f_inode`

@@ -61,23 +61,17 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
     }
 }
 
-/// What one segment, or one firing of a timer, did to a listener.
-pub struct Happening {
-    /// By what to count it.
-    pub class: Class,
-    /// How often; the kernel counts most things once per segment.
-    pub times: u64,
-    /// Who was affected.
-    pub peer: Peer,
-    /// Whether a connection lost a segment by it, rather than going on.
-    pub is_loss: bool,
-}
-
-/// Counts something at listener `sk`, totals first, and tells of it in detail unless the listener's
-/// rate is used up.
+/// Counts `times` of `class` at listener `sk`, totals first, and tells of it in detail unless the
+/// listener's rate is used up.
 #[inline(always)]
-pub fn record<A: Access>(ctx: &impl EbpfContext, sk: *const u8, what: &Happening) {
-    totals(|t| t.counts[what.class as usize] += what.times);
+pub fn record<A: Access>(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    class: Class,
+    times: u64,
+    peer: &Peer,
+) {
+    totals(|t| t.counts[class as usize] += times);
     let key = key_of::<A>(sk);
     let Some(tally) = tally_of(&key) else {
         totals(|t| {
@@ -90,14 +84,14 @@ pub fn record<A: Access>(ctx: &impl EbpfContext, sk: *const u8, what: &Happening
     };
     // SAFETY: this CPU's slot of a per-CPU map.
     let tally = unsafe { &mut *tally };
-    tally.count(what.class, what.times);
+    tally.count(class, times);
     // SAFETY: `sk` is a `struct sock *`.
     let (len, limit) = unsafe {
         (A::field::<u32>(sk, &OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
     };
     tally.queue_high = tally.queue_high.max(len);
     tally.queue_limit = limit;
-    if what.is_loss && is_first_loss(&key, &what.peer) {
+    if class.is_loss() && is_first_loss(&key, peer) {
         tally.connections += 1;
     }
     // SAFETY: a helper without arguments.
@@ -108,10 +102,10 @@ pub fn record<A: Access>(ctx: &impl EbpfContext, sk: *const u8, what: &Happening
     let event = EventRecord {
         at_ns,
         listener: key,
-        peer: what.peer.addr,
-        peer_port: what.peer.port,
-        peer_family: what.peer.family,
-        class: what.class as u32,
+        peer: peer.addr,
+        peer_port: peer.port,
+        peer_family: peer.family,
+        class: class as u32,
         queue_len: len,
         queue_limit: limit,
         reserved: 0,

@@ -9,6 +9,7 @@
 mod bracket;
 mod check_req;
 mod conn_request;
+mod connect;
 mod cookie_check;
 mod drop_reason;
 mod kernel;
@@ -16,6 +17,7 @@ mod listener;
 mod maps;
 mod request;
 mod segment;
+mod service;
 mod time_wait;
 
 #[cfg(not(test))]

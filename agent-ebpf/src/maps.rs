@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
+use floodmark_common::{
+    ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+};
 
 /// Totals of this CPU; preallocated, so counting in it never fails.
 #[map]
@@ -21,10 +23,15 @@ pub static LISTENERS: PerCpuHashMap<ListenerKey, ListenerTally> =
 #[map]
 pub static LOSERS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
 
-/// TIME_WAIT entries by service.
+/// What became of connections, by service.
 #[map]
-pub static TIME_WAIT: PerCpuHashMap<TimeWaitKey, u64> =
+pub static SERVICES: PerCpuHashMap<ServiceKey, ServiceTally> =
     PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Connects that found no local port, by destination and process.
+#[map]
+pub static NO_PORT: PerCpuHashMap<NoPortKey, NoPortTally> =
+    PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// Detail events; the agent sets the size.
 #[map]

@@ -14,7 +14,7 @@ use crate::{
         OFF_NET_SYNACK_RETRIES, OFF_REQ_ACKED, OFF_REQ_LISTENER, OFF_REQ_NUM_TIMEOUT,
         OFF_REQ_SNT_ISN, OFF_SK_NET, Probed, Typed,
     },
-    listener::{Happening, record},
+    listener::record,
     segment::requester,
 };
 
@@ -38,7 +38,7 @@ pub fn synack_retransmitted(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: `req` is a program argument of type `struct request_sock *`. Its listener lies in a
     // union, behind which the verifier sees no type.
     let sk: *const u8 = unsafe { Probed::field(req, &OFF_REQ_LISTENER) };
-    record::<Probed>(&ctx, sk, &Happening { class, times: 1, peer, is_loss: false });
+    record::<Probed>(&ctx, sk, class, 1, &peer);
     0
 }
 
@@ -51,7 +51,7 @@ pub fn request_dropped(ctx: FEntryContext) -> i32 {
     }
     let (sk, req): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
     let (class, peer) = (expiry::<Typed>(sk, req), requester::<Typed>(req));
-    record::<Typed>(&ctx, sk, &Happening { class, times: 1, peer, is_loss: true });
+    record::<Typed>(&ctx, sk, class, 1, &peer);
     0
 }
 
@@ -63,7 +63,7 @@ pub fn request_dropped_kprobe(ctx: ProbeContext) -> u32 {
         && from_timer & 0xff != 0
     {
         let (class, peer) = (expiry::<Probed>(sk, req), requester::<Probed>(req));
-        record::<Probed>(&ctx, sk, &Happening { class, times: 1, peer, is_loss: true });
+        record::<Probed>(&ctx, sk, class, 1, &peer);
     }
     0
 }
@@ -95,13 +95,8 @@ fn icmp(ctx: &impl aya_ebpf::EbpfContext, req: *const u8, seq: u64, abort: u64) 
     }
     // SAFETY: as above.
     let sk: *const u8 = unsafe { Probed::field(req, &OFF_REQ_LISTENER) };
-    let what = Happening {
-        class: Class::IcmpRequestKilled,
-        times: 1,
-        peer: requester::<Probed>(req),
-        is_loss: true,
-    };
-    record::<Probed>(ctx, sk, &what);
+    let peer = requester::<Probed>(req);
+    record::<Probed>(ctx, sk, Class::IcmpRequestKilled, 1, &peer);
 }
 
 /// How far a pending request has come.

@@ -14,6 +14,8 @@ pub struct Peer {
     pub addr: RawAddr,
     pub port: u16,
     pub family: u16,
+    /// No padding: verifiers before Linux 6.3 refuse to copy bytes that nobody wrote.
+    pub reserved: u32,
 }
 
 /// Offset of `saddr` in `struct iphdr` (RFC 791) and `struct ipv6hdr` (RFC 8200).
@@ -56,7 +58,7 @@ pub fn requester<A: Access>(req: *const u8) -> Peer {
         let mut peer = Peer {
             port: u16::from_be(A::field::<u16>(req, &OFF_SK_DPORT)),
             family: A::field::<u16>(req, &OFF_SK_FAMILY),
-            addr: RawAddr::default(),
+            ..Peer::default()
         };
         if peer.family == AF_INET {
             let addr: u32 = A::field(req, &OFF_SK_DADDR);

@@ -22,7 +22,7 @@ use crate::{
     },
     proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
     time::UnixMs,
-    verdict::{Correlator, Ledger, Report, TimeWaitReport, Verdict, VerdictKind},
+    verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
 
 /// How often the kernel's counts are read.
@@ -216,21 +216,12 @@ impl Agent {
             .iter()
             .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
             .collect();
-        let mut time_wait: Vec<TimeWaitReport> = self
-            .kernel
-            .time_wait()?
-            .into_iter()
-            .map(|(key, count)| TimeWaitReport {
-                netns: NetnsId(key.netns),
-                port: key.port,
-                by_service: key.by_service != 0,
-                count,
-            })
-            .collect();
-        time_wait.sort_by_key(|entry| std::cmp::Reverse(entry.count));
+        let (services, services_moved) = self.kernel.services()?;
         let namespaces = self.kernel.kernel_counts();
+        let no_port = self.kernel.no_port()?;
+        let kernel = KernelSide { rungs, kernel: &namespaces, services, services_moved, no_port };
         Ok(Snapshot {
-            report: self.ledger.report(UnixMs::now(), rungs, &namespaces, time_wait),
+            report: self.ledger.report(UnixMs::now(), kernel),
             namespaces,
             standings: self.kernel.standings().to_vec(),
             proxy_events: self.ledger.event_counts().clone(),

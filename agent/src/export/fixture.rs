@@ -6,15 +6,12 @@ use crate::{
     agent::Snapshot,
     inventory::{Listener, Owner},
     kernel::{
-        Attribution, Class, Counter, Health, ListenerId, MibCounts, NetnsId, QueueDepth, Rung,
-        Signal, Standing, Tally,
+        Attribution, Class, Counter, Health, ListenerId, MibCounts, NetnsId, NoPortCount,
+        QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
     },
     proxy::{ProxyKind, SourceStats},
     time::{UnixMs, Window},
-    verdict::{
-        Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport,
-        VerdictKind,
-    },
+    verdict::{Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, VerdictKind},
 };
 
 /// The namespace where something was lost.
@@ -56,7 +53,19 @@ pub(super) fn snapshot() -> Snapshot {
             }],
             proxy: ProxyReport { markings: 7, ..ProxyReport::default() },
             events_lost: 0,
-            time_wait: vec![TimeWaitReport { netns: APP, port: 8000, by_service: true, count: 4 }],
+            services: vec![ServiceCount {
+                netns: APP,
+                port: 8000,
+                is_local: true,
+                counts: BTreeMap::from([("time_wait".to_owned(), 4)]),
+            }],
+            no_port: vec![NoPortCount {
+                netns: APP,
+                destination: ([10, 0, 0, 9], 5432).into(),
+                pid: 42,
+                command: "nginx".to_owned(),
+                failures: 6,
+            }],
         },
         namespaces: BTreeMap::from([
             (APP, ("app1".to_owned(), kernel)),

@@ -9,7 +9,7 @@ use super::families::Families;
 use crate::{
     agent::Snapshot,
     kernel::{
-        Class, Counter,
+        Class, Counter, NetnsId,
         class::{Meaning, meaning_of},
     },
     verdict::ListenerReport,
@@ -18,7 +18,7 @@ use crate::{
 /// Listeners exported at most, those with most drops first; the rest is counted in
 /// `floodmark_listeners_not_exported`.
 pub const LISTENERS_EXPORTED: usize = 200;
-/// Services exported at most with their TIME_WAIT entries, busiest first.
+/// Services exported at most, busiest first; and destinations without a port.
 const SERVICES_EXPORTED: usize = 200;
 
 /// Renders a snapshot as Prometheus text.
@@ -39,7 +39,7 @@ pub fn render(snapshot: &Snapshot) -> Result<String> {
         rest.len() as f64,
     );
     about_namespaces(&mut families, snapshot);
-    about_time_wait(&mut families, snapshot);
+    about_services(&mut families, snapshot);
     about_proxies(&mut families, snapshot);
     about_sources(&mut families, snapshot);
     families.encode()
@@ -198,19 +198,36 @@ fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
     }
 }
 
-fn about_time_wait(families: &mut Families, snapshot: &Snapshot) {
-    for entry in snapshot.report.time_wait.iter().take(SERVICES_EXPORTED) {
-        let closed_by = if entry.by_service { "service" } else { "client" };
-        let netns = snapshot
-            .namespaces
-            .get(&entry.netns)
-            .map_or_else(|| format!("net:[{}]", entry.netns), |(name, _)| name.clone());
+fn about_services(families: &mut Families, snapshot: &Snapshot) {
+    let name_of = |netns: NetnsId| {
+        let known = snapshot.namespaces.get(&netns);
+        known.map_or_else(|| format!("net:[{netns}]"), |(name, _)| name.clone())
+    };
+    for service in snapshot.report.services.iter().take(SERVICES_EXPORTED) {
+        let (netns, port) = (name_of(service.netns), service.port.to_string());
+        let side = if service.is_local { "service" } else { "client" };
+        for (event, count) in &service.counts {
+            families.counter(
+                "floodmark_connection_events_total",
+                "Connections that entered TIME_WAIT or FIN_WAIT2, how those ended, and SYNs sent \
+                 again, by the service's port (the lower one) and the side this host is on.",
+                &[("netns", &netns), ("port", &port), ("side", side), ("event", event)],
+                *count,
+            );
+        }
+    }
+    for no_port in snapshot.report.no_port.iter().take(SERVICES_EXPORTED) {
         families.counter(
-            "floodmark_time_wait_entries_total",
-            "Connections that entered TIME_WAIT, by the service's port (the lower one) and by the \
-             side that closed first.",
-            &[("netns", &netns), ("port", &entry.port.to_string()), ("closed_by", closed_by)],
-            entry.count,
+            "floodmark_connect_no_port_total",
+            "Connects that failed with EADDRNOTAVAIL: no ephemeral port left towards the \
+             destination.",
+            &[
+                ("netns", &name_of(no_port.netns)),
+                ("destination", &no_port.destination.to_string()),
+                ("pid", &no_port.pid.to_string()),
+                ("command", &no_port.command),
+            ],
+            no_port.failures,
         );
     }
 }

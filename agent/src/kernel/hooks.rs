@@ -2,7 +2,10 @@
 //! written for. A prototype that differs in the running kernel's BTF refuses the hook: better a
 //! lower rung than a wrong argument.
 
-use super::{btf::Btf, layout::Layout};
+use super::{
+    btf::Btf,
+    layout::{Layout, TW_AT_ENTRY},
+};
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,16 @@ const BRACKET: &[&str] = &[
 ];
 const ICMP: &[&str] = &["OFF_REQ_SNT_ISN"];
 const SERVICE: &[&str] = &["OFF_SK_NUM", "OFF_SK_DPORT", "OFF_SK_NET", "OFF_NET_INUM"];
+const SUBSTATE: &[&str] = &["OFF_TW_SUBSTATE", "SHORT_TIMEOUT"];
+const CONNECT: &[&str] = &[
+    "OFF_SK_NUM",
+    "OFF_SK_DPORT",
+    "OFF_SK_FAMILY",
+    "OFF_SK_DADDR",
+    "OFF_SK_V6_DADDR",
+    "OFF_SK_NET",
+    "OFF_NET_INUM",
+];
 const REASON: &[&str] = &["REASON_LISTEN_OVERFLOW"];
 const STATES: &[&str] = &["OFF_SK_PROTOCOL", "OFF_INET_SPORT"];
 
@@ -89,6 +102,7 @@ const CONN_REQUEST: &[&str] = &["request_sock_ops", "tcp_request_sock_ops", "soc
 const CHECK_REQ: &[&str] = &["sock", "sk_buff", "request_sock", "bool"];
 const COOKIE_CHECK: &[&str] = &["sock", "sk_buff"];
 const QUEUE_DROP: &[&str] = &["sock", "request_sock", "bool"];
+const TWSK_ALLOC: &[&str] = &["sock", "inet_timewait_death_row", "int"];
 const REQ_ERR: &[&str] = &["sock", "u32", "bool"];
 
 const fn bracket(
@@ -214,15 +228,109 @@ pub const SYNACK_TRACEPOINT: &[Hook] = &[Hook {
     needs: &[REQUEST, LISTENER],
 }];
 
-/// TIME_WAIT entries, exactly.
-pub const TIME_WAIT_ALLOC: &[Hook] = &[Hook {
-    program: "time_wait_allocated",
+const REFUSED: Hook = Hook {
+    program: "time_wait_refused",
     attach: Attach::Exit,
     target: "inet_twsk_alloc",
-    args: &["sock", "inet_timewait_death_row", "int"],
+    args: TWSK_ALLOC,
     arg_count: Some(3),
     needs: &[SERVICE],
-}];
+};
+
+/// TIME_WAIT entries from Linux 6.11 on.
+pub const TIME_WAIT_HASHED: &[Hook] = &[
+    hook(
+        "time_wait_hashed",
+        Attach::Entry,
+        "inet_twsk_hashdance_schedule",
+        &["inet_timewait_sock", "sock", "inet_hashinfo", "int"],
+        &[SERVICE, SUBSTATE, &[TW_AT_ENTRY]],
+    ),
+    REFUSED,
+];
+
+/// TIME_WAIT entries from Linux 5.18 to 6.10.
+pub const TIME_WAIT_SCHEDULED: &[Hook] = &[
+    hook(
+        "time_wait_scheduled",
+        Attach::Entry,
+        "__inet_twsk_schedule",
+        &["inet_timewait_sock", "int", "bool"],
+        &[SERVICE, SUBSTATE, &[TW_AT_ENTRY]],
+    ),
+    REFUSED,
+];
+
+/// TIME_WAIT entries before Linux 5.18, and what is counted at expiry there.
+pub const TIME_WAIT_EXPIRED: &[Hook] = &[
+    Hook {
+        program: "time_wait_allocated",
+        attach: Attach::Exit,
+        target: "inet_twsk_alloc",
+        args: TWSK_ALLOC,
+        arg_count: Some(3),
+        needs: &[SERVICE],
+    },
+    hook(
+        "time_wait_expired",
+        Attach::Entry,
+        "tw_timer_handler",
+        &["timer_list"],
+        &[SERVICE, &["OFF_TW_TIMER", "OFF_TW_KILL", "BIT_TW_KILL"]],
+    ),
+];
+
+const fn answered(program: &'static str, arg_count: usize) -> Hook {
+    Hook {
+        program,
+        attach: Attach::Exit,
+        target: "tcp_timewait_state_process",
+        args: &["inet_timewait_sock", "sk_buff", "tcphdr"],
+        arg_count: Some(arg_count),
+        needs: &[SERVICE],
+    }
+}
+
+/// How TIME_WAIT sockets end early: reused by `connect(2)`, reopened by a SYN.
+pub const TIME_WAIT_ENDS: &[Hook] = &[
+    Hook {
+        program: "time_wait_reused",
+        attach: Attach::Exit,
+        target: "tcp_twsk_unique",
+        args: &["sock", "sock", ""],
+        arg_count: Some(3),
+        needs: &[SERVICE],
+    },
+    answered("time_wait_answered_3", 3),
+    answered("time_wait_answered_4", 4),
+    answered("time_wait_answered_5", 5),
+];
+
+const fn connect(program: &'static str, target: &'static str) -> Hook {
+    Hook {
+        program,
+        attach: Attach::Exit,
+        target,
+        args: &["inet_timewait_death_row", "sock"],
+        arg_count: Some(2),
+        needs: &[CONNECT],
+    }
+}
+
+/// Connects that find no local port.
+pub const NO_PORT: &[Hook] = &[
+    connect("connect_hashed", "inet_hash_connect"),
+    connect("connect6_hashed", "inet6_hash_connect"),
+];
+
+/// SYNs of this host's clients sent again.
+pub const SYN_REPEATED: &[Hook] = &[hook(
+    "segment_retransmitted",
+    Attach::Tracepoint,
+    "tcp_retransmit_skb",
+    &["sock", "sk_buff"],
+    &[SERVICE, &["OFF_SK_STATE"]],
+)];
 
 /// TIME_WAIT entries by the state changes around them.
 pub const TIME_WAIT_STATES: &[Hook] = &[Hook {

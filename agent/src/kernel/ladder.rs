@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::hooks::{
     ACK_BRACKET, ACK_BRACKET_KPROBE, ACK_REASON, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, EXPIRED,
-    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, SYN_BRACKET,
-    SYN_BRACKET_KPROBE, SYNACK_TRACEPOINT, TIME_WAIT_ALLOC, TIME_WAIT_STATES,
+    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, NO_PORT, SYN_BRACKET,
+    SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_EXPIRED,
+    TIME_WAIT_HASHED, TIME_WAIT_SCHEDULED, TIME_WAIT_STATES,
 };
 
 /// Something the agent wants to know of the kernel.
@@ -29,6 +30,10 @@ pub enum Signal {
     ExpiredRequests,
     /// TIME_WAIT entries (`inet_twsk_alloc`).
     TimeWait,
+    /// SYNs of this host's clients sent again (`__tcp_retransmit_skb`).
+    SynRetransmits,
+    /// Connects that found no local port (`inet_hash_connect`).
+    PortExhaustion,
     /// Accept-queue lengths and limits.
     QueueDepth,
 }
@@ -44,6 +49,8 @@ impl Signal {
             Self::SynackRetransmits => "synack_retransmits",
             Self::ExpiredRequests => "expired_requests",
             Self::TimeWait => "time_wait",
+            Self::SynRetransmits => "syn_retransmits",
+            Self::PortExhaustion => "port_exhaustion",
             Self::QueueDepth => "queue_depth",
         }
     }
@@ -99,6 +106,10 @@ pub struct Way {
 
 const fn way(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
     Way { rung, hooks, extras: &[], blind_spot }
+}
+
+const fn time_wait(hooks: &'static [Hook]) -> Way {
+    Way { rung: Rung::Fentry, hooks, extras: TIME_WAIT_ENDS, blind_spot: "nothing" }
 }
 
 const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
@@ -175,14 +186,31 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::TimeWait,
         &[
-            way(Rung::Fentry, TIME_WAIT_ALLOC, "nothing"),
+            time_wait(TIME_WAIT_HASHED),
+            time_wait(TIME_WAIT_SCHEDULED),
+            time_wait(TIME_WAIT_EXPIRED),
             way(
                 Rung::Tracepoint,
                 TIME_WAIT_STATES,
-                "counts connections reset in FIN_WAIT2 or CLOSING too",
+                "counts connections reset in FIN_WAIT2 or CLOSING too; not how TIME_WAIT ends",
             ),
             way(Rung::Netlink, &[], "only a count per namespace (TW)"),
         ],
+    ),
+    (
+        Signal::SynRetransmits,
+        &[
+            way(Rung::Tracepoint, SYN_REPEATED, "nothing"),
+            way(
+                Rung::Netlink,
+                &[],
+                "only a count per namespace (TCPSynRetrans), in which SYN/ACKs are mixed",
+            ),
+        ],
+    ),
+    (
+        Signal::PortExhaustion,
+        &[way(Rung::Fentry, NO_PORT, "nothing"), way(Rung::None, &[], NETLINK_NO_COUNT)],
     ),
     (
         Signal::QueueDepth,
@@ -219,7 +247,7 @@ mod tests {
     #[test]
     fn every_signal_goes_down_from_its_best_rung() {
         for (signal, ways) in LADDER {
-            assert!(ways.is_sorted_by(|a, b| a.rung > b.rung), "{signal:?}");
+            assert!(ways.is_sorted_by(|a, b| a.rung >= b.rung), "{signal:?}");
         }
     }
 }

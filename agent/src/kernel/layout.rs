@@ -2,7 +2,9 @@
 //! in the agent that names a kernel structure, member or enumerator; the programs know them by the
 //! name of a load-time constant.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use nix::time::{ClockId, clock_getres};
 
 use super::btf::Btf;
 
@@ -37,6 +39,9 @@ const FIELDS: &[Field] = &[
     field("OFF_SK_MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog", &[4]),
     field("OFF_SK_PROTOCOL", "sock", "sk_protocol", &[2]),
     field("OFF_SK_SOCKET", "sock", "sk_socket", &[8]),
+    field("OFF_SK_STATE", "sock", "__sk_common.skc_state", &[1]),
+    field("OFF_TW_SUBSTATE", "inet_timewait_sock", "tw_substate", &[1]),
+    field("OFF_TW_TIMER", "inet_timewait_sock", "tw_timer", &[]),
     field("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", &[8]),
     field("OFF_REQ_SNT_ISN", "tcp_request_sock", "snt_isn", &[4]),
     // u8 on all kernels read; the offset of rskq_defer_accept is that of its byte.
@@ -84,7 +89,17 @@ const BIT_FIELDS: &[BitField] = &[
         structure: "inet_request_sock",
         path: "acked",
     },
+    BitField {
+        byte: "OFF_TW_KILL",
+        bit: "BIT_TW_KILL",
+        structure: "inet_timewait_sock",
+        path: "tw_kill",
+    },
 ];
+
+/// Stands among the problems where TW and TWKilled are counted at expiry: kernels before 5.18, which
+/// have `tw_kill` to tell the two apart (commit ed0c99dc0f49).
+pub const TW_AT_ENTRY: &str = "TW_AT_ENTRY";
 
 /// Members of `struct request_sock` must lie where those of `struct sock` do: both begin with a
 /// `struct sock_common`, and the programs read both with the same constants.
@@ -150,6 +165,14 @@ impl Layout {
             layout.check_neighbours(btf, constant, names);
         }
         layout.check_request_common(btf);
+        layout.note(
+            TW_AT_ENTRY,
+            match layout.values.contains_key("OFF_TW_KILL") {
+                true => Err("this kernel counts TW at expiry".to_owned()),
+                false => Ok(1),
+            },
+        );
+        layout.note("SHORT_TIMEOUT", four_seconds_in_jiffies());
         layout
     }
 
@@ -191,6 +214,14 @@ impl Layout {
     }
 }
 
+/// The clock's coarse resolution is the length of a jiffy (kernel: `KTIME_LOW_RES`).
+fn four_seconds_in_jiffies() -> Result<u64, String> {
+    let jiffy = clock_getres(ClockId::CLOCK_REALTIME_COARSE)
+        .map_err(|error| format!("the length of a jiffy is unknown: {error}"))?;
+    let jiffy_ns = Duration::from(jiffy).as_nanos().max(1);
+    Ok((Duration::from_secs(4).as_nanos() / jiffy_ns) as u64)
+}
+
 fn resolve_field(btf: &Btf, field: &Field) -> Result<u64, String> {
     let Field { structure, path, sizes, .. } = field;
     let member = btf
@@ -220,7 +251,9 @@ mod tests {
         };
         let layout = Layout::resolve(&btf);
         let fields = FIELDS.iter().map(|field| field.constant);
-        let bits = BIT_FIELDS.iter().flat_map(|field| [field.byte, field.bit]);
+        // `tw_kill` went away with Linux 5.18.
+        let bits = BIT_FIELDS.iter().filter(|field| field.path != "tw_kill");
+        let bits = bits.flat_map(|field| [field.byte, field.bit]);
         let counters = NEIGHBOURS.iter().map(|(constant, _)| *constant);
         let required: Vec<&str> = fields.chain(bits).chain(counters).collect();
         assert_eq!(layout.missing(&required), None);
@@ -231,7 +264,8 @@ mod tests {
         let mut bytes = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
         bytes.extend([0; 20]);
         let layout = Layout::resolve(&Btf::parse(&bytes).unwrap());
-        assert_eq!(layout.values().count(), 0);
+        let found: Vec<&str> = layout.values().map(|(constant, _)| constant).collect();
+        assert_eq!(found, ["SHORT_TIMEOUT", "TW_AT_ENTRY"], "neither is from BTF");
         let missing = layout.missing(&["OFF_SK_NET"]).unwrap();
         assert_eq!(missing, "struct sock has no __sk_common.skc_net in this kernel");
     }

@@ -9,8 +9,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::Tally;
-
 /// A counter of the kernel that the agent reads; also its index in [`MibCounts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
@@ -70,8 +68,9 @@ impl Counter {
         Self::PassiveOpens,
     ];
 
-    /// The counters that are accounted for, one for one, by what is attributed to listeners.
-    pub const RECONCILED: [Self; 9] = [
+    /// The counters that are accounted for, one for one, by what is attributed to listeners and
+    /// services.
+    pub const RECONCILED: [Self; 14] = [
         Self::ListenOverflows,
         Self::ListenDrops,
         Self::ReqQFullDrop,
@@ -81,6 +80,11 @@ impl Counter {
         Self::SyncookiesFailed,
         Self::EmbryonicRsts,
         Self::DeferAcceptDrop,
+        Self::SynRetrans,
+        Self::TimeWaitOverflow,
+        Self::TimeWait,
+        Self::TimeWaitShort,
+        Self::TimeWaitRecycled,
     ];
 
     /// The kernel's name for it (net/ipv4/proc.c).
@@ -147,8 +151,8 @@ impl From<BTreeMap<String, u64>> for MibCounts {
 
 impl MibCounts {
     /// What of each reconciled counter is not in `attributed`; negative where too much was.
-    pub fn unattributed(&self, attributed: &Tally) -> impl Iterator<Item = (Counter, i64)> {
-        let rest = |counter| self[counter].wrapping_sub(attributed.sum_of(counter)) as i64;
+    pub fn unattributed(&self, attributed: &Self) -> impl Iterator<Item = (Counter, i64)> {
+        let rest = |counter| self[counter].wrapping_sub(attributed[counter]) as i64;
         Counter::RECONCILED.into_iter().map(move |counter| (counter, rest(counter)))
     }
 }

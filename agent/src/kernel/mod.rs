@@ -12,6 +12,7 @@ pub mod mib;
 pub mod netns;
 mod object;
 mod sample;
+mod service;
 pub mod sock_diag;
 mod source;
 
@@ -22,4 +23,5 @@ pub use object::Object;
 pub use sample::{
     Attribution, KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth, Tally,
 };
+pub use service::{NoPortCount, ServiceClass, ServiceCount};
 pub use source::{Health, KernelSource};

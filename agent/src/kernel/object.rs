@@ -7,14 +7,16 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use aya_log::EbpfLogger;
-use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
+use floodmark_common::{
+    ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+};
 use log::{Log, debug};
 
 use super::{
     btf::Btf,
     hooks::{Attach, Hook},
     ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
-    layout::Layout,
+    layout::{Layout, TW_AT_ENTRY},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
@@ -25,20 +27,30 @@ pub struct Object {
     ebpf: Option<Ebpf>,
     /// How each signal is had.
     pub standings: Vec<Standing>,
+    /// Whether the kernel counts TW and TWKilled at expiry.
+    pub time_wait_at_expiry: bool,
 }
 
 /// The maps the agent reads.
 pub struct Maps {
-    /// Losses by listener.
-    pub listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
-    /// TIME_WAIT entries by service.
-    pub time_wait: PerCpuHashMap<MapData, TimeWaitKey, u64>,
-    /// Totals.
-    pub totals: PerCpuArray<MapData, Totals>,
+    /// Where the programs count.
+    pub counting: CountingMaps,
     /// Detail events.
     pub events: RingBuf<MapData>,
     /// What the programs have to say in words.
     pub messages: EbpfLogger<&'static dyn Log>,
+}
+
+/// The maps in which the programs count.
+pub struct CountingMaps {
+    /// Losses by listener.
+    pub listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
+    /// What became of connections, by service.
+    pub services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    /// Connects that found no local port.
+    pub no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
+    /// Totals.
+    pub totals: PerCpuArray<MapData, Totals>,
 }
 
 impl Object {
@@ -50,9 +62,13 @@ impl Object {
             Ok(mut loaded) => {
                 let standings =
                     LADDER.iter().map(|(signal, ways)| loaded.climb(*signal, ways)).collect();
-                Self { ebpf: Some(loaded.ebpf), standings }
+                let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
+                Self { ebpf: Some(loaded.ebpf), standings, time_wait_at_expiry }
             }
-            Err(error) => Self { ebpf: None, standings: without_bpf(&format!("{error:#}")) },
+            Err(error) => {
+                let standings = without_bpf(&format!("{error:#}"));
+                Self { ebpf: None, standings, time_wait_at_expiry: false }
+            }
         }
     }
 
@@ -63,13 +79,13 @@ impl Object {
         let mut take = |name: &str| -> Result<Map> {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
-        Ok(Some(Maps {
+        let counting = CountingMaps {
             listeners: take("LISTENERS")?.try_into()?,
-            time_wait: take("TIME_WAIT")?.try_into()?,
+            services: take("SERVICES")?.try_into()?,
+            no_port: take("NO_PORT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
-            events: take("EVENTS")?.try_into()?,
-            messages,
-        }))
+        };
+        Ok(Some(Maps { counting, events: take("EVENTS")?.try_into()?, messages }))
     }
 
     /// The rung taken for a signal.

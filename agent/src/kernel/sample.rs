@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     class::{Class, meaning_of, word},
-    mib::Counter,
+    mib::{Counter, MibCounts},
 };
 use crate::time::Window;
 
@@ -69,25 +69,28 @@ impl Tally {
         Self { counts, connections }
     }
 
-    /// Growth of one of the kernel's counters that this tally stands for.
-    pub fn sum_of(&self, counter: Counter) -> u64 {
-        let moving = |class: &Class| meaning_of(*class).counters.contains(&counter);
-        Class::ALL.into_iter().filter(moving).map(|class| self[class]).sum()
+    /// Growth of the kernel's counters that this tally stands for.
+    pub fn moved(&self) -> MibCounts {
+        let mut moved = MibCounts::default();
+        for (class, count) in self.counts() {
+            meaning_of(class).counters.iter().for_each(|counter| moved[*counter] += count);
+        }
+        moved
     }
 
     /// Growth of the kernel's ListenOverflows that this tally stands for.
     pub fn overflows(&self) -> u64 {
-        self.sum_of(Counter::ListenOverflows)
+        self.moved()[Counter::ListenOverflows]
     }
 
     /// Growth of the kernel's ListenDrops that this tally stands for.
     pub fn drops(&self) -> u64 {
-        self.sum_of(Counter::ListenDrops)
+        self.moved()[Counter::ListenDrops]
     }
 
     /// SYN/ACKs sent again, for whatever cause.
     pub fn synack_retransmits(&self) -> u64 {
-        self.sum_of(Counter::SynRetrans)
+        self.moved()[Counter::SynRetrans]
     }
 
     /// Classes that were counted, with their counts.
@@ -216,7 +219,7 @@ mod tests {
             (Class::ExpiredSilence, 11),
         ]);
         assert_eq!((tally.overflows(), tally.drops(), tally.synack_retransmits()), (5, 10, 7));
-        assert_eq!(tally.sum_of(Counter::ReqQFullDrop), 5);
+        assert_eq!(tally.moved()[Counter::ReqQFullDrop], 5);
     }
 
     #[test]

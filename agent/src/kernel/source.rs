@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::Result;
-use floodmark_common::{TimeWaitKey, Totals};
+use floodmark_common::{ServiceKey, Totals};
 use log::warn;
 
 use super::{
-    counters::{Counters, Growth},
+    counters::{Counters, Growth, ServiceCounts},
     estimate::{Remainder, Suspect, share},
     events::Events,
     ladder::{Rung, Signal, Standing},
@@ -18,6 +18,7 @@ use super::{
     netns::{Netns, visit},
     object::Object,
     sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth},
+    service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
     sock_diag::listeners_here,
 };
 use crate::time::{UnixMs, Window};
@@ -40,6 +41,8 @@ pub struct KernelSource {
     /// `SK_MEMINFO_DROPS` of every listener as last seen; kept only where shares are estimated.
     drops: BTreeMap<NetnsId, HashMap<ListenerId, u32>>,
     samples: u32,
+    /// What was counted between attaching and the baseline of the MIBs.
+    services_before: HashMap<ServiceKey, ServiceCounts>,
     sampled: UnixMs,
     ring_full: u64,
 }
@@ -70,7 +73,7 @@ impl KernelSource {
         let mut object = Object::attach();
         let (mut counters, mut events) = (None, None);
         if let Some(maps) = object.take_maps()? {
-            counters = Some(Counters::new(maps.listeners, maps.time_wait, maps.totals));
+            counters = Some(Counters::new(maps.counting));
             events = Some(Events::new(maps.events, maps.messages));
         }
         let mut source = Self {
@@ -80,6 +83,7 @@ impl KernelSource {
             mibs: BTreeMap::new(),
             drops: BTreeMap::new(),
             samples: 0,
+            services_before: HashMap::new(),
             sampled: UnixMs::now(),
             ring_full: 0,
         };
@@ -146,13 +150,50 @@ impl KernelSource {
         pairs.map(|(netns, mib)| (*netns, (mib.name.clone(), mib.since_start))).collect()
     }
 
-    /// TIME_WAIT entries since start, by service.
+    /// What became of connections since start, by service, busiest first; and for each namespace the
+    /// growth of its counters that this stands for.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
-    pub fn time_wait(&self) -> Result<Vec<(TimeWaitKey, u64)>> {
-        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::time_wait)
+    pub fn services(&self) -> Result<(Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>)> {
+        let (mut services, mut sums) = (Vec::new(), BTreeMap::new());
+        for (key, counts) in self.service_counts()? {
+            let counts = self.since_baseline(&key, counts);
+            let netns = NetnsId(key.netns);
+            let moved = moved(&counts, self.object.time_wait_at_expiry);
+            *sums.entry(netns).or_insert_with(MibCounts::default) += moved;
+            let by_word = ServiceClass::ALL.into_iter().zip(counts);
+            let by_word = by_word.filter(|(_, count)| *count > 0);
+            let counts = by_word.map(|(class, count)| (word(class).to_owned(), count)).collect();
+            let is_local = key.is_local != 0;
+            services.push(ServiceCount { netns, port: key.port, is_local, counts });
+        }
+        services.sort_by_key(|service| std::cmp::Reverse(service.counts.values().sum::<u64>()));
+        Ok((services, sums))
+    }
+
+    /// Connects that found no local port, since start.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn no_port(&self) -> Result<Vec<NoPortCount>> {
+        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::no_port)
+    }
+
+    fn service_counts(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
+        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::services)
+    }
+
+    fn since_baseline(&self, key: &ServiceKey, mut counts: ServiceCounts) -> ServiceCounts {
+        if let Some(before) = self.services_before.get(key) {
+            counts
+                .iter_mut()
+                .zip(before)
+                .for_each(|(now, before)| *now = now.saturating_sub(*before));
+        }
+        counts
     }
 
     /// The agent's own troubles.
@@ -196,6 +237,7 @@ impl KernelSource {
 
     fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
         self.growth()?;
+        self.services_before = self.service_counts()?.into_iter().collect();
         for (netns, raw) in visit(namespaces, |netns| (netns.clone(), mib::read_here()))? {
             let (since_start, seen) = (MibCounts::default(), self.sampled);
             self.mibs.insert(netns.id, Mib { name: netns.name, raw: raw?, since_start, seen });

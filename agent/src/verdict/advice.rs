@@ -116,7 +116,8 @@ mod tests {
             namespaces: Vec::new(),
             proxy: ProxyReport::default(),
             events_lost: 0,
-            time_wait: Vec::new(),
+            services: Vec::new(),
+            no_port: Vec::new(),
         }
     }
 

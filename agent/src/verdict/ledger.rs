@@ -8,14 +8,14 @@ use std::{
 };
 
 use super::{
-    report::{ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport},
+    report::{ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
 };
 use crate::{
     inventory::{Inventory, Listener},
     kernel::{
         Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
-        QueueDepth, Tally,
+        NoPortCount, QueueDepth, ServiceCount, Tally,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
@@ -72,6 +72,20 @@ struct Account {
     alive: UnixMs,
     /// As last seen in the inventory: an owner that has died is still named.
     listener: Option<Listener>,
+}
+
+/// The kernel's side of a report, over the same time as the ledger's.
+pub struct KernelSide<'a> {
+    /// The rung in use for each signal.
+    pub rungs: BTreeMap<String, String>,
+    /// Each namespace's name and the growth of its own counters.
+    pub kernel: &'a BTreeMap<NetnsId, (String, MibCounts)>,
+    /// What became of connections, by service.
+    pub services: Vec<ServiceCount>,
+    /// The growth of each namespace's counters that those stand for.
+    pub services_moved: BTreeMap<NetnsId, MibCounts>,
+    /// Connects that found no local port.
+    pub no_port: Vec<NoPortCount>,
 }
 
 impl Account {
@@ -209,27 +223,22 @@ impl Ledger {
         sums
     }
 
-    /// The report on everything since start. `kernel` holds each namespace's name and the growth of
-    /// its own counters over the same time.
-    pub fn report(
-        &self,
-        now: UnixMs,
-        rungs: BTreeMap<String, String>,
-        kernel: &BTreeMap<NetnsId, (String, MibCounts)>,
-        time_wait: Vec<TimeWaitReport>,
-    ) -> Report {
+    /// The report on everything since start.
+    pub fn report(&self, now: UnixMs, kernel: KernelSide<'_>) -> Report {
+        let KernelSide { rungs, kernel, services, services_moved, no_port } = kernel;
         let attributed = self.attributed();
         let namespaces = kernel
             .iter()
             .filter(|(_, (_, counts))| Counter::RECONCILED.iter().any(|c| counts[*c] > 0))
             .map(|(netns, (name, counts))| {
-                let tally = attributed.get(netns).copied().unwrap_or_default();
+                let mut attributed = attributed.get(netns).map(Tally::moved).unwrap_or_default();
+                attributed += services_moved.get(netns).copied().unwrap_or_default();
                 NetnsReport {
                     netns: *netns,
                     name: name.clone(),
                     kernel: *counts,
                     unattributed: counts
-                        .unattributed(&tally)
+                        .unattributed(&attributed)
                         .filter(|(_, rest)| *rest != 0)
                         .map(|(counter, rest)| (counter.name().to_owned(), rest))
                         .collect(),
@@ -246,7 +255,8 @@ impl Ledger {
                 ..self.proxy.clone()
             },
             events_lost: self.events_lost,
-            time_wait,
+            services,
+            no_port,
         }
     }
 

@@ -73,8 +73,9 @@ fn a_quiet_namespace_is_exported_at_zero() {
 #[test]
 fn a_namespace_has_one_name_in_all_families() {
     let text = render(&snapshot()).unwrap();
-    let name = "floodmark_time_wait_entries_total";
-    assert_eq!(values(&text, name, &["netns=\"app1\"", "closed_by=\"service\""]), [4.0]);
+    let name = "floodmark_connection_events_total";
+    assert_eq!(values(&text, name, &["netns=\"app1\"", "side=\"service\""]), [4.0]);
+    assert_eq!(values(&text, "floodmark_connect_no_port_total", &["netns=\"app1\""]), [6.0]);
 }
 
 #[test]
