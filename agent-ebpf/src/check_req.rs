@@ -91,11 +91,9 @@ fn settle<A: Access>(
     skb: *const u8,
     req: *const u8,
 ) {
-    let (Some(listen), Some(resets), Some(deferred)) =
-        (bracket.listen(), bracket.embryonic_resets(), bracket.deferred())
-    else {
-        return;
-    };
+    let Some(listen) = bracket.listen() else { return };
+    let Some(resets) = bracket.embryonic_resets() else { return };
+    let Some(deferred) = bracket.deferred() else { return };
     if resets > 0 {
         count::<A>(sk, Class::RequestReset, resets);
     }

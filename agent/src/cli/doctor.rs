@@ -1,6 +1,9 @@
 //! `floodmark doctor`: what this host allows.
 
-use std::process::ExitCode;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -56,15 +59,28 @@ fn print(findings: &Findings) {
             standing.blind_spot
         );
     }
-    let mut refusals: Vec<String> = findings
-        .signals
-        .iter()
-        .flat_map(|standing| &standing.refused)
-        .map(|refusal| format!("{}: {}", refusal.rung, refusal.reason))
-        .collect();
-    refusals.dedup();
+    let refusals = refusals(&findings.signals);
     if !refusals.is_empty() {
         println!("\nhigher rungs refused by this kernel:");
-        refusals.iter().for_each(|refusal| println!("  {refusal}"));
     }
+    for ((rung, reason), places) in refusals {
+        println!("  {rung}: {reason}");
+        if !places.is_empty() {
+            println!("    {}", Vec::from_iter(places).join(", "));
+        }
+    }
+}
+
+type Places<'a> = BTreeSet<&'a str>;
+
+/// The refusals of rungs above the ones taken, each reason once, with the places it was given for.
+fn refusals(signals: &[Standing]) -> BTreeMap<(Rung, &str), Places<'_>> {
+    let mut by_reason: BTreeMap<(Rung, &str), Places<'_>> = BTreeMap::new();
+    for standing in signals {
+        for refusal in standing.higher_refused() {
+            let places = by_reason.entry((refusal.rung, &refusal.reason)).or_default();
+            places.extend(refusal.place.as_deref());
+        }
+    }
+    by_reason
 }

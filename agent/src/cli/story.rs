@@ -133,7 +133,8 @@ fn tell_proxies(out: &mut String, report: &Report) -> std::fmt::Result {
 
 /// What the story cannot know: lower rungs and lost detail.
 fn tell_limits(out: &mut String, report: &Report, standings: &[Standing]) -> std::fmt::Result {
-    let lower = standings.iter().filter(|s| s.rung != Rung::None && !s.refused.is_empty());
+    let lower =
+        standings.iter().filter(|s| s.rung != Rung::None && s.higher_refused().next().is_some());
     for standing in lower {
         writeln!(
             out,

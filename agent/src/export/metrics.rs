@@ -77,6 +77,15 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
             count,
         );
     }
+    for (program, count) in &snapshot.health.misses {
+        families.counter(
+            "floodmark_program_misses_total",
+            "How often the kernel skipped a program because one was running on the CPU already \
+             (recursion_misses); what it would have seen is not counted.",
+            &[("program", program)],
+            *count,
+        );
+    }
     for (what, count) in [
         ("map_full", totals.map_full),
         ("nested", totals.nested),

@@ -231,12 +231,22 @@ pub struct Standing {
     pub refused: Vec<Refusal>,
 }
 
+impl Standing {
+    /// The refusals of rungs above the one taken. A way of the same rung that another kernel needs
+    /// is no loss.
+    pub fn higher_refused(&self) -> impl Iterator<Item = &Refusal> {
+        self.refused.iter().filter(|refusal| refusal.rung > self.rung)
+    }
+}
+
 /// A rung that could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// Which rung.
     pub rung: Rung,
-    /// Why, in one line.
+    /// The program's place that was refused, as `fexit on tcp_conn_request`; none where all were.
+    pub place: Option<String>,
+    /// Why, and what would help, in one line.
     pub reason: String,
 }
 

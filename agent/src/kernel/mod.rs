@@ -11,6 +11,7 @@ mod layout;
 pub mod mib;
 pub mod netns;
 mod object;
+mod remedy;
 mod sample;
 mod service;
 pub mod sock_diag;

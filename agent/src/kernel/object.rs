@@ -1,5 +1,10 @@
 //! The eBPF object in the kernel: loaded, attached rung by rung, detached when dropped.
 
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd},
+};
+
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
@@ -17,6 +22,7 @@ use super::{
     hooks::{Attach, Hook},
     ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
     layout::{Layout, TW_AT_ENTRY},
+    remedy::{missing_capabilities, remedy},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
@@ -66,7 +72,8 @@ impl Object {
                 Self { ebpf: Some(loaded.ebpf), standings, time_wait_at_expiry }
             }
             Err(error) => {
-                let standings = without_bpf(&format!("{error:#}"));
+                let remedy = missing_capabilities().map(|what| format!("; {what}"));
+                let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
                 Self { ebpf: None, standings, time_wait_at_expiry: false }
             }
         }
@@ -86,6 +93,14 @@ impl Object {
             totals: take("TOTALS")?.try_into()?,
         };
         Ok(Some(Maps { counting, events: take("EVENTS")?.try_into()?, messages }))
+    }
+
+    /// How often the kernel skipped each program because it, or another, was running on the same CPU
+    /// already (`recursion_misses`, Linux 5.12 and later). For trampolines and `tp_btf` that takes
+    /// the same program interrupting itself, for kprobes any other does.
+    pub fn misses(&self) -> Vec<(String, u64)> {
+        let programs = self.ebpf.iter().flat_map(Ebpf::programs);
+        programs.filter_map(|(name, program)| Some((name.to_owned(), misses(program)?))).collect()
     }
 
     /// The rung taken for a signal.
@@ -133,18 +148,20 @@ impl Loaded {
                     let blind_spot = way.blind_spot.to_owned();
                     return Standing { signal, rung: way.rung, blind_spot, refused };
                 }
-                Err(reason) => refused.push(Refusal { rung: way.rung, reason }),
+                Err((place, reason)) => {
+                    refused.push(Refusal { rung: way.rung, place: Some(place), reason });
+                }
             }
         }
         Standing { signal, rung: Rung::None, blind_spot: "everything".to_owned(), refused }
     }
 
     /// Attaches all of `hooks`, or none.
-    fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), String> {
+    fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), (String, String)> {
         for (done, hook) in hooks.iter().enumerate() {
             if let Err(reason) = self.attach(hook) {
                 hooks[..=done].iter().for_each(|hook| self.unload(hook.program));
-                return Err(reason);
+                return Err((format!("{} on {}", place(hook.attach), hook.target), reason));
             }
         }
         Ok(())
@@ -160,7 +177,11 @@ impl Loaded {
             .ok_or_else(|| format!("the object has no program {}", hook.program))?;
         load_and_attach(program, hook, &self.aya_btf).map_err(|error| {
             debug!("{}: {error:?}", hook.program);
-            format!("{} on {}: {}", place(hook.attach), hook.target, first_cause(&error))
+            let cause = first_cause(&error);
+            match remedy(hook.attach) {
+                Some(remedy) => format!("{cause}; {remedy}"),
+                None => cause,
+            }
         })
     }
 
@@ -203,6 +224,13 @@ fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(
     }
 }
 
+/// kernel: `bpf_prog_show_fdinfo`; aya does not hand this number on. `None` for one not loaded.
+fn misses(program: &Program) -> Option<u64> {
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
+}
+
 fn place(attach: Attach) -> &'static str {
     match attach {
         Attach::Entry => "fentry",
@@ -221,7 +249,7 @@ fn without_bpf(reason: &str) -> Vec<Standing> {
             let (lowest, higher) = ways.split_last()?;
             let refused = higher
                 .iter()
-                .map(|way| Refusal { rung: way.rung, reason: reason.to_owned() })
+                .map(|way| Refusal { rung: way.rung, place: None, reason: reason.to_owned() })
                 .collect();
             let blind_spot = lowest.blind_spot.to_owned();
             Some(Standing { signal: *signal, rung: lowest.rung, blind_spot, refused })
@@ -240,10 +268,6 @@ fn first_cause(error: &(dyn std::error::Error + 'static)) -> String {
     if let Some(log) = verifier_log(error) {
         let last = log.lines().rev().find(|line| !is_statistics(line));
         text = format!("{text}; verifier: {}", last.unwrap_or_default().trim());
-    }
-    let permission = text.contains("os error 1)");
-    if permission && !has_bpf_capabilities() {
-        text.push_str("; CAP_BPF and CAP_PERFMON (or root) are missing");
     }
     text.lines().next().unwrap_or_default().to_owned()
 }
@@ -265,18 +289,6 @@ fn is_statistics(line: &str) -> bool {
         || ["processed ", "verification time", "stack depth"]
             .iter()
             .any(|start| line.starts_with(start))
-}
-
-/// Whether the effective capabilities hold CAP_BPF (39) and CAP_PERFMON (38), or CAP_SYS_ADMIN (21).
-fn has_bpf_capabilities() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective >> bit & 1 == 1;
-    has(21) || (has(38) && has(39))
 }
 
 /// Before 5.11 maps and programs are charged to RLIMIT_MEMLOCK. Where raising it is refused, a

@@ -55,12 +55,14 @@ struct Mib {
 }
 
 /// The agent's own troubles since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// The programs' totals, with their losses.
     pub totals: Totals,
     /// Ring buffer records the agent could not decode.
     pub undecodable: u64,
+    /// How often the kernel skipped each program.
+    pub misses: Vec<(String, u64)>,
 }
 
 impl KernelSource {
@@ -139,7 +141,7 @@ impl KernelSource {
             }
             listeners.extend(self.estimate(namespaces, &mibs, &counted)?);
         }
-        let ring_full = self.health()?.totals.ring_full;
+        let ring_full = self.totals()?.ring_full;
         let events_lost = ring_full - std::mem::replace(&mut self.ring_full, ring_full);
         Ok(KernelSample { window: Window { from, to: self.sampled }, listeners, events_lost })
     }
@@ -202,9 +204,13 @@ impl KernelSource {
     ///
     /// When the map cannot be read.
     pub fn health(&self) -> Result<Health> {
-        let totals = self.counters.as_ref().map_or(Ok(Totals::default()), Counters::totals)?;
+        let totals = self.totals()?;
         let undecodable = self.events.as_ref().map_or(0, |events| events.undecodable);
-        Ok(Health { totals, undecodable })
+        Ok(Health { totals, undecodable, misses: self.object.misses() })
+    }
+
+    fn totals(&self) -> Result<Totals> {
+        self.counters.as_ref().map_or(Ok(Totals::default()), Counters::totals)
     }
 
     /// Whether every overflow is counted in the kernel, so that nothing is left to estimate.
