@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::ExitCode,
+    thread::sleep,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -11,7 +13,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::{HEALTHY, TROUBLE};
-use crate::kernel::{Object, Rung, Standing};
+use crate::kernel::{Heard, KernelSource, Object, Rung, Signal, Standing};
 
 /// Arguments of `floodmark doctor`.
 #[derive(Debug, Args)]
@@ -19,6 +21,10 @@ pub(super) struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Lose handshakes on purpose, in a network namespace of its own, and check that every hook
+    /// tells of them; takes some seconds
+    #[arg(long)]
+    canary: bool,
 }
 
 #[derive(Serialize)]
@@ -27,25 +33,49 @@ struct Findings {
     kernel: String,
     machine: String,
     signals: Vec<Standing>,
+    /// What each signal heard of the canary, where one was let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary: Option<BTreeMap<Signal, Heard>>,
 }
 
 /// Attaches everything for a moment, and tells what came of it. Exit status 1 where a signal cannot
-/// be had at all.
+/// be had at all, or did not hear the canary.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let system = uname()?;
+    let (signals, canary) = if args.canary {
+        let (signals, heard) = with_canary()?;
+        (signals, Some(heard))
+    } else {
+        (Object::attach().standings, None)
+    };
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         kernel: system.release().to_string_lossy().into_owned(),
         machine: system.machine().to_string_lossy().into_owned(),
-        signals: Object::attach().standings,
+        signals,
+        canary,
     };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         print(&findings);
     }
-    let complete = findings.signals.iter().all(|standing| standing.rung != Rung::None);
+    let heard = findings.canary.iter().flatten().all(|(_, heard)| heard.is_exact());
+    let complete = heard && findings.signals.iter().all(|standing| standing.rung != Rung::None);
     Ok(ExitCode::from(if complete { HEALTHY } else { TROUBLE }))
+}
+
+/// How each signal is had once the canary has sung, and what was heard of it.
+fn with_canary() -> Result<(Vec<Standing>, BTreeMap<Signal, Heard>)> {
+    let mut source = KernelSource::attach(&[])?;
+    source.release_canary();
+    loop {
+        source.sample(&[])?;
+        if let Some(heard) = source.heard()? {
+            return Ok((source.standings().to_vec(), heard.clone()));
+        }
+        sleep(Duration::from_millis(200));
+    }
 }
 
 fn print(findings: &Findings) {
@@ -58,6 +88,11 @@ fn print(findings: &Findings) {
             standing.rung.name(),
             standing.blind_spot
         );
+    }
+    for (signal, heard) in findings.canary.iter().flatten() {
+        let Heard { happened, heard: times } = heard;
+        let verdict = if heard.is_exact() { "heard" } else { "FAILED" };
+        println!("canary: {:<20}{verdict}: {times} of {happened}", signal.name());
     }
     let refusals = refusals(&findings.signals);
     if !refusals.is_empty() {

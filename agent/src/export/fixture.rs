@@ -6,7 +6,7 @@ use crate::{
     agent::Snapshot,
     inventory::{Listener, Owner},
     kernel::{
-        Attribution, Class, Counter, Health, ListenerId, MibCounts, NetnsId, NoPortCount,
+        Attribution, Class, Counter, Health, Heard, ListenerId, MibCounts, NetnsId, NoPortCount,
         QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
     },
     proxy::{ProxyKind, SourceStats},
@@ -75,6 +75,8 @@ pub(super) fn snapshot() -> Snapshot {
         proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
         health: Health::default(),
+        canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
+        no_canary: None,
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
         tick: Duration::from_millis(3),
     }

@@ -60,6 +60,15 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
             1.0,
         );
     }
+    for (signal, heard) in &snapshot.canary {
+        families.gauge(
+            "floodmark_canary_heard",
+            "1 where a signal told of every handshake that the agent lost on purpose at its start, \
+             0 where it did not and went down a rung.",
+            &[("signal", signal.name())],
+            f64::from(u8::from(heard.is_exact())),
+        );
+    }
     families.gauge(
         "floodmark_tick_duration_seconds",
         "Time the last reading of the kernel's counts and its evaluation took.",

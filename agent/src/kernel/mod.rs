@@ -1,6 +1,7 @@
 //! What the kernel says: programs and maps, MIBs, listening sockets, namespaces.
 
 mod btf;
+mod canary;
 pub mod class;
 mod counters;
 pub mod estimate;
@@ -17,6 +18,7 @@ mod service;
 pub mod sock_diag;
 mod source;
 
+pub use canary::Heard;
 pub use class::Class;
 pub use ladder::{Refusal, Rung, Signal, Standing};
 pub use mib::{Counter, MibCounts};

@@ -1,6 +1,7 @@
 //! The eBPF object in the kernel: loaded, attached rung by rung, detached when dropped.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::{AsFd, AsRawFd},
 };
@@ -35,6 +36,8 @@ pub struct Object {
     pub standings: Vec<Standing>,
     /// Whether the kernel counts TW and TWKilled at expiry.
     pub time_wait_at_expiry: bool,
+    /// Which of a signal's ways was taken, by its place on the ladder.
+    taken: BTreeMap<Signal, usize>,
 }
 
 /// The maps the agent reads.
@@ -66,17 +69,44 @@ impl Object {
         raise_memlock_limit();
         match Loaded::load() {
             Ok(mut loaded) => {
-                let standings =
-                    LADDER.iter().map(|(signal, ways)| loaded.climb(*signal, ways)).collect();
                 let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
-                Self { ebpf: Some(loaded.ebpf), standings, time_wait_at_expiry }
+                let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
+                for (signal, ways) in LADDER {
+                    let (standing, way) = loaded.climb(*signal, ways, 0);
+                    standings.push(standing);
+                    taken.extend(way.map(|way| (*signal, way)));
+                }
+                Self { ebpf: Some(loaded.ebpf), standings, time_wait_at_expiry, taken }
             }
             Err(error) => {
                 let remedy = missing_capabilities().map(|what| format!("; {what}"));
                 let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
-                Self { ebpf: None, standings, time_wait_at_expiry: false }
+                let taken = BTreeMap::new();
+                Self { ebpf: None, standings, time_wait_at_expiry: false, taken }
             }
         }
+    }
+
+    /// Gives up the way that was taken to a signal, for the reason given, and takes the next best.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's BTF can no longer be read.
+    pub fn demote(&mut self, signal: Signal, reason: &str) -> Result<()> {
+        let ways = LADDER.iter().find(|(other, _)| *other == signal).map(|(_, ways)| *ways);
+        let standing = self.standings.iter_mut().find(|standing| standing.signal == signal);
+        let (Some(ways), Some(standing)) = (ways, standing) else { return Ok(()) };
+        let Some(way) = self.taken.remove(&signal) else { return Ok(()) };
+        let Some(ebpf) = self.ebpf.take() else { return Ok(()) };
+        let mut loaded = Loaded::again(ebpf)?;
+        ways[way].hooks.iter().chain(ways[way].extras).for_each(|hook| loaded.unload(hook.program));
+        let (mut lower, next) = loaded.climb(signal, ways, way + 1);
+        let failed = Refusal { rung: standing.rung, place: None, reason: reason.to_owned() };
+        lower.refused.splice(0..0, standing.refused.drain(..).chain([failed]));
+        *standing = lower;
+        self.taken.extend(next.map(|way| (signal, way)));
+        self.ebpf = Some(loaded.ebpf);
+        Ok(())
     }
 
     /// Takes the maps out; `None` where the kernel takes no BPF.
@@ -134,10 +164,18 @@ impl Loaded {
         Ok(Self { ebpf, btf, layout, aya_btf })
     }
 
-    /// Takes the best of `ways` that works.
-    fn climb(&mut self, signal: Signal, ways: &[Way]) -> Standing {
+    /// With programs that are in the kernel already.
+    fn again(ebpf: Ebpf) -> Result<Self> {
+        let btf = Btf::read(Btf::VMLINUX.as_ref())?;
+        let layout = Layout::resolve(&btf);
+        let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
+        Ok(Self { ebpf, btf, layout, aya_btf })
+    }
+
+    /// Takes the best of `ways` that works, from number `first` on, and tells which.
+    fn climb(&mut self, signal: Signal, ways: &[Way], first: usize) -> (Standing, Option<usize>) {
         let mut refused = Vec::new();
-        for way in ways {
+        for (number, way) in ways.iter().enumerate().skip(first) {
             match self.attach_all(way.hooks) {
                 Ok(()) => {
                     for extra in way.extras {
@@ -146,14 +184,16 @@ impl Loaded {
                         }
                     }
                     let blind_spot = way.blind_spot.to_owned();
-                    return Standing { signal, rung: way.rung, blind_spot, refused };
+                    let standing = Standing { signal, rung: way.rung, blind_spot, refused };
+                    return (standing, Some(number));
                 }
                 Err((place, reason)) => {
                     refused.push(Refusal { rung: way.rung, place: Some(place), reason });
                 }
             }
         }
-        Standing { signal, rung: Rung::None, blind_spot: "everything".to_owned(), refused }
+        let blind_spot = "everything".to_owned();
+        (Standing { signal, rung: Rung::None, blind_spot, refused }, None)
     }
 
     /// Attaches all of `hooks`, or none.

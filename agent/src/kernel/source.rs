@@ -2,14 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use floodmark_common::{ServiceKey, Totals};
 use log::warn;
 
 use super::{
+    canary::{self, Heard, compare},
     counters::{Counters, Growth, ServiceCounts},
     estimate::{Remainder, Suspect, share},
     events::Events,
@@ -17,7 +19,7 @@ use super::{
     mib::{self, Counter, MibCounts},
     netns::{Netns, visit},
     object::Object,
-    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth},
+    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth, Tally},
     service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
     sock_diag::listeners_here,
 };
@@ -45,6 +47,18 @@ pub struct KernelSource {
     services_before: HashMap<ServiceKey, ServiceCounts>,
     sampled: UnixMs,
     ring_full: u64,
+    canary: Canary,
+    canary_netns: Option<NetnsId>,
+}
+
+/// The canary and what was heard of it.
+enum Canary {
+    /// Nobody let one go, or it could not: why.
+    None(String),
+    /// It sings, and so much was heard of it so far.
+    Singing(canary::Canary, Tally),
+    /// It has sung.
+    Heard(BTreeMap<Signal, Heard>),
 }
 
 struct Mib {
@@ -88,9 +102,36 @@ impl KernelSource {
             services_before: HashMap::new(),
             sampled: UnixMs::now(),
             ring_full: 0,
+            canary: Canary::None("none was let go".to_owned()),
+            canary_netns: None,
         };
         source.take_baseline(namespaces)?;
         Ok(source)
+    }
+
+    /// Lets a canary go, which takes somewhat more than a second and is heard meanwhile by
+    /// [`sample`](Self::sample).
+    pub fn release_canary(&mut self) {
+        self.canary = match canary::Canary::release() {
+            Ok(canary) => {
+                self.canary_netns = Some(canary.netns);
+                Canary::Singing(canary, Tally::default())
+            }
+            Err(error) => Canary::None(format!("{error:#}")),
+        };
+    }
+
+    /// What was heard of the canary, signal by signal; `None` while it sings.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, and why.
+    pub fn heard(&self) -> Result<Option<&BTreeMap<Signal, Heard>>> {
+        match &self.canary {
+            Canary::None(why) => Err(anyhow!("no canary: {why}")),
+            Canary::Singing(..) => Ok(None),
+            Canary::Heard(heard) => Ok(Some(heard)),
+        }
     }
 
     /// How each signal is had.
@@ -100,7 +141,9 @@ impl KernelSource {
 
     /// Waiting detail events, at most `most`.
     pub fn events(&mut self, most: usize) -> Vec<KernelEvent> {
-        self.events.as_mut().map(|events| events.drain(most)).unwrap_or_default()
+        let mut events = self.events.as_mut().map(|events| events.drain(most)).unwrap_or_default();
+        events.retain(|event| !self.is_canarys(event.listener.netns));
+        events
     }
 
     /// What was lost since the last sample.
@@ -110,6 +153,8 @@ impl KernelSource {
     /// When a map cannot be read or the namespaces cannot be visited.
     pub fn sample(&mut self, namespaces: &[Netns]) -> Result<KernelSample> {
         let from = self.sampled;
+        // Asked before the maps are read, so that they then hold all of its song.
+        let sung = matches!(&self.canary, Canary::Singing(canary, _) if canary.is_done());
         let estimates = !self.counts_everything();
         // Read before the MIBs: where those stand still, this holds nothing that is yet to be shared.
         let quiet = if estimates && self.samples.is_multiple_of(REFRESH_DROPS) {
@@ -132,6 +177,9 @@ impl KernelSource {
             }
         }
         self.sampled = UnixMs::now();
+        if sung {
+            self.hear_canary()?;
+        }
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();
         if estimates {
             for found in quiet {
@@ -142,7 +190,7 @@ impl KernelSource {
             listeners.extend(self.estimate(namespaces, &mibs, &counted)?);
         }
         let ring_full = self.totals()?.ring_full;
-        let events_lost = ring_full - std::mem::replace(&mut self.ring_full, ring_full);
+        let events_lost = ring_full - mem::replace(&mut self.ring_full, ring_full);
         Ok(KernelSample { window: Window { from, to: self.sampled }, listeners, events_lost })
     }
 
@@ -161,8 +209,11 @@ impl KernelSource {
     pub fn services(&self) -> Result<(Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>)> {
         let (mut services, mut sums) = (Vec::new(), BTreeMap::new());
         for (key, counts) in self.service_counts()? {
-            let counts = self.since_baseline(&key, counts);
             let netns = NetnsId(key.netns);
+            if self.is_canarys(netns) {
+                continue;
+            }
+            let counts = self.since_baseline(&key, counts);
             let moved = moved(&counts, self.object.time_wait_at_expiry);
             *sums.entry(netns).or_insert_with(MibCounts::default) += moved;
             let by_word = ServiceClass::ALL.into_iter().zip(counts);
@@ -186,6 +237,11 @@ impl KernelSource {
 
     fn service_counts(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
         self.counters.as_ref().map_or(Ok(Vec::new()), Counters::services)
+    }
+
+    /// Whether a namespace was the canary's and has not become anybody else's.
+    fn is_canarys(&self, netns: NetnsId) -> bool {
+        self.canary_netns == Some(netns) && !self.mibs.contains_key(&netns)
     }
 
     fn since_baseline(&self, key: &ServiceKey, mut counts: ServiceCounts) -> ServiceCounts {
@@ -220,8 +276,41 @@ impl KernelSource {
             .all(|signal| self.object.rung(*signal) >= Rung::Kprobe)
     }
 
+    /// What the maps grew by. The canary's part is nobody's loss.
     fn growth(&mut self) -> Result<Vec<Growth>> {
-        self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)
+        let mut growth = self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)?;
+        if let Canary::Singing(canary, tally) = &mut self.canary {
+            let own = growth.extract_if(.., |growth| growth.listener.netns == canary.netns);
+            own.for_each(|growth| *tally += growth.tally);
+        }
+        Ok(growth)
+    }
+
+    /// Takes the canary's song in. A signal that did not hear all of it goes down a rung.
+    fn hear_canary(&mut self) -> Result<()> {
+        let idle = Canary::None(String::new());
+        let Canary::Singing(canary, tally) = mem::replace(&mut self.canary, idle) else {
+            return Ok(());
+        };
+        let services = self.service_counts()?;
+        let own = services.iter().filter(|(key, _)| key.netns == canary.netns.0);
+        let time_wait = own.map(|(_, counts)| counts[ServiceClass::TimeWait as usize]).sum();
+        let song = match canary.finish() {
+            Ok(song) => song,
+            Err(error) => {
+                self.canary = Canary::None(format!("{error:#}"));
+                return Ok(());
+            }
+        };
+        let heard = compare(self.standings(), &song, &tally, time_wait);
+        for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
+            let Heard { happened, heard } = heard;
+            let reason = format!("the canary's test failed: {heard} heard of {happened}");
+            warn!("{}: {reason}", signal.name());
+            self.object.demote(*signal, &reason)?;
+        }
+        self.canary = Canary::Heard(heard);
+        Ok(())
     }
 
     /// Forgets the counts of listeners that have closed for good, so that the maps keep room for
