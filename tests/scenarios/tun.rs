@@ -1,0 +1,84 @@
+//! A network of crafted peers: a TUN device in the calling thread's namespace. What is written to
+//! it arrives from the network, what the kernel sends there is read.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd},
+    os::unix::fs::OpenOptionsExt,
+};
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{namespace::ip, scenario::Skip};
+
+/// The namespace's own addresses on the device.
+pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub const HERE_V6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
+/// The network's broadcast address.
+pub const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 9, 255, 255);
+
+const DEVICE: &str = "/dev/net/tun";
+const NAME: &str = "peers0";
+/// How long an answer may take; what does not come is missing.
+const PATIENCE: u16 = 2000;
+
+/// The device; it goes with the value.
+pub struct Tun {
+    file: File,
+}
+
+impl Tun {
+    /// Makes the device and gives it its addresses.
+    pub fn open() -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(DEVICE)
+            .map_err(|error| Skip(format!("{DEVICE}: {error}")))?;
+        // SAFETY: all zeros are a valid `ifreq`.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
+        // SAFETY: TUNSETIFF reads and writes the `ifreq` it is given.
+        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        if made != 0 {
+            return Err(io::Error::last_os_error()).context("make a TUN device");
+        }
+        ip(&["address", "add", &format!("{HERE}/16"), "broadcast", "+", "dev", NAME])?;
+        ip(&["-6", "address", "add", &format!("{HERE_V6}/64"), "dev", NAME, "nodad"])?;
+        ip(&["link", "set", NAME, "up"])?;
+        Ok(Self { file })
+    }
+
+    /// The address of the crafted peer of that number.
+    pub fn peer(number: u16, like: IpAddr) -> IpAddr {
+        let [high, low] = number.to_be_bytes();
+        match like {
+            IpAddr::V4(_) => Ipv4Addr::new(10, 9, 1 + high, low).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 1, number).into(),
+        }
+    }
+
+    /// Lets a packet arrive.
+    pub fn send(&self, packet: &[u8]) -> Result<()> {
+        (&self.file).write_all(packet).context("write to the TUN device")
+    }
+
+    /// The next packet that the kernel sent; `None` when none comes.
+    pub fn receive(&self) -> Result<Option<Vec<u8>>> {
+        let mut wanted = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut wanted, PollTimeout::from(PATIENCE))? == 0 {
+            return Ok(None);
+        }
+        let mut packet = vec![0; 2048];
+        let length = (&self.file).read(&mut packet).context("read from the TUN device")?;
+        packet.truncate(length);
+        Ok(Some(packet))
+    }
+}
