@@ -25,6 +25,17 @@ impl Counters {
         Ok(Self(counters))
     }
 
+    /// Those of the calling thread's namespace, when nothing moves them any more.
+    pub fn when_still() -> Result<Self> {
+        let mut counters = Self::here()?;
+        until("counters to stand still", || {
+            thread::sleep(Duration::from_millis(200));
+            let now = Self::here()?;
+            Ok(std::mem::replace(&mut counters, now.clone()) == now)
+        })?;
+        Ok(counters)
+    }
+
     /// One of them; `None` where this kernel has none of that name.
     pub fn get(&self, name: &str) -> Option<u64> {
         self.0.get(name).copied()

@@ -13,7 +13,7 @@ mod scenario;
 mod sockets;
 mod tun;
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -58,8 +58,12 @@ fn run(cli: &Cli) -> Result<bool> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let mut measure = Measure::attach()?;
-    let mut run =
-        Run { kernel: counters::release(), rungs: measure.rungs(), scenarios: Vec::new() };
+    let mut run = Run {
+        kernel: counters::release(),
+        rungs: measure.rungs(),
+        scenarios: Vec::new(),
+        troubles: BTreeMap::new(),
+    };
     if !cli.json {
         run.print_heading();
     }
@@ -70,6 +74,7 @@ fn run(cli: &Cli) -> Result<bool> {
         }
         run.scenarios.push(report);
     }
+    run.troubles = measure.troubles()?;
     if cli.json {
         println!("{}", serde_json::to_string(&run)?);
     } else {

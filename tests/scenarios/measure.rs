@@ -41,6 +41,17 @@ impl Measure {
         standings.map(|s| (s.signal.name().to_owned(), s.rung.name().to_owned())).collect()
     }
 
+    /// What would make its counts wrong, so far: all of it should be 0.
+    pub fn troubles(&self) -> Result<BTreeMap<String, u64>> {
+        let totals = self.source.health()?.totals;
+        let troubles = [
+            ("map_full", totals.map_full),
+            ("nested", totals.nested),
+            ("orphan_exits", totals.orphan_exits),
+        ];
+        Ok(troubles.into_iter().map(|(name, count)| (name.to_owned(), count)).collect())
+    }
+
     /// Whether every loss is counted where it happens, so that nothing is estimated.
     pub fn is_exact(&self) -> bool {
         let drops = [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops];

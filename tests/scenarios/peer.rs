@@ -1,6 +1,9 @@
 //! A crafted client on the far side of the TUN device: it sends what it is told and nothing else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{
@@ -45,14 +48,24 @@ impl<'a> Peer<'a> {
         Self { tun, from: SocketAddr::new(address, FIRST_PORT), to, isn: 0x1000_0000, theirs: 0 }
     }
 
-    /// Peers 1 to `count`.
-    pub fn several(tun: &'a Tun, count: u16, to: SocketAddr) -> Vec<Self> {
-        (1..=count).map(|number| Self::new(tun, number, to)).collect()
+    /// Clients with these numbers.
+    pub fn several(tun: &'a Tun, numbers: RangeInclusive<u16>, to: SocketAddr) -> Vec<Self> {
+        numbers.map(|number| Self::new(tun, number, to)).collect()
+    }
+
+    /// Clients in the network that [`Tun::open_with_unreachable`] knows no way to.
+    pub fn unreachables(tun: &'a Tun, count: u8, to: SocketAddr) -> Vec<Self> {
+        let addresses = (1..=count).map(|number| Tun::unreachable_peer(number, to.ip()));
+        addresses.map(|address| Self::from(tun, address, to)).collect()
     }
 
     /// Several that have each had a SYN/ACK.
-    pub fn half_open(tun: &'a Tun, count: u16, to: SocketAddr) -> Result<Vec<Self>> {
-        let mut peers = Self::several(tun, count, to);
+    pub fn half_open(
+        tun: &'a Tun,
+        numbers: RangeInclusive<u16>,
+        to: SocketAddr,
+    ) -> Result<Vec<Self>> {
+        let mut peers = Self::several(tun, numbers, to);
         for peer in &mut peers {
             peer.knock()?;
         }

@@ -14,7 +14,7 @@ use crate::{
     scenario::{Driven, Scenario, Skip},
 };
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// For what softirqs still have in hand when a drive returns.
 const SETTLE: Duration = Duration::from_millis(300);
 /// Readings are repeated so often while a timer of the kernel's still counts.

@@ -13,6 +13,8 @@ pub struct Run {
     /// How the agent has each of its signals here.
     pub rungs: BTreeMap<String, String>,
     pub scenarios: Vec<Report>,
+    /// What would make the agent's counts wrong.
+    pub troubles: BTreeMap<String, u64>,
 }
 
 /// What came of one scenario.
@@ -112,8 +114,8 @@ impl Row {
     }
 }
 
-/// The heading and the last line of a table.
 impl Run {
+    /// The table's heading.
     pub fn print_heading(&self) {
         println!("kernel {}", self.kernel);
         for (signal, rung) in &self.rungs {
@@ -121,15 +123,21 @@ impl Run {
         }
     }
 
+    /// The table's last lines.
     pub fn print_sum(&self) {
         let count = |what: fn(&Report) -> bool| self.scenarios.iter().filter(|r| what(r)).count();
         let skipped = count(|report| report.skipped.is_some());
         let failed = count(|report| !report.ok);
         let passed = self.scenarios.len() - skipped - failed;
+        for (trouble, count) in self.troubles.iter().filter(|(_, count)| **count > 0) {
+            println!("the agent's own trouble: {trouble} {count}");
+        }
         println!("{passed} passed, {skipped} skipped, {failed} failed");
     }
 
+    /// Whether everything that could be played passed.
     pub fn is_ok(&self) -> bool {
         self.scenarios.iter().all(|report| report.ok)
+            && self.troubles.values().all(|count| *count == 0)
     }
 }

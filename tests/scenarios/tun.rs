@@ -2,7 +2,7 @@
 //! it arrives from the network, what the kernel sends there is read.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
@@ -12,7 +12,11 @@ use std::{
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{namespace::ip, scenario::Skip};
+use crate::{
+    counters::until,
+    namespace::{ip, sysctl},
+    scenario::Skip,
+};
 
 /// The namespace's own addresses on the device.
 pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -53,7 +57,38 @@ impl Tun {
         ip(&["address", "add", &format!("{HERE}/16"), "broadcast", "+", "dev", NAME])?;
         ip(&["-6", "address", "add", &format!("{HERE_V6}/64"), "dev", NAME, "nodad"])?;
         ip(&["link", "set", NAME, "up"])?;
+        until("the IPv6 address to be of use", || Ok(!is_tentative()?))?;
         Ok(Self { file })
+    }
+
+    /// As [`Tun::open`], and there is another network behind it to which no route leads.
+    pub fn open_with_unreachable() -> Result<Self> {
+        // Otherwise what comes from there would be dropped before TCP sees it.
+        sysctl("ipv4/conf/all/rp_filter", "0")?;
+        let tun = Self::open()?;
+        sysctl(&format!("ipv4/conf/{NAME}/rp_filter"), "0")?;
+        ip(&["route", "add", "unreachable", "10.99.0.0/16"])?;
+        ip(&["-6", "route", "add", "unreachable", "fd99::/64"])?;
+        Ok(tun)
+    }
+
+    /// Opens the way to that network, or closes it again.
+    pub fn set_reachable(&self, reachable: bool) -> Result<()> {
+        if reachable {
+            ip(&["route", "replace", "10.99.0.0/16", "dev", NAME])?;
+            ip(&["-6", "route", "replace", "fd99::/64", "dev", NAME])
+        } else {
+            ip(&["route", "replace", "unreachable", "10.99.0.0/16"])?;
+            ip(&["-6", "route", "replace", "unreachable", "fd99::/64"])
+        }
+    }
+
+    /// The address of a crafted peer in that network.
+    pub fn unreachable_peer(number: u8, like: IpAddr) -> IpAddr {
+        match like {
+            IpAddr::V4(_) => Ipv4Addr::new(10, 99, 0, number).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into()).into(),
+        }
     }
 
     /// The address of the crafted peer of that number.
@@ -81,4 +116,15 @@ impl Tun {
         packet.truncate(length);
         Ok(Some(packet))
     }
+}
+
+/// The kernel puts an address to use in a work queue, even when it need not look for duplicates
+/// (`addrconf_dad_work`).
+fn is_tentative() -> Result<bool> {
+    const IFA_F_TENTATIVE: u32 = 0x40;
+    let text = fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+    let address: String = HERE_V6.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+    let line = text.lines().find(|line| line.starts_with(&address));
+    let flags = line.and_then(|line| line.split_whitespace().nth(4)).unwrap_or_default();
+    Ok(u32::from_str_radix(flags, 16).unwrap_or(IFA_F_TENTATIVE) & IFA_F_TENTATIVE != 0)
 }

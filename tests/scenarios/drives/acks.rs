@@ -1,13 +1,13 @@
 //! Final ACKs that are dropped (`tcp_check_req`).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::Result;
 
 use crate::{
     claim::{Claim, at_least, exactly},
     counters::until_counted,
-    namespace::{Namespace, ip, sysctl},
+    namespace::{Namespace, sysctl},
     peer::Peer,
     scenario::{Driven, Scenario},
     sockets::{Listener, knocks},
@@ -26,10 +26,12 @@ pub const ALL: &[Scenario] = &[
 /// Clients that believe themselves connected send data, again and again, to a listener that has
 /// not seen their ACKs and has no room left when they are let through.
 fn held(abort_on_overflow: &str) -> Result<Driven> {
-    const CLIENTS: usize = 200;
+    const CLIENTS: usize = 900;
     const LOST: u64 = CLIENTS as u64 - 2;
     sysctl("ipv4/tcp_abort_on_overflow", abort_on_overflow)?;
-    let listener = Listener::new("127.0.0.1:0", 1024)?;
+    sysctl("core/somaxconn", "4096")?;
+    sysctl("ipv4/tcp_max_syn_backlog", "4096")?;
+    let listener = Listener::new("127.0.0.1:0", 4096)?;
     listener.hold_acks()?;
     let clients = knocks(listener.addr, CLIENTS)?;
     for client in &clients {
@@ -49,21 +51,23 @@ fn held(abort_on_overflow: &str) -> Result<Driven> {
     Ok(Driven::new(claims, listener))
 }
 
-/// 40 are half open when the queue shrinks to take 2. The 38 get another SYN/ACK each in time,
-/// which nobody but the listener's own queue is to blame for.
+/// 40 are half open when the queue shrinks to take 2. Each ACK of the other 38 is a loss, also when
+/// it comes twice; and they get another SYN/ACK in time, for which nobody but the listener's own
+/// queue is to blame.
 fn crafted(here: IpAddr) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("[::]:0", 64)?;
-    let peers = Peer::half_open(&tun, 40, listener.at(here))?;
+    let peers = Peer::half_open(&tun, 1..=40, listener.at(here))?;
     listener.set_backlog(1)?;
     for peer in &peers {
+        peer.ack()?;
         peer.ack()?;
     }
     until_counted("TCPSynRetrans", 38)?;
     let claims = [
-        exactly("ack/accept_queue_full", 38).all_of("ListenOverflows"),
-        exactly("ListenDrops", 38),
-        exactly("ListenDrops", 38).at(listener.addr),
+        exactly("ack/accept_queue_full", 76).all_of("ListenOverflows"),
+        exactly("ListenDrops", 76),
+        exactly("ListenDrops", 76).at(listener.addr),
         at_least("synack/our_queue", 38).all_of("TCPSynRetrans"),
         at_least("TCPSynRetrans", 38),
     ];
@@ -75,7 +79,7 @@ fn crafted_abort(_: &[Namespace]) -> Result<Driven> {
     sysctl("ipv4/tcp_abort_on_overflow", "1")?;
     let tun = Tun::open()?;
     let listener = Listener::new("0.0.0.0:0", 64)?;
-    let peers = Peer::half_open(&tun, 40, listener.at(HERE))?;
+    let peers = Peer::half_open(&tun, 1..=40, listener.at(HERE))?;
     listener.set_backlog(1)?;
     for peer in &peers {
         peer.ack()?;
@@ -90,20 +94,22 @@ fn crafted_abort(_: &[Namespace]) -> Result<Driven> {
     Ok(Driven::new(claims, (listener, tun)))
 }
 
-/// `tcp_v4_syn_recv_sock` finds room in the queue, but no way to the client any more.
+/// `tcp_v4_syn_recv_sock` and `tcp_v6_syn_recv_sock` find room in the queue, but no way to the
+/// client any more.
 fn no_route_back(_: &[Namespace]) -> Result<Driven> {
-    sysctl("ipv4/conf/all/rp_filter", "0")?;
-    let tun = Tun::open()?;
-    sysctl("ipv4/conf/peers0/rp_filter", "0")?;
-    let listener = Listener::new("0.0.0.0:0", 64)?;
-    let far = Ipv4Addr::new(10, 99, 0, 1);
-    ip(&["route", "add", "10.99.0.0/16", "dev", "peers0"])?;
-    let mut peer = Peer::from(&tun, far.into(), listener.at(HERE));
-    peer.knock()?;
-    ip(&["route", "replace", "unreachable", "10.99.0.0/16"])?;
-    for _ in 0..10 {
+    let tun = Tun::open_with_unreachable()?;
+    tun.set_reachable(true)?;
+    let listener = Listener::new("[::]:0", 64)?;
+    let mut peers = Peer::unreachables(&tun, 5, listener.at(HERE));
+    peers.extend(Peer::unreachables(&tun, 5, listener.at(HERE_V6)));
+    for peer in &mut peers {
+        peer.knock()?;
+    }
+    tun.set_reachable(false)?;
+    for peer in &peers {
         peer.ack()?;
     }
+    drop(peers);
     let claims = [
         exactly("ack/no_route", 10).all_of("ListenDrops"),
         exactly("ListenDrops", 10),

@@ -26,7 +26,7 @@ fn when_full(_: &[Namespace]) -> Result<Driven> {
     sysctl("ipv4/tcp_syncookies", "1")?;
     let tun = Tun::open()?;
     let listener = Listener::new("0.0.0.0:0", 4)?;
-    let peers = Peer::half_open(&tun, 40, listener.at(HERE))?;
+    let peers = Peer::half_open(&tun, 1..=40, listener.at(HERE))?;
     // The last ones have a cookie.
     for peer in &peers[36..] {
         peer.ack()?;
@@ -46,7 +46,7 @@ fn always(here: IpAddr) -> Result<Driven> {
     sysctl("ipv4/tcp_syncookies", "2")?;
     let tun = Tun::open()?;
     let listener = Listener::new("[::]:0", 64)?;
-    let peers = Peer::half_open(&tun, 40, listener.at(here))?;
+    let peers = Peer::half_open(&tun, 1..=40, listener.at(here))?;
     for peer in &peers[..10] {
         peer.ack()?;
     }
@@ -69,7 +69,7 @@ fn overflow(here: IpAddr) -> Result<Driven> {
     sysctl("ipv4/tcp_syncookies", "2")?;
     let tun = Tun::open()?;
     let listener = Listener::new("[::]:0", 64)?;
-    let peers = Peer::half_open(&tun, 40, listener.at(here))?;
+    let peers = Peer::half_open(&tun, 1..=40, listener.at(here))?;
     listener.set_backlog(1)?;
     for peer in &peers {
         peer.ack()?;

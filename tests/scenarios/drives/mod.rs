@@ -2,6 +2,7 @@
 
 mod acks;
 mod cookies;
+mod mixed;
 mod options;
 mod ports;
 mod requests;
@@ -20,6 +21,7 @@ pub const ALL: &[&[Scenario]] = &[
     syn_queue::ALL,
     cookies::ALL,
     requests::ALL,
+    mixed::ALL,
     options::ALL,
     reuseport::ALL,
     storms::ALL,

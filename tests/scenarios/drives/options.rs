@@ -25,7 +25,7 @@ fn defer_accept(_: &[Namespace]) -> Result<Driven> {
     let listener = Listener::with(Protocol::TCP, "0.0.0.0:0", 64, |socket| {
         set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, 10)
     })?;
-    let peers = Peer::half_open(&tun, 20, listener.at(HERE))?;
+    let peers = Peer::half_open(&tun, 1..=20, listener.at(HERE))?;
     for peer in &peers {
         peer.ack()?;
     }

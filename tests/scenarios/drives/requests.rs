@@ -27,7 +27,7 @@ pub const ALL: &[Scenario] = &[
 fn repeated(_: &[Namespace]) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("0.0.0.0:0", 64)?;
-    let mut peers = Peer::several(&tun, 20, listener.at(HERE));
+    let mut peers = Peer::several(&tun, 1..=20, listener.at(HERE));
     for peer in &mut peers {
         peer.knock()?;
         peer.syn()?;
@@ -36,8 +36,8 @@ fn repeated(_: &[Namespace]) -> Result<Driven> {
     }
     drop(peers);
     let claims = [
-        exactly("synack/client_repeated", 20).all_of("TCPSynRetrans"),
-        exactly("TCPSynRetrans", 20),
+        exactly("synack/client_repeated", 20),
+        at_least("TCPSynRetrans", 20),
         exactly("EmbryonicRsts", 20),
         exactly("ListenDrops", 0),
     ];
@@ -48,7 +48,7 @@ fn repeated(_: &[Namespace]) -> Result<Driven> {
 fn silence(_: &[Namespace]) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("0.0.0.0:0", 64)?;
-    let peers = Peer::half_open(&tun, 20, listener.at(HERE))?;
+    let peers = Peer::half_open(&tun, 1..=20, listener.at(HERE))?;
     until_counted("TCPSynRetrans", 20)?;
     drop(peers);
     let claims = [
@@ -64,7 +64,7 @@ fn expired(_: &[Namespace]) -> Result<Driven> {
     sysctl("ipv4/tcp_synack_retries", "1")?;
     let tun = Tun::open()?;
     let listener = Listener::new("0.0.0.0:0", 64)?;
-    let peers = Peer::half_open(&tun, 20, listener.at(HERE))?;
+    let peers = Peer::half_open(&tun, 1..=20, listener.at(HERE))?;
     until("requests to expire", || Ok(half_open()? == 0))?;
     drop(peers);
     let claims = [
@@ -79,7 +79,7 @@ fn expired(_: &[Namespace]) -> Result<Driven> {
 fn reset_by_peer(_: &[Namespace]) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("0.0.0.0:0", 64)?;
-    let peers = Peer::half_open(&tun, 20, listener.at(HERE))?;
+    let peers = Peer::half_open(&tun, 1..=20, listener.at(HERE))?;
     for peer in &peers {
         peer.rst()?;
     }
@@ -94,7 +94,7 @@ fn reset_by_peer(_: &[Namespace]) -> Result<Driven> {
 fn killed_by_icmp(here: IpAddr) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("[::]:0", 64)?;
-    let peers = Peer::half_open(&tun, 20, listener.at(here))?;
+    let peers = Peer::half_open(&tun, 1..=20, listener.at(here))?;
     for peer in &peers {
         peer.unreachable()?;
     }

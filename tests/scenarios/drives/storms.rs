@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -31,7 +30,10 @@ const CLIENTS_PER_THREAD: usize = 600;
 const AT_A_TIME: usize = 32;
 
 /// Several threads connect while `meanwhile` does something to their target.
-fn storm<T>(target: SocketAddr, meanwhile: impl FnOnce(&AtomicBool) -> Result<T>) -> Result<T> {
+pub(super) fn storm<T>(
+    target: SocketAddr,
+    meanwhile: impl FnOnce(&AtomicBool) -> Result<T>,
+) -> Result<T> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| clients(target))).collect();
@@ -97,9 +99,8 @@ fn namespace_ends(namespaces: &[Namespace]) -> Result<Driven> {
         namespace.abandon();
         Ok(())
     })?;
-    thread::sleep(Duration::from_millis(200));
     let mut driven = Driven::new([at_least("ListenOverflows", 100)], ()).and_listeners_went();
-    driven.last_counters = Some(Counters::here()?);
+    driven.last_counters = Some(Counters::when_still()?);
     Ok(driven)
 }
 
