@@ -74,14 +74,47 @@ pub fn until(what: &str, mut come: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Handshakes of the calling thread's namespace that are half open (`/proc/net/tcp`, state 03).
+/// Handshakes of the calling thread's namespace that are half open.
 pub fn half_open() -> Result<usize> {
-    let mut found = 0;
+    const SYN_RECV: &str = "03";
+    sockets(|socket| usize::from(socket.state == SYN_RECV))
+}
+
+/// Connections of the calling thread's namespace that wait to be accepted at a port.
+pub fn waiting(port: u16) -> Result<usize> {
+    const LISTEN: &str = "0A";
+    let port = format!("{port:04X}");
+    sockets(|socket| match socket.state == LISTEN && socket.port == port {
+        true => usize::from_str_radix(socket.received, 16).unwrap_or(0),
+        false => 0,
+    })
+}
+
+/// What a line of `/proc/net/tcp` says (`get_tcp4_sock`).
+struct Line<'a> {
+    port: &'a str,
+    state: &'a str,
+    /// Of a listener: the connections that wait.
+    received: &'a str,
+}
+
+/// The sum of something over the sockets of the calling thread's namespace.
+fn sockets(count: impl Fn(&Line) -> usize) -> Result<usize> {
+    let mut sum = 0;
     for file in ["tcp", "tcp6"] {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
-        found += text.lines().filter(|line| line.split_whitespace().nth(3) == Some("03")).count();
+        sum += text.lines().filter_map(line).map(|line| count(&line)).sum::<usize>();
     }
-    Ok(found)
+    Ok(sum)
+}
+
+/// `sl local_address rem_address st tx_queue:rx_queue …`, all in hexadecimal.
+fn line(text: &str) -> Option<Line<'_>> {
+    let mut words = text.split_whitespace().skip(1);
+    let (_, port) = words.next()?.split_once(':')?;
+    let state = words.nth(1)?;
+    let (_, received) = words.next()?.split_once(':')?;
+    Some(Line { port, state, received })
 }
 
 /// Whether TW and TWKilled are counted when TIME_WAIT begins; before Linux 5.18 at its end, which
@@ -110,5 +143,13 @@ mod tests {
         parse(text, "TcpExt:", &mut counters);
         assert_eq!(Counters(counters.clone()).get("ListenDrops"), Some(4));
         assert_eq!(Counters(counters).get("TW"), Some(3));
+    }
+
+    #[test]
+    fn reads_a_listener_of_proc_net_tcp() {
+        let text = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000";
+        let line = line(text).unwrap();
+        assert_eq!((line.port, line.state, line.received), ("1F90", "0A", "00000003"));
+        assert!(super::line("  sl  local_address rem_address   st tx_queue").is_none());
     }
 }

@@ -5,6 +5,8 @@ use std::{io, net::SocketAddr, os::fd::AsRawFd, time::Duration};
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
+use crate::counters::{until, waiting};
+
 /// A listening socket.
 pub struct Listener {
     pub socket: Socket,
@@ -42,6 +44,14 @@ impl Listener {
     /// Changes the backlog of a listener at work. A backlog of n lets n + 1 connections wait.
     pub fn set_backlog(&self, backlog: i32) -> Result<()> {
         self.socket.listen(backlog).context("listen again")
+    }
+
+    /// Lets its queue fill with `count` clients that call at `addr`. What calls after that meets a
+    /// full queue; without the wait SYNs might be handled in a batch before any final ACK.
+    pub fn fill(&self, addr: SocketAddr, count: usize) -> Result<Vec<Socket>> {
+        let clients = knocks(addr, count)?;
+        until(&format!("{count} connections to wait"), || Ok(waiting(self.addr.port())? >= count))?;
+        Ok(clients)
     }
 
     /// Has the kernel drop every segment with the ACK flag before the listener sees it, so that

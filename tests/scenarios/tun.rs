@@ -57,7 +57,7 @@ impl Tun {
         ip(&["address", "add", &format!("{HERE}/16"), "broadcast", "+", "dev", NAME])?;
         ip(&["-6", "address", "add", &format!("{HERE_V6}/64"), "dev", NAME, "nodad"])?;
         ip(&["link", "set", NAME, "up"])?;
-        until("the IPv6 address to be of use", || Ok(!is_tentative()?))?;
+        until("the IPv6 address to be of use", has_local_route)?;
         Ok(Self { file })
     }
 
@@ -118,13 +118,10 @@ impl Tun {
     }
 }
 
-/// The kernel puts an address to use in a work queue, even when it need not look for duplicates
-/// (`addrconf_dad_work`).
-fn is_tentative() -> Result<bool> {
-    const IFA_F_TENTATIVE: u32 = 0x40;
-    let text = fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+/// The kernel puts an IPv6 address to use in a work queue, even when it need not look for duplicates
+/// (`addrconf_dad_work`). Until then there is no local route.
+fn has_local_route() -> Result<bool> {
+    let text = fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
     let address: String = HERE_V6.octets().iter().map(|byte| format!("{byte:02x}")).collect();
-    let line = text.lines().find(|line| line.starts_with(&address));
-    let flags = line.and_then(|line| line.split_whitespace().nth(4)).unwrap_or_default();
-    Ok(u32::from_str_radix(flags, 16).unwrap_or(IFA_F_TENTATIVE) & IFA_F_TENTATIVE != 0)
+    Ok(text.lines().any(|line| line.starts_with(&format!("{address} 80 "))))
 }

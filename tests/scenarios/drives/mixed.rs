@@ -10,7 +10,7 @@ use crate::{
     namespace::Namespace,
     peer::Peer,
     scenario::{Driven, Scenario},
-    sockets::{Listener, knocks},
+    sockets::Listener,
     tun::{HERE, HERE_V6, Tun},
 };
 
@@ -34,7 +34,7 @@ fn drops(_: &[Namespace]) -> Result<Driven> {
     }
     let late = Peer::half_open(&tun, 1..=12, listener.at(HERE))?;
     listener.set_backlog(1)?;
-    let waiting = knocks(listener.at(Ipv4Addr::LOCALHOST), 2)?;
+    let waiting = listener.fill(listener.at(Ipv4Addr::LOCALHOST), 2)?;
     for peer in &late {
         peer.ack()?;
     }

@@ -67,16 +67,16 @@ fn fast_open(_: &[Namespace]) -> Result<Driven> {
 fn mptcp(_: &[Namespace]) -> Result<Driven> {
     let listener = Listener::with(Protocol::MPTCP, "127.0.0.1:0", 2, |_| Ok(()))
         .map_err(|error| Skip(format!("no MPTCP here: {error:#}")))?;
-    let mut clients = Vec::new();
+    let mut clients = listener.fill(listener.addr, 3)?;
     for _ in 0..10 {
         clients.push(knock_with(Protocol::MPTCP, listener.addr)?);
         clients.push(knock(listener.addr)?);
     }
-    until_counted("ListenOverflows", 17)?;
+    until_counted("ListenOverflows", 20)?;
     drop(clients);
     let claims = [
-        at_least("syn/accept_queue_full", 17).all_of("ListenOverflows"),
-        at_least("ListenDrops", 17).at(listener.addr),
+        at_least("syn/accept_queue_full", 20).all_of("ListenOverflows"),
+        at_least("ListenDrops", 20).at(listener.addr),
     ];
     Ok(Driven::new(claims, listener))
 }

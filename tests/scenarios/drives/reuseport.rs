@@ -8,7 +8,7 @@ use socket2::Protocol;
 use super::storms::storm;
 use crate::{
     claim::{at_least, exactly},
-    counters::until_counted,
+    counters::{Counters, until_counted},
     namespace::{Namespace, has_sysctl, sysctl},
     peer::Peer,
     scenario::{Driven, Scenario, Skip},
@@ -25,6 +25,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 const MIGRATE: &str = "ipv4/tcp_migrate_req";
+const MIGRATED: &str = "TCPMigrateReqSuccess";
 const MEMBERS: usize = 4;
 /// The kernel spreads peers by their addresses; that none of so many falls to one of four members
 /// is next to impossible.
@@ -53,7 +54,7 @@ fn overflow(_: &[Namespace]) -> Result<Driven> {
     until_counted("ListenOverflows", LEAST)?;
     drop(clients);
     let claims = [
-        at_least("syn/accept_queue_full", LEAST).all_of("ListenOverflows"),
+        at_least("ListenOverflows", LEAST),
         at_least("ListenOverflows", LEAST).at(members[0].addr),
     ];
     Ok(Driven::new(claims, members))
@@ -87,8 +88,7 @@ fn half_open_member_leaves(migration: Migration) -> Result<Driven> {
     }
     drop(peers);
     let success = if on { at_least } else { exactly };
-    let mut claims =
-        vec![success("TCPMigrateReqSuccess", u64::from(on)), exactly("ListenDrops", 0)];
+    let mut claims = vec![success(MIGRATED, u64::from(on)), exactly("ListenDrops", 0)];
     if !on {
         claims.push(at_least("OutRsts", 1));
     }
@@ -119,12 +119,12 @@ fn migrated_ack_overflow(_: &[Namespace]) -> Result<Driven> {
     Ok(Driven::new(claims, (members, tun)).and_listeners_went())
 }
 
+/// Some kernels have the switch and nothing behind it, nor its counters.
 fn choose_migration(on: bool) -> Result<()> {
-    if has_sysctl(MIGRATE) {
-        return sysctl(MIGRATE, if on { "1" } else { "0" });
+    let can_migrate = has_sysctl(MIGRATE) && Counters::here()?.get(MIGRATED).is_some();
+    match (on, can_migrate) {
+        (_, true) => sysctl(MIGRATE, if on { "1" } else { "0" }),
+        (true, false) => Err(Skip("this kernel does not migrate requests".to_owned()).into()),
+        (false, false) => Ok(()),
     }
-    if on {
-        return Err(Skip(format!("no sysctl {MIGRATE}")).into());
-    }
-    Ok(())
 }

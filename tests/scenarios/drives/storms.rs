@@ -106,16 +106,17 @@ fn namespace_ends(namespaces: &[Namespace]) -> Result<Driven> {
 
 /// Three of five SYNs are dropped in each.
 fn a_hundred(namespaces: &[Namespace]) -> Result<Driven> {
-    let mut listeners = Vec::new();
+    let mut kept = Vec::new();
     for namespace in namespaces {
         namespace.enter()?;
         let listener = Listener::new("127.0.0.1:0", 1)?;
-        drop(knocks(listener.addr, 5)?);
-        listeners.push(listener);
+        let waiting = listener.fill(listener.addr, 2)?;
+        drop(knocks(listener.addr, 3)?);
+        kept.push((listener, waiting));
     }
     let claims = [
         at_least("syn/accept_queue_full", 300).all_of("ListenOverflows"),
         at_least("ListenDrops", 300),
     ];
-    Ok(Driven::new(claims, listeners))
+    Ok(Driven::new(claims, kept))
 }

@@ -24,12 +24,13 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("syn_to_broadcast", to_broadcast),
 ];
 
-/// A queue of backlog 2 takes 3 of 20; a listener next to it loses nothing.
+/// A queue of backlog 2 takes 3 and no more of 20; a listener next to it loses nothing.
 fn overflow(listen_on: &str, ip: IpAddr) -> Result<Driven> {
     let full = Listener::new(listen_on, 2)?;
     let quiet = Listener::new(listen_on, 2)?;
-    let clients = knocks(full.at(ip), 20)?;
-    let others = knocks(quiet.at(ip), 1)?;
+    let waiting = full.fill(full.at(ip), 3)?;
+    let others = quiet.fill(quiet.at(ip), 1)?;
+    let clients = knocks(full.at(ip), 17)?;
     // Each SYN that was dropped is sent again.
     until_counted("ListenOverflows", 2 * 17)?;
     drop(clients);
@@ -39,7 +40,7 @@ fn overflow(listen_on: &str, ip: IpAddr) -> Result<Driven> {
         at_least("ListenOverflows", 2 * 17).at(full.addr),
         exactly("ListenDrops", 0).at(quiet.addr),
     ];
-    Ok(Driven::new(claims, (full, quiet, others)))
+    Ok(Driven::new(claims, (full, quiet, waiting, others)))
 }
 
 /// Three listeners at once, each of which has to get its own.
@@ -48,8 +49,12 @@ fn every_family(_: &[Namespace]) -> Result<Driven> {
     let v6 = Listener::new("[::1]:0", 1)?;
     let dual = Listener::new("[::]:0", 1)?;
     let mut clients = Vec::new();
-    for target in [v4.addr, v6.addr, dual.at(Ipv4Addr::LOCALHOST)] {
-        clients.extend(knocks(target, 12)?);
+    let targets = [v4.addr, v6.addr, dual.at(Ipv4Addr::LOCALHOST)];
+    for (listener, target) in [&v4, &v6, &dual].into_iter().zip(targets) {
+        clients.extend(listener.fill(target, 2)?);
+    }
+    for target in targets {
+        clients.extend(knocks(target, 10)?);
     }
     until_counted("ListenOverflows", 30)?;
     drop(clients);
@@ -64,7 +69,7 @@ fn every_family(_: &[Namespace]) -> Result<Driven> {
 fn crafted(_: &[Namespace]) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("[::]:0", 2)?;
-    let clients = knocks(listener.at(Ipv4Addr::LOCALHOST), 3)?;
+    let waiting = listener.fill(listener.at(Ipv4Addr::LOCALHOST), 3)?;
     for here in [IpAddr::from(HERE), HERE_V6.into()] {
         for peer in Peer::several(&tun, 1..=50, listener.at(here)) {
             peer.syn()?;
@@ -75,7 +80,7 @@ fn crafted(_: &[Namespace]) -> Result<Driven> {
         exactly("ListenDrops", 100),
         exactly("ListenDrops", 100).at(listener.addr),
     ];
-    Ok(Driven::new(claims, (listener, clients, tun)))
+    Ok(Driven::new(claims, (listener, waiting, tun)))
 }
 
 /// `inet_csk_route_req` finds no way to answer. IPv4 and IPv6, ten each.

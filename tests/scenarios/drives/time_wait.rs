@@ -13,7 +13,7 @@ use crate::{
     counters::{time_wait_is_counted_at_entry, until, until_counted},
     namespace::{Namespace, sysctl},
     scenario::{Driven, Scenario},
-    sockets::{Listener, knocks},
+    sockets::Listener,
 };
 
 pub const ALL: &[Scenario] = &[
@@ -167,7 +167,7 @@ fn reopened_at_full_queue(_: &[Namespace]) -> Result<Driven> {
     let client = client_from(FIRST_PORT, listener.addr)?;
     close(listener.socket.accept()?.0.into(), client.into())?;
     listener.set_backlog(1)?;
-    let waiting = knocks(listener.addr, 2)?;
+    let waiting = listener.fill(listener.addr, 2)?;
     let again = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     again.set_reuse_address(true)?;
     again.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT)).into())?;
