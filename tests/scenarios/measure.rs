@@ -15,7 +15,7 @@ use crate::{claim::Claim, namespace::prefix};
 const UNSEEN: [&str; 2] = ["icmp/request_killed", "syn/not_unicast"];
 
 /// Losses that the drop-reason tracepoint takes for overflows, which is its known blind spot.
-const MISTAKEN: [&str; 1] = ["ack/no_route"];
+const MISTAKEN: [&str; 1] = ["ack/child_failed"];
 
 /// The agent's kernel side, attached for all scenarios.
 pub struct Measure {
@@ -103,7 +103,9 @@ impl Measure {
             "time_wait/closed_by_client" => Some(self.entered(netns, false)?),
             "syn/accept_queue_full" => syns_are_seen.then_some(tally.syn_overflow),
             "ack/accept_queue_full" => acks_are_seen.then_some(tally.ack_overflow),
-            "ack/reset" => (self.rung(Signal::AckDrops) == Rung::Fentry).then_some(tally.resets),
+            "ack/accept_queue_full/reset" => {
+                (self.rung(Signal::AckDrops) == Rung::Fentry).then_some(tally.resets)
+            }
             "cookie_ack/accept_queue_full" => cookies_are_seen.then_some(tally.cookie_overflow),
             _ => None,
         })

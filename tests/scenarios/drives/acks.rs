@@ -41,12 +41,12 @@ fn held(abort_on_overflow: &str) -> Result<Driven> {
     listener.release_acks()?;
     until_counted("ListenOverflows", LOST)?;
     drop(clients);
-    let mut claims = vec![
-        at_least("ack/accept_queue_full", LOST).all_of("ListenOverflows"),
-        at_least("ListenDrops", LOST).at(listener.addr),
-    ];
+    let mut claims = vec![at_least("ListenDrops", LOST).at(listener.addr)];
     if abort_on_overflow == "1" {
+        claims.push(at_least("ack/accept_queue_full/reset", LOST).all_of("ListenOverflows"));
         claims.extend(resets(LOST));
+    } else {
+        claims.push(at_least("ack/accept_queue_full", LOST).all_of("ListenOverflows"));
     }
     Ok(Driven::new(claims, listener))
 }
@@ -68,7 +68,7 @@ fn crafted(here: IpAddr) -> Result<Driven> {
         exactly("ack/accept_queue_full", 76).all_of("ListenOverflows"),
         exactly("ListenDrops", 76),
         exactly("ListenDrops", 76).at(listener.addr),
-        at_least("synack/our_queue", 38).all_of("TCPSynRetrans"),
+        at_least("synack_retransmit/own_drop", 38).all_of("TCPSynRetrans"),
         at_least("TCPSynRetrans", 38),
     ];
     drop(peers);
@@ -85,9 +85,8 @@ fn crafted_abort(_: &[Namespace]) -> Result<Driven> {
         peer.ack()?;
     }
     let mut claims = vec![
-        exactly("ack/accept_queue_full", 38).all_of("ListenOverflows"),
+        exactly("ack/accept_queue_full/reset", 38).all_of("ListenOverflows"),
         exactly("ListenDrops", 38),
-        exactly("ack/reset", 38),
     ];
     claims.extend(resets(38));
     drop(peers);
@@ -111,7 +110,7 @@ fn no_route_back(_: &[Namespace]) -> Result<Driven> {
     }
     drop(peers);
     let claims = [
-        exactly("ack/no_route", 10).all_of("ListenDrops"),
+        exactly("ack/child_failed", 10).all_of("ListenDrops"),
         exactly("ListenDrops", 10),
         exactly("ListenOverflows", 0),
     ];
@@ -120,5 +119,5 @@ fn no_route_back(_: &[Namespace]) -> Result<Driven> {
 
 /// A reset ends the request, so it is given once for each.
 fn resets(number: u64) -> [Claim; 2] {
-    [exactly("EmbryonicRsts", number), at_least("OutRsts", number)]
+    [exactly("ack/reset", number).all_of("EmbryonicRsts"), at_least("OutRsts", number)]
 }

@@ -33,9 +33,9 @@ fn when_full(_: &[Namespace]) -> Result<Driven> {
     }
     drop(peers);
     let claims = [
-        at_least("TCPReqQFullDoCookies", 35),
-        at_least("SyncookiesSent", 35),
-        exactly("SyncookiesRecv", 4),
+        at_least("syn/cookie_wanted", 35).all_of("TCPReqQFullDoCookies"),
+        at_least("syn/cookie_sent", 35).all_of("SyncookiesSent"),
+        exactly("cookie_ack/good", 4).all_of("SyncookiesRecv"),
         exactly("ListenDrops", 0),
     ];
     Ok(Driven::new(claims, (listener, tun)))
@@ -55,10 +55,10 @@ fn always(here: IpAddr) -> Result<Driven> {
     }
     drop(peers);
     let claims = [
-        exactly("TCPReqQFullDoCookies", 40),
-        exactly("SyncookiesSent", 40),
-        exactly("SyncookiesRecv", 10),
-        exactly("SyncookiesFailed", 10),
+        exactly("syn/cookie_wanted", 40).all_of("TCPReqQFullDoCookies"),
+        exactly("syn/cookie_sent", 40).all_of("SyncookiesSent"),
+        exactly("cookie_ack/good", 10).all_of("SyncookiesRecv"),
+        exactly("cookie_ack/bad", 10).all_of("SyncookiesFailed"),
         exactly("ListenDrops", 0),
     ];
     Ok(Driven::new(claims, (listener, tun)))
@@ -79,7 +79,7 @@ fn overflow(here: IpAddr) -> Result<Driven> {
         exactly("cookie_ack/accept_queue_full", 38).all_of("ListenOverflows"),
         exactly("ListenDrops", 38),
         exactly("ListenDrops", 38).at(listener.addr),
-        exactly("SyncookiesRecv", 40),
+        exactly("cookie_ack/good", 40).all_of("SyncookiesRecv"),
     ];
     Ok(Driven::new(claims, (listener, tun)))
 }

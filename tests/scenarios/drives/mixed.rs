@@ -43,7 +43,7 @@ fn drops(_: &[Namespace]) -> Result<Driven> {
     }
     let claims = [
         exactly("icmp/request_killed", 5),
-        exactly("syn/no_route", 10),
+        exactly("syn/other", 10),
         exactly("ack/accept_queue_full", 12),
         exactly("syn/accept_queue_full", 20),
         exactly("ListenOverflows", 32),
@@ -71,9 +71,9 @@ fn synack_retransmits(_: &[Namespace]) -> Result<Driven> {
     }
     until_counted("TCPSynRetrans", 10 + 10 + 8)?;
     let claims = [
-        exactly("synack/client_repeated", 10),
-        at_least("synack/silence", 10),
-        at_least("synack/our_queue", 8),
+        exactly("synack_retransmit/client_repeated", 10),
+        at_least("synack_retransmit/silence", 10),
+        at_least("synack_retransmit/own_drop", 8),
         at_least("TCPSynRetrans", 28),
         exactly("ack/accept_queue_full", 8).all_of("ListenOverflows"),
     ];

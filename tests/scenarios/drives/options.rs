@@ -19,18 +19,24 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("mptcp_overflow", mptcp),
 ];
 
-/// A bare ACK only proves the client alive. It moves `sk_drops`, yet nothing is lost.
+/// A bare ACK only proves the client alive, and is asked for again in the end. It moves `sk_drops`,
+/// yet nothing is lost.
 fn defer_accept(_: &[Namespace]) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::with(Protocol::TCP, "0.0.0.0:0", 64, |socket| {
-        set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, 10)
+        set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, 1)
     })?;
     let peers = Peer::half_open(&tun, 1..=20, listener.at(HERE))?;
     for peer in &peers {
         peer.ack()?;
     }
+    until_counted("TCPSynRetrans", 20)?;
     drop(peers);
-    let claims = [exactly("TCPDeferAcceptDrop", 20), exactly("ListenDrops", 0)];
+    let claims = [
+        exactly("ack/deferred", 20).all_of("TCPDeferAcceptDrop"),
+        at_least("synack_retransmit/deferred", 20).all_of("TCPSynRetrans"),
+        exactly("ListenDrops", 0),
+    ];
     Ok(Driven::new(claims, (listener, tun)))
 }
 
