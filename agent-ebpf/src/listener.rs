@@ -1,83 +1,105 @@
 //! Whose queue it was: the listener's identity, its tally, and the detail event.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_log_ebpf::warn;
 use floodmark_common::{
-    ABSENT, AF_INET, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
+    AF_INET, CLASSES, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
 };
 
 use crate::{
     kernel::{
-        OFF_FILE_INODE, OFF_INODE_INO, OFF_NET_ABORT_ON_OVERFLOW, OFF_NET_INUM, OFF_SK_ACK_BACKLOG,
-        OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR,
-        OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE, field,
+        Access, OFF_FILE_INODE, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY,
+        OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET,
+        OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE,
     },
-    maps::{EVENTS, LISTENERS, totals},
+    maps::{EVENTS, LISTENERS, LOSERS, totals},
     segment::{Peer, in6_addr},
+};
+
+/// A tally at zero, to insert without taking up the stack.
+static BLANK: ListenerTally = ListenerTally {
+    counts: [0; CLASSES],
+    connections: 0,
+    events_withheld: 0,
+    limit_since_ns: 0,
+    limit_sent: 0,
+    queue_high: 0,
+    queue_limit: 0,
 };
 
 /// Inode number of the network namespace of `sk`.
 #[inline(always)]
-pub fn netns_of(sk: *const u8) -> u32 {
-    // SAFETY: `sk` is a program argument of type `struct sock *`; `skc_net` is a `struct net *`.
-    unsafe { field(field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_INUM) }
-}
-
-/// Whether `net.ipv4.tcp_abort_on_overflow` is set where `sk` lives: the overflow is then answered
-/// by a reset (`tcp_check_req`, label `listen_overflow`).
-#[inline(always)]
-pub fn aborts_on_overflow(sk: *const u8) -> bool {
-    if OFF_NET_ABORT_ON_OVERFLOW.load() == ABSENT {
-        return false;
-    }
-    // SAFETY: as in `netns_of`. The low byte tells, whether the sysctl is an int or a u8.
-    unsafe { field::<u8>(field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_ABORT_ON_OVERFLOW) != 0 }
+pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
+    // SAFETY: `sk` is a `struct sock *`; its `skc_net` is a `struct net *`.
+    unsafe { A::field(A::field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_INUM) }
 }
 
 /// Identity of the listening socket `sk`.
 #[inline(always)]
-pub fn key_of(sk: *const u8) -> ListenerKey {
-    // SAFETY: `sk` is a program argument of type `struct sock *`; each hop keeps its type, and a
-    // socket already released reads as inode 0.
+pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
+    // SAFETY: `sk` is a `struct sock *`; each hop keeps its type, and a socket already released
+    // reads as inode 0.
     unsafe {
-        let socket: *const u8 = field(sk, &OFF_SK_SOCKET);
-        let file: *const u8 = field(socket, &OFF_SOCKET_FILE);
-        let inode: *const u8 = field(file, &OFF_FILE_INODE);
-        let family = field::<u16>(sk, &OFF_SK_FAMILY);
+        let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
+        let file: *const u8 = A::field(socket, &OFF_SOCKET_FILE);
+        let inode: *const u8 = A::field(file, &OFF_FILE_INODE);
+        let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = field(sk, &OFF_SK_RCV_SADDR);
+            let word: u32 = A::field(sk, &OFF_SK_RCV_SADDR);
             addr[..4].copy_from_slice(&word.to_ne_bytes());
         } else {
-            addr = in6_addr(sk, &OFF_SK_V6_RCV_SADDR);
+            addr = in6_addr::<A>(sk, &OFF_SK_V6_RCV_SADDR);
         }
         ListenerKey {
-            netns: netns_of(sk),
-            inode: field::<u64>(inode, &OFF_INODE_INO) as u32,
+            netns: netns_of::<A>(sk),
+            inode: A::field::<u64>(inode, &OFF_INODE_INO) as u32,
             addr,
-            port: field(sk, &OFF_SK_NUM),
+            port: A::field(sk, &OFF_SK_NUM),
             family,
         }
     }
 }
 
-/// Counts something at listener `sk`, and tells of it in detail unless the listener's rate is
-/// used up. `kind` is one of the `EVENT_*` constants.
+/// What one segment, or one firing of a timer, did to a listener.
+pub struct Happening {
+    /// By what to count it.
+    pub class: Class,
+    /// How often; the kernel counts most things once per segment.
+    pub times: u64,
+    /// Who was affected.
+    pub peer: Peer,
+    /// Whether a connection lost a segment by it, rather than going on.
+    pub is_loss: bool,
+}
+
+/// Counts something at listener `sk`, totals first, and tells of it in detail unless the listener's
+/// rate is used up.
 #[inline(always)]
-pub fn record(sk: *const u8, peer: &Peer, kind: u32, count: impl FnOnce(&mut ListenerTally)) {
-    let key = key_of(sk);
+pub fn record<A: Access>(ctx: &impl EbpfContext, sk: *const u8, what: &Happening) {
+    totals(|t| t.counts[what.class as usize] += what.times);
+    let key = key_of::<A>(sk);
     let Some(tally) = tally_of(&key) else {
-        totals(|t| t.map_full += 1);
+        totals(|t| {
+            t.map_full += 1;
+            if t.map_full == 1 {
+                warn!(ctx, "no room to count for port {}: too many listeners", key.port);
+            }
+        });
         return;
     };
     // SAFETY: this CPU's slot of a per-CPU map.
     let tally = unsafe { &mut *tally };
-    count(tally);
-    // SAFETY: as in `key_of`.
+    tally.count(what.class, what.times);
+    // SAFETY: `sk` is a `struct sock *`.
     let (len, limit) = unsafe {
-        (field::<u32>(sk, &OFF_SK_ACK_BACKLOG), field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
+        (A::field::<u32>(sk, &OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
     };
     tally.queue_high = tally.queue_high.max(len);
     tally.queue_limit = limit;
+    if what.is_loss && is_first_loss(&key, &what.peer) {
+        tally.connections += 1;
+    }
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     if !within_rate(tally, at_ns) {
@@ -86,16 +108,27 @@ pub fn record(sk: *const u8, peer: &Peer, kind: u32, count: impl FnOnce(&mut Lis
     let event = EventRecord {
         at_ns,
         listener: key,
-        peer: peer.addr,
-        peer_port: peer.port,
-        peer_family: peer.family,
-        kind,
+        peer: what.peer.addr,
+        peer_port: what.peer.port,
+        peer_family: what.peer.family,
+        class: what.class as u32,
         queue_len: len,
         queue_limit: limit,
         reserved: 0,
     };
     if EVENTS.output::<EventRecord>(&event, 0).is_err() {
         totals(|t| t.ring_full += 1);
+    }
+}
+
+/// Counts something that is no single segment's fate to be told of: totals and tally alone.
+#[inline(always)]
+pub fn count<A: Access>(sk: *const u8, class: Class, times: u64) {
+    totals(|t| t.counts[class as usize] += times);
+    match tally_of(&key_of::<A>(sk)) {
+        // SAFETY: this CPU's slot of a per-CPU map.
+        Some(tally) => unsafe { (*tally).count(class, times) },
+        None => totals(|t| t.map_full += 1),
     }
 }
 
@@ -106,8 +139,33 @@ fn tally_of(key: &ListenerKey) -> Option<*mut ListenerTally> {
         return Some(tally);
     }
     // Another CPU may insert first; then its slot for this CPU is there, zeroed.
-    let _ = LISTENERS.insert(key, ListenerTally::default(), u64::from(BPF_NOEXIST));
+    let _ = LISTENERS.insert(key, &BLANK, u64::from(BPF_NOEXIST));
     LISTENERS.get_ptr_mut(key)
+}
+
+/// Whether this is the first segment that the connection lost, as far as is remembered.
+#[inline(always)]
+fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
+    // Any odd constant spreads well enough for a table of some thousands.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let half = |at: usize| {
+        u64::from_ne_bytes([
+            peer.addr[at],
+            peer.addr[at + 1],
+            peer.addr[at + 2],
+            peer.addr[at + 3],
+            peer.addr[at + 4],
+            peer.addr[at + 5],
+            peer.addr[at + 6],
+            peer.addr[at + 7],
+        ])
+    };
+    let ports = u64::from(peer.port) << 48 | u64::from(listener.port) << 32;
+    let mut hash = half(0).wrapping_mul(SPREAD) ^ half(8);
+    hash = hash.wrapping_mul(SPREAD) ^ (ports | u64::from(listener.netns));
+    hash = hash.wrapping_mul(SPREAD);
+    // Fails for one that is there; taken as new as well when the table cannot take it.
+    LOSERS.insert(hash, 1, u64::from(BPF_NOEXIST)).is_ok()
 }
 
 /// Whether one more detail event fits into the current second of this CPU and listener.

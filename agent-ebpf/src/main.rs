@@ -14,8 +14,8 @@ mod drop_reason;
 mod kernel;
 mod listener;
 mod maps;
+mod request;
 mod segment;
-mod synack;
 mod time_wait;
 
 #[cfg(not(test))]

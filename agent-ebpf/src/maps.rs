@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
 
@@ -15,6 +15,11 @@ pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static LISTENERS: PerCpuHashMap<ListenerKey, ListenerTally> =
     PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Connections that lost a segment not long ago, by a hash of their addresses: tells a connection's
+/// first loss from those that follow. The oldest make room, so memory is bounded.
+#[map]
+pub static LOSERS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// TIME_WAIT entries by service.
 #[map]

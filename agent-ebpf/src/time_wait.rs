@@ -8,7 +8,7 @@ use aya_ebpf::{
 use floodmark_common::TimeWaitKey;
 
 use crate::{
-    kernel::{OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_NUM, OFF_SK_PROTOCOL, field, read_at},
+    kernel::{Access, OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_NUM, OFF_SK_PROTOCOL, Typed, read_at},
     listener::netns_of,
     maps::{TIME_WAIT, totals},
 };
@@ -25,7 +25,7 @@ pub fn time_wait_allocated(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) != 0 {
         let sk: *const u8 = ctx.arg(0);
         // SAFETY: `sk` is a program argument of type `struct sock *`.
-        count(sk, unsafe { field(sk, &OFF_SK_NUM) });
+        count(sk, unsafe { Typed::field(sk, &OFF_SK_NUM) });
     }
     0
 }
@@ -42,7 +42,7 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is a program argument of type `struct sock *`. The low 16 bits tell, also where
     // the member is a bit field of 8.
-    if unsafe { field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP {
+    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP {
         // `inet_put_port` has cleared `skc_num` by now, and left `inet_sport`; that lies beyond
         // `struct sock`, which is as far as the verifier lets a typed load go.
         let port: u16 = read_at(sk as u64 + OFF_INET_SPORT.load()).unwrap_or(0);
@@ -57,9 +57,9 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
 fn count(sk: *const u8, local: u16) {
     totals(|t| t.time_wait += 1);
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    let remote = u16::from_be(unsafe { field::<u16>(sk, &OFF_SK_DPORT) });
+    let remote = u16::from_be(unsafe { Typed::field::<u16>(sk, &OFF_SK_DPORT) });
     let key = TimeWaitKey {
-        netns: netns_of(sk),
+        netns: netns_of::<Typed>(sk),
         port: local.min(remote),
         by_service: u16::from(local <= remote),
     };

@@ -20,7 +20,7 @@ use crate::{
         Health, KernelSource, MibCounts, NetnsId, Standing,
         netns::{Netns, discover, of_process},
     },
-    proxy::{Follower, ProxyEvent, SourceStats},
+    proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
     time::UnixMs,
     verdict::{Correlator, Ledger, Report, TimeWaitReport, Verdict, VerdictKind},
 };
@@ -29,7 +29,7 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// How often namespaces and listeners are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How often the holders of sockets are looked up anew.
+/// How often the holders of sockets are looked up anew, and what has gone is forgotten.
 const OWNERS: Duration = Duration::from_secs(60);
 /// Detail events taken at a tick; more wait in the ring buffer.
 const EVENTS_PER_TICK: usize = 20_000;
@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<NetnsId, (String, MibCounts)>,
     /// How each signal is had.
     pub standings: Vec<Standing>,
+    /// Proxy events by proxy and name.
+    pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
     /// Verdicts by kind.
     pub verdicts: BTreeMap<VerdictKind, u64>,
     /// The agent's own troubles.
@@ -186,11 +188,18 @@ impl Agent {
         let anew = self.owners_found.elapsed() >= OWNERS;
         if anew {
             self.owners_found = Instant::now();
+            self.forget()?;
         }
         self.namespaces = discover()?;
         self.inventory.sweep(&self.namespaces, anew)?;
         self.swept = Instant::now();
         Ok(())
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        let known = self.kernel.kernel_counts();
+        let closed = self.ledger.forget_closed(UnixMs::now(), |netns| known.contains_key(&netns));
+        self.kernel.forget(&closed)
     }
 
     fn book(&mut self, verdicts: Vec<Verdict>, on_verdict: &mut impl FnMut(&Verdict)) {
@@ -224,6 +233,7 @@ impl Agent {
             report: self.ledger.report(UnixMs::now(), rungs, &namespaces, time_wait),
             namespaces,
             standings: self.kernel.standings().to_vec(),
+            proxy_events: self.ledger.event_counts().clone(),
             verdicts: self.ledger.verdict_counts().clone(),
             health: self.kernel.health()?,
             sources: self.sources.clone(),

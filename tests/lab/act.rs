@@ -6,12 +6,14 @@ use std::{
     net::SocketAddrV4,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use floodmark::{
+    kernel::Counter,
     proxy::EventKind,
     verdict::{Report, Verdict},
 };
@@ -136,7 +138,8 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
 /// ListenOverflows and PassiveOpens of each application host.
 fn counters(topology: &Topology) -> Result<Vec<(u64, u64)>> {
     let read = topology.apps.iter().map(|(namespace, _)| namespace.counters());
-    read.map(|counts| counts.map(|c| (c.listen_overflows, c.passive_opens))).collect()
+    read.map(|counts| counts.map(|c| (c[Counter::ListenOverflows], c[Counter::PassiveOpens])))
+        .collect()
 }
 
 fn load(topology: &Topology, setting: &Setting) -> Result<Seen> {
@@ -169,12 +172,9 @@ fn add_up(
         .zip(grown)
         .map(|((namespace, _), (overflows, _))| app_outcome(namespace.name(), *overflows, report))
         .collect();
-    let markings: Vec<&Verdict> = report
-        .proxy
-        .verdicts
-        .iter()
-        .filter(|verdict| matches!(verdict.event.kind, EventKind::PeerMarked { .. }))
-        .collect();
+    let is_marking =
+        |verdict: &&Arc<Verdict>| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
+    let newest_marking = report.proxy.verdicts.iter().rfind(is_marking);
     Outcome {
         requests: seen.requests,
         answered: status(200),
@@ -187,7 +187,7 @@ fn add_up(
         causes: report.proxy.causes.clone(),
         rungs: report.rungs.clone(),
         apps,
-        example: markings.last().map(|verdict| {
+        example: newest_marking.map(|verdict| {
             format!(
                 "{} marked as down: {} ({} confidence), {}",
                 verdict.event.upstream,

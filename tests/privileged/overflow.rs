@@ -7,7 +7,7 @@ mod support;
 use std::{collections::BTreeMap, io::Write, net::SocketAddr};
 
 use floodmark::kernel::{
-    Attribution, KernelEventKind, KernelSample, KernelSource, MibCounts, Rung, Signal, Tally,
+    Attribution, Class, Counter, KernelSample, KernelSource, MibCounts, Rung, Signal, Tally,
     netns::discover,
 };
 use support::{Listener, Namespace, knock, wait};
@@ -68,21 +68,21 @@ fn root_syns_dropped_at_a_full_queue_are_all_attributed() {
     wait(300);
     let (tallies, kernel, sample) = lab.sample();
     println!("{tallies:?}\n{kernel:?}");
-    assert!(kernel.listen_overflows >= 17, "17 of 20 SYNs find no room");
+    assert!(kernel[Counter::ListenOverflows] >= 17, "17 of 20 SYNs find no room");
     let tally = tallies[&full.addr];
-    assert_eq!(tally.overflows(), kernel.listen_overflows);
-    assert_eq!(tally.drops(), kernel.listen_drops);
+    assert_eq!(tally.overflows(), kernel[Counter::ListenOverflows]);
+    assert_eq!(tally.drops(), kernel[Counter::ListenDrops]);
     assert!(!tallies.contains_key(&quiet.addr), "a listener that dropped nothing is not accused");
     let delta = sample.listeners.iter().find(|delta| delta.listener.addr == full.addr).unwrap();
     let queue = delta.queue.unwrap();
     assert_eq!((queue.len, queue.limit), (3, 2), "a queue of limit 2 holds 3");
     if lab.rung(Signal::SynDrops) == Rung::Fentry {
-        assert_eq!(tally.syn_overflow, kernel.listen_overflows);
+        assert_eq!(tally[Class::SynAcceptQueueFull], kernel[Counter::ListenOverflows]);
         assert_eq!(delta.attribution, Attribution::Exact);
         let events = lab.source.events(10_000);
-        let syns = events.iter().filter(|event| event.kind == KernelEventKind::SynOverflow);
+        let syns = events.iter().filter(|event| event.class == Class::SynAcceptQueueFull);
         let own: Vec<_> = syns.filter(|event| event.listener.addr == full.addr).collect();
-        assert_eq!(own.len() as u64, kernel.listen_overflows);
+        assert_eq!(own.len() as u64, kernel[Counter::ListenOverflows]);
         assert!(own.iter().all(|event| event.peer.ip() == full.addr.ip()));
     } else {
         assert_eq!(delta.attribution, Attribution::Exclusive);
@@ -111,13 +111,13 @@ fn root_final_acks_dropped_at_a_full_queue_are_all_attributed() {
     wait(300);
     let (tallies, kernel, _) = lab.sample();
     println!("{tallies:?}\n{kernel:?}");
-    assert!(kernel.listen_overflows >= 38, "38 of 40 connections find no room");
+    assert!(kernel[Counter::ListenOverflows] >= 38, "38 of 40 connections find no room");
     let tally = tallies[&listener.addr];
-    assert_eq!(tally.overflows(), kernel.listen_overflows);
-    assert_eq!(tally.drops(), kernel.listen_drops);
-    assert!(tally.synack_retransmits > 0, "SYN/ACKs are sent again while ACKs are held");
+    assert_eq!(tally.overflows(), kernel[Counter::ListenOverflows]);
+    assert_eq!(tally.drops(), kernel[Counter::ListenDrops]);
+    assert!(tally.synack_retransmits() > 0, "SYN/ACKs are sent again while ACKs are held");
     if lab.rung(Signal::AckDrops) > Rung::Netlink {
-        assert_eq!(tally.ack_overflow, kernel.listen_overflows);
+        assert_eq!(tally[Class::AckAcceptQueueFull], kernel[Counter::ListenOverflows]);
     }
 }
 
@@ -141,8 +141,8 @@ fn root_every_family_is_attributed_to_its_own_listener() {
     let (tallies, kernel, _) = lab.sample();
     println!("{tallies:?}\n{kernel:?}");
     let sum = total(&tallies);
-    assert_eq!(sum.overflows(), kernel.listen_overflows);
-    assert_eq!(sum.drops(), kernel.listen_drops);
+    assert_eq!(sum.overflows(), kernel[Counter::ListenOverflows]);
+    assert_eq!(sum.drops(), kernel[Counter::ListenDrops]);
     for listener in &listeners {
         assert!(tallies[&listener.addr].overflows() >= 10, "{}", listener.addr);
     }
@@ -176,12 +176,12 @@ fn root_cookie_acks_are_attributed() {
     wait(300);
     let (tallies, kernel, _) = lab.sample();
     println!("{tallies:?}\n{kernel:?}");
-    assert!(kernel.listen_overflows > 0, "cookie ACKs find no room");
+    assert!(kernel[Counter::ListenOverflows] > 0, "cookie ACKs find no room");
     let tally = tallies[&listener.addr];
-    assert_eq!(tally.overflows(), kernel.listen_overflows);
-    assert_eq!(tally.drops(), kernel.listen_drops);
+    assert_eq!(tally.overflows(), kernel[Counter::ListenOverflows]);
+    assert_eq!(tally.drops(), kernel[Counter::ListenDrops]);
     if lab.rung(Signal::CookieDrops) == Rung::Fentry {
-        assert_eq!(tally.cookie_overflow, kernel.listen_overflows);
+        assert_eq!(tally[Class::CookieAcceptQueueFull], kernel[Counter::ListenOverflows]);
     }
 }
 

@@ -4,15 +4,16 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result};
 use floodmark::kernel::{
-    KernelSource, NetnsId, Rung, Signal, Tally,
+    Class, Counter, KernelSource, NetnsId, Rung, Signal, Tally,
+    class::{meaning_of, word},
     netns::{Netns, discover},
 };
 
 use crate::{claim::Claim, namespace::prefix};
 
-/// Lost handshakes that the agent has no hook for yet, so that the counters they are in grow by more
-/// than what it attributes.
-const UNSEEN: [&str; 2] = ["icmp/request_killed", "syn/not_unicast"];
+/// Lost handshakes that the agent has no hook for, so that the counters they are in grow by more than
+/// what it attributes.
+const UNSEEN: [&str; 1] = ["syn/not_unicast"];
 
 /// Losses that the drop-reason tracepoint takes for overflows, which is its known blind spot.
 const MISTAKEN: [&str; 1] = ["ack/child_failed"];
@@ -54,8 +55,8 @@ impl Measure {
 
     /// Whether every loss is counted where it happens, so that nothing is estimated.
     pub fn is_exact(&self) -> bool {
-        let drops = [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops];
-        drops.into_iter().all(|signal| self.rung(signal) == Rung::Fentry)
+        let drops = [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops, Signal::IcmpDrops];
+        drops.into_iter().all(|signal| self.rung(signal) >= Rung::Kprobe)
     }
 
     /// Begins a scenario whose namespaces have just been made; returns their ids by name.
@@ -85,30 +86,48 @@ impl Measure {
                 tally += *lost;
             }
         }
-        let syns_are_seen = self.rung(Signal::SynDrops) == Rung::Fentry;
-        let acks_are_seen = self.rung(Signal::AckDrops) > Rung::Netlink;
-        let cookies_are_seen = self.rung(Signal::CookieDrops) == Rung::Fentry;
-        let time_wait_is_seen = self.rung(Signal::TimeWait) == Rung::Fentry;
+        let named = |class: &Class| word(*class) == claim.class;
+        if let Some(class) = Class::ALL.into_iter().find(named) {
+            return Ok(self.tells(class).then_some(tally[class]));
+        }
         Ok(match claim.class {
-            "ListenOverflows" => Some(tally.overflows()),
-            "ListenDrops" => Some(tally.drops()),
-            "TCPReqQFullDrop" | "syn/syn_queue_full" => {
-                syns_are_seen.then_some(tally.syn_queue_full)
-            }
-            "TCPSynRetrans" => Some(tally.synack_retransmits),
-            "TW" if time_wait_is_seen => {
+            "TW" if self.rung(Signal::TimeWait) >= Rung::Kprobe => {
                 Some(self.entered(netns, true)? + self.entered(netns, false)?)
             }
             "time_wait/closed_by_service" => Some(self.entered(netns, true)?),
             "time_wait/closed_by_client" => Some(self.entered(netns, false)?),
-            "syn/accept_queue_full" => syns_are_seen.then_some(tally.syn_overflow),
-            "ack/accept_queue_full" => acks_are_seen.then_some(tally.ack_overflow),
-            "ack/accept_queue_full/reset" => {
-                (self.rung(Signal::AckDrops) == Rung::Fentry).then_some(tally.resets)
+            name => {
+                let counter = Counter::ALL.into_iter().find(|counter| counter.name() == name);
+                counter.filter(|one| self.accounts_for(*one)).map(|one| tally.sum_of(one))
             }
-            "cookie_ack/accept_queue_full" => cookies_are_seen.then_some(tally.cookie_overflow),
-            _ => None,
         })
+    }
+
+    /// Whether the rungs in use tell a class from others.
+    fn tells(&self, class: Class) -> bool {
+        let by_bracket = |signal| self.rung(signal) >= Rung::Kprobe;
+        match (class, meaning_of(class).stage) {
+            (Class::AckAcceptQueueFull, _) => self.rung(Signal::AckDrops) >= Rung::Tracepoint,
+            (_, "syn" | "fast_open") => by_bracket(Signal::SynDrops),
+            (_, "ack") => by_bracket(Signal::AckDrops),
+            (_, "cookie_ack") => by_bracket(Signal::CookieDrops),
+            (_, "icmp") => by_bracket(Signal::IcmpDrops),
+            // Why it was sent again is known from the ACKs and SYNs that came before.
+            (_, "synack_retransmit") => by_bracket(Signal::AckDrops),
+            (_, "expired") => by_bracket(Signal::ExpiredRequests),
+            _ => true,
+        }
+    }
+
+    /// Whether all growth of a counter of the kernel's is to be attributed.
+    fn accounts_for(&self, counter: Counter) -> bool {
+        let mut moving =
+            Class::ALL.into_iter().filter(|class| meaning_of(*class).counters.contains(&counter));
+        match counter {
+            Counter::ListenOverflows | Counter::ListenDrops => true,
+            Counter::SynRetrans => self.rung(Signal::SynackRetransmits) >= Rung::Tracepoint,
+            _ => Counter::RECONCILED.contains(&counter) && moving.all(|class| self.tells(class)),
+        }
     }
 
     /// By how much the count of a claim's class may be off, given all claims on the scenario.

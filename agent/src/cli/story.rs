@@ -1,9 +1,9 @@
 //! A report in plain words.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use crate::{
-    kernel::{Attribution, Rung, Standing},
+    kernel::{Attribution, Counter, Rung, Standing},
     proxy::EventKind,
     verdict::{ListenerReport, Report, Verdict, advice, in_words},
 };
@@ -80,16 +80,22 @@ fn tell_listener(out: &mut String, report: &ListenerReport) -> std::fmt::Result 
 
 fn tell_reconciliation(out: &mut String, report: &Report) -> std::fmt::Result {
     for netns in &report.namespaces {
-        let difference = match (netns.unattributed_overflows, netns.unattributed_drops) {
-            (0, 0) => "all attributed".to_owned(),
-            (overflows, drops) => format!("not attributed: {overflows} and {drops}"),
+        let rest: Vec<String> = netns
+            .unattributed
+            .iter()
+            .map(|(counter, count)| format!("{count} of {counter}"))
+            .collect();
+        let difference = if rest.is_empty() {
+            "all attributed".to_owned()
+        } else {
+            format!("not attributed: {}", rest.join(", "))
         };
         writeln!(
             out,
             "\n  the kernel's own count in {}: ListenOverflows {}, ListenDrops {}; {difference}",
             plain(&netns.name),
-            netns.kernel.listen_overflows,
-            netns.kernel.listen_drops,
+            netns.kernel[Counter::ListenOverflows],
+            netns.kernel[Counter::ListenDrops],
         )?;
     }
     Ok(())
@@ -109,7 +115,8 @@ fn tell_proxies(out: &mut String, report: &Report) -> std::fmt::Result {
     for (cause, count) in &proxy.causes {
         writeln!(out, "  {count} × {cause}")?;
     }
-    let marking = |verdict: &&Verdict| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
+    let marking =
+        |verdict: &&Arc<Verdict>| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
     if let Some(verdict) = proxy.verdicts.iter().rev().find(marking) {
         writeln!(
             out,

@@ -6,8 +6,8 @@ use crate::{
     agent::Snapshot,
     inventory::{Listener, Owner},
     kernel::{
-        Attribution, Health, ListenerId, MibCounts, NetnsId, QueueDepth, Rung, Signal, Standing,
-        Tally,
+        Attribution, Class, Counter, Health, ListenerId, MibCounts, NetnsId, QueueDepth, Rung,
+        Signal, Standing, Tally,
     },
     proxy::{ProxyKind, SourceStats},
     time::{UnixMs, Window},
@@ -25,8 +25,12 @@ pub(super) const QUIET: NetnsId = NetnsId(4_026_532_002);
 /// One listener that lost 10 SYNs, 5 final ACKs and 3 segments for other reasons, one of which for
 /// a full SYN queue; and everything that goes with it.
 pub(super) fn snapshot() -> Snapshot {
-    let kernel =
-        MibCounts { listen_overflows: 16, listen_drops: 20, time_wait: 4, ..MibCounts::default() };
+    let mut kernel = MibCounts::default();
+    for (counter, count) in
+        [(Counter::ListenOverflows, 16), (Counter::ListenDrops, 20), (Counter::TimeWait, 4)]
+    {
+        kernel[counter] = count;
+    }
     let sources = Arc::new(SourceStats::default());
     sources.lines_cut.store(2, Ordering::Relaxed);
     let kind = VerdictKind {
@@ -45,8 +49,10 @@ pub(super) fn snapshot() -> Snapshot {
                 netns: APP,
                 name: "app1".to_owned(),
                 kernel,
-                unattributed_overflows: 1,
-                unattributed_drops: 2,
+                unattributed: BTreeMap::from([
+                    ("ListenOverflows".to_owned(), 1),
+                    ("ListenDrops".to_owned(), 2),
+                ]),
             }],
             proxy: ProxyReport { markings: 7, ..ProxyReport::default() },
             events_lost: 0,
@@ -57,6 +63,7 @@ pub(super) fn snapshot() -> Snapshot {
             (QUIET, ("net:[4026532002]".to_owned(), MibCounts::default())),
         ]),
         standings: vec![standing(Signal::SynDrops, Rung::Netlink)],
+        proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
         health: Health::default(),
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
@@ -82,13 +89,12 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
         vec![Owner { pid: 42, command: command.to_owned(), cgroup: Some("/app.slice".to_owned()) }];
     ListenerReport {
         listener,
-        tally: Tally {
-            syn_overflow: 10,
-            ack_overflow: 5,
-            other_drops: 3,
-            syn_queue_full: 1,
-            ..Tally::default()
-        },
+        tally: Tally::of(&[
+            (Class::SynAcceptQueueFull, 10),
+            (Class::AckAcceptQueueFull, 5),
+            (Class::SynQueueFull, 1),
+            (Class::SynOther, 2),
+        ]),
         attribution: Attribution::Exact,
         queue_high: 129,
         peers: Vec::new(),

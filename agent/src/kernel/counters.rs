@@ -1,13 +1,15 @@
 //! Reads the maps in which the programs count, and turns totals into growth.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
-use floodmark_common::{AF_INET, ListenerKey, ListenerTally, RawAddr, TimeWaitKey, Totals};
+use floodmark_common::{
+    AF_INET, CLASSES, Class, ListenerKey, ListenerTally, RawAddr, TimeWaitKey, Totals,
+};
 
 use super::sample::{ListenerId, NetnsId, QueueDepth, Tally};
 
@@ -56,6 +58,27 @@ impl Counters {
         Ok(growth)
     }
 
+    /// Makes room in the maps: forgets listeners that have `closed`, and the services of namespaces
+    /// that are no longer `known`.
+    pub fn forget(
+        &mut self,
+        closed: &BTreeSet<ListenerId>,
+        known: impl Fn(NetnsId) -> bool,
+    ) -> Result<()> {
+        let seen = self.seen.keys().copied();
+        let gone: Vec<ListenerKey> = seen.filter(|key| closed.contains(&identity(key))).collect();
+        for key in gone {
+            self.seen.remove(&key);
+            self.listeners.remove(&key).context("removing from the LISTENERS map")?;
+        }
+        let services: Vec<TimeWaitKey> =
+            self.time_wait.keys().collect::<Result<_, _>>().context("reading the TIME_WAIT map")?;
+        for key in services.iter().filter(|key| !known(NetnsId(key.netns))) {
+            self.time_wait.remove(key).context("removing from the TIME_WAIT map")?;
+        }
+        Ok(())
+    }
+
     /// TIME_WAIT entries since start, by service.
     pub fn time_wait(&self) -> Result<Vec<(TimeWaitKey, u64)>> {
         let read = |entry: Result<(TimeWaitKey, aya::maps::PerCpuValues<u64>), _>| {
@@ -69,19 +92,8 @@ impl Counters {
     pub fn totals(&self) -> Result<Totals> {
         let per_cpu = self.totals.get(&0, 0).context("reading the TOTALS map")?;
         Ok(per_cpu.iter().fold(Totals::default(), |mut sum, cpu| {
-            let Totals {
-                overflows,
-                drops,
-                synack_retransmits,
-                time_wait,
-                ring_full,
-                map_full,
-                nested,
-                orphan_exits,
-            } = *cpu;
-            sum.overflows += overflows;
-            sum.drops += drops;
-            sum.synack_retransmits += synack_retransmits;
+            let Totals { counts, time_wait, ring_full, map_full, nested, orphan_exits } = *cpu;
+            add(&mut sum.counts, &counts);
             sum.time_wait += time_wait;
             sum.ring_full += ring_full;
             sum.map_full += map_full;
@@ -114,13 +126,8 @@ pub(super) fn address(family: u16, raw: &RawAddr) -> IpAddr {
 
 fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
     per_cpu.fold(ListenerTally::default(), |mut sum, cpu| {
-        sum.syn_overflow += cpu.syn_overflow;
-        sum.ack_overflow += cpu.ack_overflow;
-        sum.cookie_overflow += cpu.cookie_overflow;
-        sum.other_drops += cpu.other_drops;
-        sum.syn_queue_full += cpu.syn_queue_full;
-        sum.resets += cpu.resets;
-        sum.synack_retransmits += cpu.synack_retransmits;
+        add(&mut sum.counts, &cpu.counts);
+        sum.connections += cpu.connections;
         sum.events_withheld += cpu.events_withheld;
         sum.queue_high = sum.queue_high.max(cpu.queue_high);
         sum.queue_limit = sum.queue_limit.max(cpu.queue_limit);
@@ -128,18 +135,18 @@ fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
     })
 }
 
+fn add(sum: &mut [u64; CLASSES], more: &[u64; CLASSES]) {
+    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+}
+
 /// Per-CPU counters are read one CPU after another, but each only grows.
 fn difference(now: &ListenerTally, before: &ListenerTally) -> Tally {
-    Tally {
-        syn_overflow: now.syn_overflow.saturating_sub(before.syn_overflow),
-        ack_overflow: now.ack_overflow.saturating_sub(before.ack_overflow),
-        cookie_overflow: now.cookie_overflow.saturating_sub(before.cookie_overflow),
-        unstaged_overflow: 0,
-        other_drops: now.other_drops.saturating_sub(before.other_drops),
-        syn_queue_full: now.syn_queue_full.saturating_sub(before.syn_queue_full),
-        resets: now.resets.saturating_sub(before.resets),
-        synack_retransmits: now.synack_retransmits.saturating_sub(before.synack_retransmits),
-    }
+    let grown = |class: Class| {
+        let index = class as usize;
+        now.counts[index].saturating_sub(before.counts[index])
+    };
+    let connections = now.connections.saturating_sub(before.connections);
+    Tally::counted(Class::ALL.map(grown), connections)
 }
 
 #[cfg(test)]
@@ -148,14 +155,14 @@ mod tests {
 
     #[test]
     fn sums_cpus_and_takes_the_difference() {
-        let cpu = |syn_overflow, queue_high| ListenerTally {
-            syn_overflow,
-            queue_high,
-            ..ListenerTally::default()
+        let cpu = |syns, queue_high| {
+            let mut tally = ListenerTally { queue_high, ..ListenerTally::default() };
+            tally.count(Class::SynAcceptQueueFull, syns);
+            tally
         };
         let now = sum([cpu(3, 129), cpu(4, 7)].iter());
-        assert_eq!((now.syn_overflow, now.queue_high), (7, 129));
-        assert_eq!(difference(&now, &cpu(5, 0)).syn_overflow, 2);
+        assert_eq!((now.counts[Class::SynAcceptQueueFull as usize], now.queue_high), (7, 129));
+        assert_eq!(difference(&now, &cpu(5, 0)), Tally::of(&[(Class::SynAcceptQueueFull, 2)]));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! that `tcp_v4_rcv` or `tcp_v6_rcv` discards for it, so that a dropped final ACK counts twice and
 //! a dropped SYN once. It tells shares, not numbers: the numbers are the MIBs'.
 
-use super::sample::{Attribution, ListenerId, Tally};
+use super::{
+    class::Class,
+    sample::{Attribution, ListenerId, Tally},
+};
 
 /// A listener whose `SK_MEMINFO_DROPS` was looked at before and after an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +17,7 @@ pub struct Suspect {
     pub listener: ListenerId,
     /// Its growth.
     pub drops: u32,
-    /// Overflows already attributed to it exactly in the interval (final ACKs seen being freed).
+    /// Drops already attributed to it exactly in the interval (final ACKs seen being freed).
     pub known: u64,
 }
 
@@ -61,9 +64,12 @@ pub fn share(remainder: &Remainder, suspects: &[Suspect]) -> Vec<Share> {
     weights
         .iter()
         .zip(overflows.into_iter().zip(others))
-        .map(|((listener, _), (unstaged_overflow, other_drops))| Share {
+        .map(|((listener, _), (overflows, others))| Share {
             listener: *listener,
-            tally: Tally { unstaged_overflow, other_drops, ..Tally::default() },
+            tally: Tally::of(&[
+                (Class::UnstagedAcceptQueueFull, overflows),
+                (Class::UnstagedOther, others),
+            ]),
             attribution,
         })
         .filter(|share| !share.tally.is_empty())
@@ -108,7 +114,8 @@ mod tests {
         assert_eq!(shares.len(), 1);
         assert_eq!(shares[0].attribution, Attribution::Exclusive);
         assert_eq!(shares[0].listener.addr.port(), 80);
-        assert_eq!((shares[0].tally.unstaged_overflow, shares[0].tally.other_drops), (40, 5));
+        let tally = &shares[0].tally;
+        assert_eq!((tally[Class::UnstagedAcceptQueueFull], tally[Class::UnstagedOther]), (40, 5));
     }
 
     #[test]

@@ -7,10 +7,14 @@ use super::{btf::Btf, layout::Layout};
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
-    /// At a function's entry, by BPF trampoline.
+    /// At a function's entry, by BPF trampoline (fentry).
     Entry,
-    /// At a function's exit.
+    /// At a function's exit, by BPF trampoline (fexit).
     Exit,
+    /// At a function's entry, by breakpoint or ftrace (kprobe).
+    KprobeEntry,
+    /// At a function's exit (kretprobe).
+    KprobeExit,
     /// At a tracepoint, with typed arguments (`tp_btf`).
     Tracepoint,
 }
@@ -48,14 +52,35 @@ const LISTENER: &[&str] = &[
 ];
 const SEGMENT: &[&str] =
     &["OFF_SKB_HEAD", "OFF_SKB_NETWORK_HEADER", "OFF_SKB_TRANSPORT_HEADER", "OFF_SKB_PROTOCOL"];
-const REQUEST: &[&str] = &["OFF_SK_FAMILY", "OFF_SK_DPORT", "OFF_SK_DADDR", "OFF_SK_V6_DADDR"];
+const REQUEST: &[&str] = &[
+    "OFF_SK_FAMILY",
+    "OFF_SK_DPORT",
+    "OFF_SK_DADDR",
+    "OFF_SK_V6_DADDR",
+    "OFF_REQ_LISTENER",
+    "OFF_REQ_ACKED",
+    "BIT_REQ_ACKED",
+    "OFF_CSK_DEFER_ACCEPT",
+];
+const EXPIRY: &[&str] = &[
+    "OFF_REQ_NUM_TIMEOUT",
+    "BIT_REQ_NUM_TIMEOUT",
+    "OFF_CSK_SYN_RETRIES",
+    "OFF_NET_SYNACK_RETRIES",
+];
 const BRACKET: &[&str] = &[
     "OFF_SK_NET",
     "OFF_NET_STATISTICS",
+    "OFF_NET_COOKIE",
     "OFF_BPF_ARRAY_PPTRS",
     "MIB_LISTEN_OVERFLOWS",
-    "MIB_REQ_Q_FULL_DROP",
+    "MIB_SYNCOOKIES_SENT",
+    "MIB_REQ_Q_FULL_DO_COOKIES",
+    "MIB_DEFER_ACCEPT_DROP",
+    "MIB_FASTOPEN_PASSIVE_FAIL",
+    "ARGS_CHECK_REQ",
 ];
+const ICMP: &[&str] = &["OFF_REQ_SNT_ISN"];
 const SERVICE: &[&str] = &["OFF_SK_NUM", "OFF_SK_DPORT", "OFF_SK_NET", "OFF_NET_INUM"];
 const REASON: &[&str] = &["REASON_LISTEN_OVERFLOW"];
 const STATES: &[&str] = &["OFF_SK_PROTOCOL", "OFF_INET_SPORT"];
@@ -63,6 +88,8 @@ const STATES: &[&str] = &["OFF_SK_PROTOCOL", "OFF_INET_SPORT"];
 const CONN_REQUEST: &[&str] = &["request_sock_ops", "tcp_request_sock_ops", "sock", "sk_buff"];
 const CHECK_REQ: &[&str] = &["sock", "sk_buff", "request_sock", "bool"];
 const COOKIE_CHECK: &[&str] = &["sock", "sk_buff"];
+const QUEUE_DROP: &[&str] = &["sock", "request_sock", "bool"];
+const REQ_ERR: &[&str] = &["sock", "u32", "bool"];
 
 const fn bracket(
     program: &'static str,
@@ -71,6 +98,16 @@ const fn bracket(
     args: &'static [&'static str],
 ) -> Hook {
     Hook { program, attach, target, args, arg_count: None, needs: &[BRACKET, LISTENER, SEGMENT] }
+}
+
+const fn hook(
+    program: &'static str,
+    attach: Attach,
+    target: &'static str,
+    args: &'static [&'static str],
+    needs: &'static [&'static [&'static str]],
+) -> Hook {
+    Hook { program, attach, target, args, arg_count: None, needs }
 }
 
 // The exit comes first in each pair: an exit without its entry is ignored, an entry without its
@@ -82,10 +119,32 @@ pub const SYN_BRACKET: &[Hook] = &[
     bracket("syn_entered", Attach::Entry, "tcp_conn_request", CONN_REQUEST),
 ];
 
+/// SYNs, by kprobe.
+pub const SYN_BRACKET_KPROBE: &[Hook] = &[
+    bracket("syn_left_kprobe", Attach::KprobeExit, "tcp_conn_request", CONN_REQUEST),
+    bracket("syn_entered_kprobe", Attach::KprobeEntry, "tcp_conn_request", CONN_REQUEST),
+];
+
+/// Tells the last-quarter rule from other reasons to drop a SYN. Runs only under pressure.
+pub const LAST_QUARTER: &[Hook] = &[Hook {
+    program: "peer_judged",
+    attach: Attach::Exit,
+    target: "tcp_peer_is_proven",
+    args: &["request_sock", "dst_entry"],
+    arg_count: Some(2),
+    needs: &[],
+}];
+
 /// Final ACKs, exactly.
 pub const ACK_BRACKET: &[Hook] = &[
     bracket("ack_left", Attach::Exit, "tcp_check_req", CHECK_REQ),
     bracket("ack_entered", Attach::Entry, "tcp_check_req", CHECK_REQ),
+];
+
+/// Final ACKs, by kprobe.
+pub const ACK_BRACKET_KPROBE: &[Hook] = &[
+    bracket("ack_left_kprobe", Attach::KprobeExit, "tcp_check_req", CHECK_REQ),
+    bracket("ack_entered_kprobe", Attach::KprobeEntry, "tcp_check_req", CHECK_REQ),
 ];
 
 /// ACKs with a SYN cookie, exactly.
@@ -95,6 +154,45 @@ pub const COOKIE_BRACKET: &[Hook] = &[
     bracket("cookie_v6_left", Attach::Exit, "cookie_v6_check", COOKIE_CHECK),
     bracket("cookie_v6_entered", Attach::Entry, "cookie_v6_check", COOKIE_CHECK),
 ];
+
+/// ACKs with a SYN cookie, by kprobe.
+pub const COOKIE_BRACKET_KPROBE: &[Hook] = &[
+    bracket("cookie_left_kprobe", Attach::KprobeExit, "cookie_v4_check", COOKIE_CHECK),
+    bracket("cookie_entered_kprobe", Attach::KprobeEntry, "cookie_v4_check", COOKIE_CHECK),
+    bracket("cookie_left_kprobe", Attach::KprobeExit, "cookie_v6_check", COOKIE_CHECK),
+    bracket("cookie_entered_kprobe", Attach::KprobeEntry, "cookie_v6_check", COOKIE_CHECK),
+];
+
+/// Requests given up by their timer.
+pub const EXPIRED: &[Hook] = &[hook(
+    "request_dropped",
+    Attach::Entry,
+    "__inet_csk_reqsk_queue_drop",
+    QUEUE_DROP,
+    &[REQUEST, EXPIRY, LISTENER],
+)];
+
+/// The same by kprobe.
+pub const EXPIRED_KPROBE: &[Hook] = &[hook(
+    "request_dropped_kprobe",
+    Attach::KprobeEntry,
+    "__inet_csk_reqsk_queue_drop",
+    QUEUE_DROP,
+    &[REQUEST, EXPIRY, LISTENER],
+)];
+
+/// Requests ended by an ICMP error.
+pub const ICMP_ERROR: &[Hook] =
+    &[hook("request_refused", Attach::Entry, "tcp_req_err", REQ_ERR, &[REQUEST, ICMP, LISTENER])];
+
+/// The same by kprobe.
+pub const ICMP_ERROR_KPROBE: &[Hook] = &[hook(
+    "request_refused_kprobe",
+    Attach::KprobeEntry,
+    "tcp_req_err",
+    REQ_ERR,
+    &[REQUEST, ICMP, LISTENER],
+)];
 
 /// Final ACKs by the reason their segment was freed for.
 pub const ACK_REASON: &[Hook] = &[Hook {

@@ -6,8 +6,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::hooks::{
-    ACK_BRACKET, ACK_REASON, COOKIE_BRACKET, Hook, SYN_BRACKET, SYNACK_TRACEPOINT, TIME_WAIT_ALLOC,
-    TIME_WAIT_STATES,
+    ACK_BRACKET, ACK_BRACKET_KPROBE, ACK_REASON, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, EXPIRED,
+    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, SYN_BRACKET,
+    SYN_BRACKET_KPROBE, SYNACK_TRACEPOINT, TIME_WAIT_ALLOC, TIME_WAIT_STATES,
 };
 
 /// Something the agent wants to know of the kernel.
@@ -20,8 +21,12 @@ pub enum Signal {
     AckDrops,
     /// ACKs with a SYN cookie dropped at a listener (`cookie_v4_check`, `cookie_v6_check`).
     CookieDrops,
+    /// Pending requests ended by an ICMP error (`tcp_req_err`).
+    IcmpDrops,
     /// SYN/ACKs sent again (`tcp_rtx_synack`).
     SynackRetransmits,
+    /// Pending requests given up by their timer (`reqsk_timer_handler`).
+    ExpiredRequests,
     /// TIME_WAIT entries (`inet_twsk_alloc`).
     TimeWait,
     /// Accept-queue lengths and limits.
@@ -35,7 +40,9 @@ impl Signal {
             Self::SynDrops => "syn_drops",
             Self::AckDrops => "ack_drops",
             Self::CookieDrops => "cookie_drops",
+            Self::IcmpDrops => "icmp_drops",
             Self::SynackRetransmits => "synack_retransmits",
+            Self::ExpiredRequests => "expired_requests",
             Self::TimeWait => "time_wait",
             Self::QueueDepth => "queue_depth",
         }
@@ -52,7 +59,9 @@ pub enum Rung {
     Netlink,
     /// BPF at tracepoints.
     Tracepoint,
-    /// BPF at function entry and exit.
+    /// BPF at function entry and exit, by kprobe and kretprobe.
+    Kprobe,
+    /// BPF at function entry and exit, by trampoline.
     Fentry,
 }
 
@@ -63,6 +72,7 @@ impl Rung {
             Self::None => "none",
             Self::Netlink => "netlink",
             Self::Tracepoint => "tracepoint",
+            Self::Kprobe => "kprobe",
             Self::Fentry => "fentry",
         }
     }
@@ -81,27 +91,43 @@ pub struct Way {
     pub rung: Rung,
     /// The programs it takes; all of them must attach.
     pub hooks: &'static [Hook],
+    /// Programs that tell more where they attach.
+    pub extras: &'static [Hook],
     /// What it cannot see.
     pub blind_spot: &'static str,
 }
 
 const fn way(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
-    Way { rung, hooks, blind_spot }
+    Way { rung, hooks, extras: &[], blind_spot }
 }
 
 const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
                              in the same second, their shares are estimated";
 
+const KPROBE: &str = "what happens while another kprobe program or a map system call runs on the \
+                      same CPU; such misses are counted where the kernel tells them";
+const NETLINK_NO_COUNT: &str = "everything: the kernel keeps no count of its own";
+
 /// Every signal with its ways, best first.
 pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::SynDrops,
-        &[way(Rung::Fentry, SYN_BRACKET, "nothing"), way(Rung::Netlink, &[], NETLINK_DROPS)],
+        &[
+            Way {
+                rung: Rung::Fentry,
+                hooks: SYN_BRACKET,
+                extras: LAST_QUARTER,
+                blind_spot: "SYNs to a broadcast or multicast address",
+            },
+            way(Rung::Kprobe, SYN_BRACKET_KPROBE, KPROBE),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
     ),
     (
         Signal::AckDrops,
         &[
             way(Rung::Fentry, ACK_BRACKET, "nothing"),
+            way(Rung::Kprobe, ACK_BRACKET_KPROBE, KPROBE),
             way(
                 Rung::Tracepoint,
                 ACK_REASON,
@@ -113,7 +139,19 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     ),
     (
         Signal::CookieDrops,
-        &[way(Rung::Fentry, COOKIE_BRACKET, "nothing"), way(Rung::Netlink, &[], NETLINK_DROPS)],
+        &[
+            way(Rung::Fentry, COOKIE_BRACKET, "nothing"),
+            way(Rung::Kprobe, COOKIE_BRACKET_KPROBE, KPROBE),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
+    ),
+    (
+        Signal::IcmpDrops,
+        &[
+            way(Rung::Fentry, ICMP_ERROR, "nothing"),
+            way(Rung::Kprobe, ICMP_ERROR_KPROBE, KPROBE),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
     ),
     (
         Signal::SynackRetransmits,
@@ -124,6 +162,14 @@ pub const LADDER: &[(Signal, &[Way])] = &[
                 &[],
                 "only a count per namespace (TCPSynRetrans), in which SYNs sent again are mixed",
             ),
+        ],
+    ),
+    (
+        Signal::ExpiredRequests,
+        &[
+            way(Rung::Fentry, EXPIRED, "nothing"),
+            way(Rung::Kprobe, EXPIRED_KPROBE, KPROBE),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
         ],
     ),
     (

@@ -1,6 +1,7 @@
 //! What the kernel says: programs and maps, MIBs, listening sockets, namespaces.
 
 mod btf;
+pub mod class;
 mod counters;
 pub mod estimate;
 mod events;
@@ -14,10 +15,11 @@ mod sample;
 pub mod sock_diag;
 mod source;
 
+pub use class::Class;
 pub use ladder::{Refusal, Rung, Signal, Standing};
+pub use mib::{Counter, MibCounts};
 pub use object::Object;
 pub use sample::{
-    Attribution, KernelEvent, KernelEventKind, KernelSample, ListenerDelta, ListenerId, MibCounts,
-    NetnsId, QueueDepth, Tally,
+    Attribution, KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth, Tally,
 };
 pub use source::{Health, KernelSource};

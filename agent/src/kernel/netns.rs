@@ -149,8 +149,8 @@ fn say_partial() {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
         warn!(
-            "some network namespaces are out of this user's sight, with their listeners: run as \
-             root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+            "some network namespaces are out of sight, with their listeners: this takes \
+             CAP_SYS_ADMIN and CAP_SYS_PTRACE in the host's own user namespace"
         );
     });
 }

@@ -6,8 +6,9 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{Program, ProgramError},
 };
+use aya_log::EbpfLogger;
 use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
-use log::debug;
+use log::{Log, debug};
 
 use super::{
     btf::Btf,
@@ -36,6 +37,8 @@ pub struct Maps {
     pub totals: PerCpuArray<MapData, Totals>,
     /// Detail events.
     pub events: RingBuf<MapData>,
+    /// What the programs have to say in words.
+    pub messages: EbpfLogger<&'static dyn Log>,
 }
 
 impl Object {
@@ -56,6 +59,7 @@ impl Object {
     /// Takes the maps out; `None` where the kernel takes no BPF.
     pub fn take_maps(&mut self) -> Result<Option<Maps>> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(None) };
+        let messages = EbpfLogger::init(ebpf).context("the programs' messages")?;
         let mut take = |name: &str| -> Result<Map> {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
@@ -64,6 +68,7 @@ impl Object {
             time_wait: take("TIME_WAIT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
             events: take("EVENTS")?.try_into()?,
+            messages,
         }))
     }
 
@@ -104,6 +109,11 @@ impl Loaded {
         for way in ways {
             match self.attach_all(way.hooks) {
                 Ok(()) => {
+                    for extra in way.extras {
+                        if let Err(reason) = self.attach(extra) {
+                            debug!("{}: {reason}", extra.program);
+                        }
+                    }
                     let blind_spot = way.blind_spot.to_owned();
                     return Standing { signal, rung: way.rung, blind_spot, refused };
                 }
@@ -145,6 +155,7 @@ impl Loaded {
             Some(Program::FEntry(program)) => program.unload(),
             Some(Program::FExit(program)) => program.unload(),
             Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
             _ => Ok(()),
         };
     }
@@ -164,6 +175,14 @@ fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(
             program.load(hook.target, btf)?;
             program.attach().map(drop)
         }
+        Program::KProbe(program) => {
+            // One program may serve several functions.
+            match program.load() {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
+            program.attach(hook.target, 0).map(drop)
+        }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -172,6 +191,8 @@ fn place(attach: Attach) -> &'static str {
     match attach {
         Attach::Entry => "fentry",
         Attach::Exit => "fexit",
+        Attach::KprobeEntry => "kprobe",
+        Attach::KprobeExit => "kretprobe",
         Attach::Tracepoint => "tp_btf",
     }
 }

@@ -1,27 +1,34 @@
 //! The kernel side in one piece: attached once, sampled at every tick.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use anyhow::Result;
 use floodmark_common::{TimeWaitKey, Totals};
+use log::warn;
 
 use super::{
     counters::{Counters, Growth},
     estimate::{Remainder, Suspect, share},
     events::Events,
     ladder::{Rung, Signal, Standing},
-    mib,
+    mib::{self, Counter, MibCounts},
     netns::{Netns, visit},
     object::Object,
-    sample::{
-        KernelEvent, KernelSample, ListenerDelta, ListenerId, MibCounts, NetnsId, QueueDepth,
-    },
+    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth},
     sock_diag::listeners_here,
 };
 use crate::time::{UnixMs, Window};
 
 /// Readings of maps, MIBs, maps are repeated this often while the two map readings differ.
 const SANDWICHES: u32 = 3;
+/// Where shares are estimated, the drop counters of quiet namespaces are read at every so many
+/// samples, since they also grow by what is no ListenDrop.
+const REFRESH_DROPS: u32 = 5;
+/// How long the counts of a namespace are kept after it was last seen.
+const RETENTION: Duration = Duration::from_secs(600);
 
 /// Where samples and events come from.
 pub struct KernelSource {
@@ -31,7 +38,8 @@ pub struct KernelSource {
     /// Each namespace's name and its counters' growth since the agent's baseline.
     mibs: BTreeMap<NetnsId, Mib>,
     /// `SK_MEMINFO_DROPS` of every listener as last seen; kept only where shares are estimated.
-    drops: HashMap<ListenerId, u32>,
+    drops: BTreeMap<NetnsId, HashMap<ListenerId, u32>>,
+    samples: u32,
     sampled: UnixMs,
     ring_full: u64,
 }
@@ -40,6 +48,7 @@ struct Mib {
     name: String,
     raw: MibCounts,
     since_start: MibCounts,
+    seen: UnixMs,
 }
 
 /// The agent's own troubles since start.
@@ -62,14 +71,15 @@ impl KernelSource {
         let (mut counters, mut events) = (None, None);
         if let Some(maps) = object.take_maps()? {
             counters = Some(Counters::new(maps.listeners, maps.time_wait, maps.totals));
-            events = Some(Events::new(maps.events));
+            events = Some(Events::new(maps.events, maps.messages));
         }
         let mut source = Self {
             object,
             counters,
             events,
             mibs: BTreeMap::new(),
-            drops: HashMap::new(),
+            drops: BTreeMap::new(),
+            samples: 0,
             sampled: UnixMs::now(),
             ring_full: 0,
         };
@@ -94,6 +104,14 @@ impl KernelSource {
     /// When a map cannot be read or the namespaces cannot be visited.
     pub fn sample(&mut self, namespaces: &[Netns]) -> Result<KernelSample> {
         let from = self.sampled;
+        let estimates = !self.counts_everything();
+        // Read before the MIBs: where those stand still, this holds nothing that is yet to be shared.
+        let quiet = if estimates && self.samples.is_multiple_of(REFRESH_DROPS) {
+            visit(namespaces, drop_counters)?
+        } else {
+            Vec::new()
+        };
+        self.samples = self.samples.wrapping_add(1);
         let mut counted: Vec<Growth> = self.growth()?;
         let mut mibs = self.mib_growth(namespaces)?;
         // A count that moved between the two readings of the maps may or may not be in the MIBs.
@@ -109,7 +127,12 @@ impl KernelSource {
         }
         self.sampled = UnixMs::now();
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();
-        if !self.counts_everything() {
+        if estimates {
+            for found in quiet {
+                if mibs.get(&found.0).is_some_and(|grown| grown[Counter::ListenDrops] == 0) {
+                    self.remember_drops(&found);
+                }
+            }
             listeners.extend(self.estimate(namespaces, &mibs, &counted)?);
         }
         let ring_full = self.health()?.totals.ring_full;
@@ -145,41 +168,73 @@ impl KernelSource {
 
     /// Whether every overflow is counted in the kernel, so that nothing is left to estimate.
     fn counts_everything(&self) -> bool {
-        [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops]
+        [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops, Signal::IcmpDrops]
             .iter()
-            .all(|signal| self.object.rung(*signal) == Rung::Fentry)
+            .all(|signal| self.object.rung(*signal) >= Rung::Kprobe)
     }
 
     fn growth(&mut self) -> Result<Vec<Growth>> {
         self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)
     }
 
+    /// Forgets the counts of listeners that have closed for good, so that the maps keep room for
+    /// others, and with them whatever concerns namespaces not seen for long.
+    ///
+    /// # Errors
+    ///
+    /// When a map refuses.
+    pub fn forget(&mut self, closed: &BTreeSet<ListenerId>) -> Result<()> {
+        let now = UnixMs::now();
+        self.mibs.retain(|_, mib| mib.seen.later(RETENTION) >= now);
+        let mibs = &self.mibs;
+        self.drops.retain(|netns, _| mibs.contains_key(netns));
+        match &mut self.counters {
+            Some(counters) => counters.forget(closed, |netns| mibs.contains_key(&netns)),
+            None => Ok(()),
+        }
+    }
+
     fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
         self.growth()?;
         for (netns, raw) in visit(namespaces, |netns| (netns.clone(), mib::read_here()))? {
-            let since_start = MibCounts::default();
-            self.mibs.insert(netns.id, Mib { name: netns.name, raw: raw?, since_start });
+            let (since_start, seen) = (MibCounts::default(), self.sampled);
+            self.mibs.insert(netns.id, Mib { name: netns.name, raw: raw?, since_start, seen });
         }
         if !self.counts_everything() {
-            for (_, queues) in visit(namespaces, drop_counters)? {
-                self.drops.extend(queues.into_iter().map(|(listener, _, drops)| (listener, drops)));
+            for found in visit(namespaces, drop_counters)? {
+                self.remember_drops(&found);
             }
         }
         Ok(())
+    }
+
+    /// Also forgets the listeners of that namespace that are there no longer.
+    fn remember_drops(&mut self, (netns, queues): &DropCounters) {
+        let drops = queues.iter().map(|(listener, _, drops)| (*listener, *drops)).collect();
+        self.drops.insert(*netns, drops);
     }
 
     /// Growth of every namespace's counters since the last call. A namespace not seen before is
     /// younger than the baseline, so all it has counted is growth.
     fn mib_growth(&mut self, namespaces: &[Netns]) -> Result<BTreeMap<NetnsId, MibCounts>> {
         let mut growth = BTreeMap::new();
+        let now = UnixMs::now();
         for (netns, raw) in visit(namespaces, |netns| (netns.clone(), mib::read_here()))? {
-            let raw = raw?;
+            let raw = match raw {
+                Ok(raw) => raw,
+                Err(error) => {
+                    warn!("counters of network namespace {} not read: {error}", netns.name);
+                    continue;
+                }
+            };
             let mib = self.mibs.entry(netns.id).or_insert_with(|| Mib {
                 name: netns.name,
                 raw: MibCounts::default(),
                 since_start: MibCounts::default(),
+                seen: now,
             });
             let grown = raw.since(&mib.raw);
+            mib.seen = now;
             mib.raw = raw;
             mib.since_start += grown;
             growth.insert(netns.id, grown);
@@ -196,7 +251,9 @@ impl KernelSource {
     ) -> Result<Vec<ListenerDelta>> {
         let in_trouble: Vec<Netns> = namespaces
             .iter()
-            .filter(|netns| mibs.get(&netns.id).is_some_and(|grown| grown.listen_drops > 0))
+            .filter(|netns| {
+                mibs.get(&netns.id).is_some_and(|grown| grown[Counter::ListenDrops] > 0)
+            })
             .cloned()
             .collect();
         let mut deltas = Vec::new();
@@ -209,12 +266,14 @@ impl KernelSource {
                 })
             };
             let (overflows, drops) = known(&|listener| listener.netns == netns);
-            let overflows = grown.listen_overflows.saturating_sub(overflows);
-            let drops = grown.listen_drops.saturating_sub(drops).max(overflows);
+            let overflows = grown[Counter::ListenOverflows].saturating_sub(overflows);
+            let drops = grown[Counter::ListenDrops].saturating_sub(drops);
+            let before = self.drops.remove(&netns).unwrap_or_default();
+            self.remember_drops(&(netns, queues.clone()));
             let mut depths = HashMap::new();
             let mut suspects = Vec::new();
             for (listener, queue, now) in queues {
-                let before = self.drops.insert(listener, now).unwrap_or(0);
+                let before = before.get(&listener).copied().unwrap_or(0);
                 let (known, _) = known(&|counted| *counted == listener);
                 suspects.push(Suspect { listener, drops: now.wrapping_sub(before), known });
                 depths.insert(listener, queue);

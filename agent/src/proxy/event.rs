@@ -66,6 +66,9 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every name there is.
+    pub const NAMES: [&str; 3] = ["attempt_failed", "peer_marked", "no_live_peers"];
+
     /// Name of the event in metrics and JSON.
     pub fn name(&self) -> &'static str {
         match self {

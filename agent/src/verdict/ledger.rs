@@ -1,8 +1,10 @@
 //! Everything counted since start, in bounded memory: the source of reports and metrics.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
+    sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -12,7 +14,8 @@ use super::{
 use crate::{
     inventory::{Inventory, Listener},
     kernel::{
-        Attribution, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, Tally,
+        Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
+        QueueDepth, Tally,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
@@ -20,6 +23,10 @@ use crate::{
 
 /// Verdicts kept word for word; older ones live on in the counts.
 const VERDICTS_KEPT: usize = 1000;
+/// Listeners with an account of their own; what more lose is booked on their namespace.
+const ACCOUNTS: usize = 8192;
+/// How long the account of a listener is kept after it has closed and lost nothing more.
+const RETENTION: Duration = Duration::from_secs(600);
 /// Client addresses counted apart at one listener.
 const PEERS_KEPT: usize = 256;
 /// Client addresses shown of them.
@@ -46,10 +53,12 @@ pub struct VerdictKind {
 pub struct Ledger {
     since: UnixMs,
     listeners: BTreeMap<ListenerId, Account>,
+    /// What listeners without an account lost: those forgotten, and those beyond [`ACCOUNTS`].
+    others: BTreeMap<NetnsId, Tally>,
     events: BTreeMap<(ProxyKind, &'static str), u64>,
     verdict_counts: BTreeMap<VerdictKind, u64>,
     proxy: ProxyReport,
-    verdicts: VecDeque<Verdict>,
+    verdicts: VecDeque<Arc<Verdict>>,
     events_lost: u64,
 }
 
@@ -59,17 +68,20 @@ struct Account {
     attribution: Attribution,
     queue: QueueDepth,
     peers: HashMap<IpAddr, u64>,
+    /// When it was last known to exist or to lose something.
+    alive: UnixMs,
     /// As last seen in the inventory: an owner that has died is still named.
     listener: Option<Listener>,
 }
 
 impl Account {
-    fn new() -> Self {
+    fn new(alive: UnixMs) -> Self {
         Self {
             tally: Tally::default(),
             attribution: Attribution::Exact,
             queue: QueueDepth::default(),
             peers: HashMap::new(),
+            alive,
             listener: None,
         }
     }
@@ -81,7 +93,9 @@ impl Ledger {
         Self {
             since,
             listeners: BTreeMap::new(),
-            events: BTreeMap::new(),
+            others: BTreeMap::new(),
+            // What appears with its first event already counted has no increase to be seen.
+            events: EventKind::NAMES.map(|name| ((ProxyKind::Nginx, name), 0)).into(),
             verdict_counts: BTreeMap::new(),
             proxy: ProxyReport::default(),
             verdicts: VecDeque::new(),
@@ -92,8 +106,15 @@ impl Ledger {
     /// Books a sample.
     pub fn book_sample(&mut self, sample: &KernelSample, inventory: &Inventory) {
         self.events_lost += sample.events_lost;
+        let now = sample.window.to;
         for delta in &sample.listeners {
-            let account = self.listeners.entry(delta.listener).or_insert_with(Account::new);
+            let known = self.listeners.contains_key(&delta.listener);
+            if !known && self.listeners.len() >= ACCOUNTS {
+                *self.others.entry(delta.listener.netns).or_default() += delta.tally;
+                continue;
+            }
+            let account = self.listeners.entry(delta.listener).or_insert_with(|| Account::new(now));
+            account.alive = now;
             account.tally += delta.tally;
             account.attribution = account.attribution.min(delta.attribution);
             if let Some(queue) = delta.queue {
@@ -103,9 +124,28 @@ impl Ledger {
         }
         for (id, account) in &mut self.listeners {
             if let Some(listener) = inventory.get(id) {
+                account.alive = now;
                 account.listener = Some(listener.clone());
             }
         }
+    }
+
+    /// Closes the accounts of listeners that are gone for longer than is of interest, and tells
+    /// which those are. What they lost stays booked on their namespace, as long as that is `known`.
+    pub fn forget_closed(
+        &mut self,
+        now: UnixMs,
+        known: impl Fn(NetnsId) -> bool,
+    ) -> BTreeSet<ListenerId> {
+        let over = |account: &Account| account.alive.later(RETENTION) < now;
+        let gone = self.listeners.extract_if(.., |_, account| over(account));
+        let mut closed = BTreeSet::new();
+        for (id, account) in gone {
+            *self.others.entry(id.netns).or_default() += account.tally;
+            closed.insert(id);
+        }
+        self.others.retain(|netns, _| known(*netns));
+        closed
     }
 
     /// Books a detail event: only the client's address, the counts come with the samples.
@@ -144,7 +184,7 @@ impl Ledger {
             kind.upstream = "other".to_owned();
         }
         *self.verdict_counts.entry(kind).or_default() += 1;
-        self.verdicts.push_back(verdict);
+        self.verdicts.push_back(Arc::new(verdict));
         if self.verdicts.len() > VERDICTS_KEPT {
             self.verdicts.pop_front();
         }
@@ -162,7 +202,7 @@ impl Ledger {
 
     /// What was attributed to the listeners of each namespace: overflows and drops.
     pub fn attributed(&self) -> BTreeMap<NetnsId, Tally> {
-        let mut sums: BTreeMap<NetnsId, Tally> = BTreeMap::new();
+        let mut sums = self.others.clone();
         for (id, account) in &self.listeners {
             *sums.entry(id.netns).or_default() += account.tally;
         }
@@ -181,16 +221,18 @@ impl Ledger {
         let attributed = self.attributed();
         let namespaces = kernel
             .iter()
-            .filter(|(_, (_, counts))| counts.listen_drops > 0 || counts.listen_overflows > 0)
+            .filter(|(_, (_, counts))| Counter::RECONCILED.iter().any(|c| counts[*c] > 0))
             .map(|(netns, (name, counts))| {
                 let tally = attributed.get(netns).copied().unwrap_or_default();
                 NetnsReport {
                     netns: *netns,
                     name: name.clone(),
                     kernel: *counts,
-                    unattributed_overflows: counts.listen_overflows as i64
-                        - tally.overflows() as i64,
-                    unattributed_drops: counts.listen_drops as i64 - tally.drops() as i64,
+                    unattributed: counts
+                        .unattributed(&tally)
+                        .filter(|(_, rest)| *rest != 0)
+                        .map(|(counter, rest)| (counter.name().to_owned(), rest))
+                        .collect(),
                 }
             })
             .collect();
@@ -235,5 +277,54 @@ impl Ledger {
             .collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.tally.drops()));
         reports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Class, ListenerDelta};
+
+    fn sample(second: u64, ports: impl Iterator<Item = u32>) -> KernelSample {
+        let delta = |port: u32| ListenerDelta {
+            listener: ListenerId {
+                netns: NetnsId(1),
+                addr: ([10, 0, 0, 1], 80).into(),
+                inode: port,
+            },
+            tally: Tally::of(&[(Class::SynAcceptQueueFull, 1)]),
+            attribution: Attribution::Exact,
+            queue: None,
+        };
+        let (from, to) = (UnixMs(1000 * second), UnixMs(1000 * (second + 1)));
+        let listeners = ports.map(delta).collect();
+        KernelSample { window: Window { from, to }, listeners, events_lost: 0 }
+    }
+
+    fn attributed(ledger: &Ledger) -> u64 {
+        ledger.attributed().get(&NetnsId(1)).map_or(0, Tally::overflows)
+    }
+
+    #[test]
+    fn what_a_forgotten_listener_lost_stays_with_its_namespace() {
+        let mut ledger = Ledger::new(UnixMs(0));
+        let inventory = Inventory::default();
+        ledger.book_sample(&sample(0, 1..=3), &inventory);
+        ledger.book_sample(&sample(600, 3..=3), &inventory);
+        assert!(ledger.forget_closed(UnixMs(601_000), |_| true).is_empty());
+        let closed = ledger.forget_closed(UnixMs(602_000), |_| true);
+        assert_eq!(closed.iter().map(|id| id.inode).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((attributed(&ledger), ledger.listeners.len()), (4, 1));
+        ledger.forget_closed(UnixMs(3_000_000), |_| false);
+        assert_eq!((attributed(&ledger), ledger.listeners.len()), (0, 0));
+    }
+
+    #[test]
+    fn accounts_are_bounded_and_counts_are_not() {
+        let mut ledger = Ledger::new(UnixMs(0));
+        let many = ACCOUNTS as u32 + 100;
+        ledger.book_sample(&sample(0, 1..=many), &Inventory::default());
+        assert_eq!(ledger.listeners.len(), ACCOUNTS);
+        assert_eq!(attributed(&ledger), u64::from(many));
     }
 }

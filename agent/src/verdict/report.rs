@@ -1,6 +1,6 @@
 //! What is known about a stretch of time, in one object: the JSON of `floodmark diagnose`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,10 +54,9 @@ pub struct NetnsReport {
     pub name: String,
     /// Growth of the kernel's counters.
     pub kernel: MibCounts,
-    /// ListenOverflows minus what was attributed to listeners.
-    pub unattributed_overflows: i64,
-    /// ListenDrops minus what was attributed to listeners.
-    pub unattributed_drops: i64,
+    /// What of them was not attributed to listeners, by the kernel's names; negative where too
+    /// much was. Only what is not 0.
+    pub unattributed: BTreeMap<String, i64>,
 }
 
 /// What the proxies said, and what became of it.
@@ -74,7 +73,7 @@ pub struct ProxyReport {
     /// Markings by cause.
     pub causes: BTreeMap<String, u64>,
     /// The verdicts; the newest where there are too many to keep.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<Arc<Verdict>>,
 }
 
 /// TIME_WAIT entries of one service.
