@@ -61,6 +61,7 @@ fn run(cli: &Cli) -> Result<bool> {
     let mut run = Run {
         kernel: counters::release(),
         rungs: measure.rungs(),
+        refusals: measure.refusals(),
         scenarios: Vec::new(),
         troubles: BTreeMap::new(),
     };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result};
 use floodmark::kernel::{
-    Class, Counter, KernelSource, NetnsId, Rung, Signal, Tally,
+    Class, Counter, KernelSource, NetnsId, Rung, Signal, Standing, Tally,
     class::{meaning_of, word},
     netns::{Netns, discover},
 };
@@ -40,6 +40,16 @@ impl Measure {
     pub fn rungs(&self) -> BTreeMap<String, String> {
         let standings = self.source.standings().iter();
         standings.map(|s| (s.signal.name().to_owned(), s.rung.name().to_owned())).collect()
+    }
+
+    /// Why better rungs were refused, a line each.
+    pub fn refusals(&self) -> Vec<String> {
+        let refused = |standing: &Standing| -> Vec<String> {
+            let signal = standing.signal.name();
+            let reasons = standing.refused.iter();
+            reasons.map(|one| format!("{signal} not by {}: {}", one.rung, one.reason)).collect()
+        };
+        self.source.standings().iter().flat_map(refused).collect()
     }
 
     /// What would make its counts wrong, so far: all of it should be 0.
@@ -107,6 +117,7 @@ impl Measure {
     fn tells(&self, class: Class) -> bool {
         let by_bracket = |signal| self.rung(signal) >= Rung::Kprobe;
         match (class, meaning_of(class).stage) {
+            (Class::SynLastQuarter, _) => self.rung(Signal::SynDrops) == Rung::Fentry,
             (Class::AckAcceptQueueFull, _) => self.rung(Signal::AckDrops) >= Rung::Tracepoint,
             (_, "syn" | "fast_open") => by_bracket(Signal::SynDrops),
             (_, "ack") => by_bracket(Signal::AckDrops),

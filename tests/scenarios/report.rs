@@ -12,6 +12,8 @@ pub struct Run {
     pub kernel: String,
     /// How the agent has each of its signals here.
     pub rungs: BTreeMap<String, String>,
+    /// Why not better.
+    pub refusals: Vec<String>,
     pub scenarios: Vec<Report>,
     /// What would make the agent's counts wrong.
     pub troubles: BTreeMap<String, u64>,
@@ -120,6 +122,9 @@ impl Run {
         println!("kernel {}", self.kernel);
         for (signal, rung) in &self.rungs {
             println!("  {signal}: {rung}");
+        }
+        for refusal in &self.refusals {
+            println!("  {refusal}");
         }
     }
 
