@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result};
 use floodmark::kernel::{
-    Class, Counter, KernelSource, NetnsId, Rung, Signal, Standing, Tally,
+    Class, Counter, KernelSource, MibCounts, NetnsId, Rung, Signal, Standing, Tally,
     class::{meaning_of, word},
     netns::{Netns, discover},
 };
@@ -23,17 +23,35 @@ pub struct Measure {
     source: KernelSource,
     /// What each listener lost since the scenario began.
     tallies: BTreeMap<(NetnsId, SocketAddr), Tally>,
-    time_wait_before: BTreeMap<TimeWait, u64>,
+    before: Connections,
 }
 
-/// Namespace, and whether the service closed first.
-type TimeWait = (NetnsId, bool);
+/// What became of connections, by namespace.
+#[derive(Default)]
+struct Connections {
+    /// By class, and whether the service's side was counted.
+    counts: BTreeMap<(NetnsId, bool, String), u64>,
+    /// The kernel's counters that this accounts for.
+    moved: BTreeMap<NetnsId, MibCounts>,
+    /// Connects without a local port.
+    no_port: BTreeMap<NetnsId, u64>,
+}
+
+impl Connections {
+    fn counted(&self, netns: NetnsId, is_local: bool, word: &str) -> u64 {
+        self.counts.get(&(netns, is_local, word.to_owned())).copied().unwrap_or(0)
+    }
+
+    fn accounted(&self, netns: NetnsId, counter: Counter) -> u64 {
+        self.moved.get(&netns).map_or(0, |moved| moved[counter])
+    }
+}
 
 impl Measure {
     /// Attaches what this kernel allows.
     pub fn attach() -> Result<Self> {
         let source = KernelSource::attach(&discover()?)?;
-        Ok(Self { source, tallies: BTreeMap::new(), time_wait_before: BTreeMap::new() })
+        Ok(Self { source, tallies: BTreeMap::new(), before: Connections::default() })
     }
 
     /// How each signal is had here, by name.
@@ -73,7 +91,7 @@ impl Measure {
     pub fn begin(&mut self) -> Result<BTreeMap<String, NetnsId>> {
         self.look()?;
         self.tallies.clear();
-        self.time_wait_before = self.time_wait()?;
+        self.before = self.connections()?;
         Ok(own_namespaces()?.into_iter().map(|netns| (netns.name, netns.id)).collect())
     }
 
@@ -100,15 +118,34 @@ impl Measure {
         if let Some(class) = Class::ALL.into_iter().find(named) {
             return Ok(self.tells(class).then_some(tally[class]));
         }
+        let now = self.connections()?;
+        let entered = |is_local| {
+            let of = |word| {
+                now.counted(netns, is_local, word) - self.before.counted(netns, is_local, word)
+            };
+            of("time_wait") + of("fin_wait2") + of("fin_wait2_short")
+        };
+        let exactly = self.rung(Signal::TimeWait) >= Rung::Kprobe;
         Ok(match claim.class {
-            "TW" if self.rung(Signal::TimeWait) >= Rung::Kprobe => {
-                Some(self.entered(netns, true)? + self.entered(netns, false)?)
+            "time_wait/closed_by_service" => Some(entered(true)),
+            "time_wait/closed_by_client" => Some(entered(false)),
+            "time_wait/reopened" => {
+                let reopened = |all: &Connections| {
+                    all.counted(netns, true, "reopened") + all.counted(netns, false, "reopened")
+                };
+                exactly.then(|| reopened(&now) - reopened(&self.before))
             }
-            "time_wait/closed_by_service" => Some(self.entered(netns, true)?),
-            "time_wait/closed_by_client" => Some(self.entered(netns, false)?),
+            "connect/ports_exhausted" => {
+                let of = |all: &Connections| all.no_port.get(&netns).copied().unwrap_or(0);
+                let tells = self.rung(Signal::PortExhaustion) != Rung::None;
+                tells.then(|| of(&now) - of(&self.before))
+            }
             name => {
                 let counter = Counter::ALL.into_iter().find(|counter| counter.name() == name);
-                counter.filter(|one| self.accounts_for(*one)).map(|one| tally.sum_of(one))
+                counter.filter(|one| self.accounts_for(*one)).map(|one| {
+                    let of_services = now.accounted(netns, one) - self.before.accounted(netns, one);
+                    tally.moved()[one] + of_services
+                })
             }
         })
     }
@@ -136,7 +173,13 @@ impl Measure {
             Class::ALL.into_iter().filter(|class| meaning_of(*class).counters.contains(&counter));
         match counter {
             Counter::ListenOverflows | Counter::ListenDrops => true,
-            Counter::SynRetrans => self.rung(Signal::SynackRetransmits) >= Rung::Tracepoint,
+            Counter::SynRetrans => [Signal::SynackRetransmits, Signal::SynRetransmits]
+                .into_iter()
+                .all(|signal| self.rung(signal) >= Rung::Tracepoint),
+            Counter::TimeWait
+            | Counter::TimeWaitShort
+            | Counter::TimeWaitOverflow
+            | Counter::TimeWaitRecycled => self.rung(Signal::TimeWait) >= Rung::Kprobe,
             _ => Counter::RECONCILED.contains(&counter) && moving.all(|class| self.tells(class)),
         }
     }
@@ -159,18 +202,19 @@ impl Measure {
         standing.map_or(Rung::None, |standing| standing.rung)
     }
 
-    fn entered(&self, netns: NetnsId, by_service: bool) -> Result<u64> {
-        let key = (netns, by_service);
-        let now = self.time_wait()?.get(&key).copied().unwrap_or(0);
-        Ok(now - self.time_wait_before.get(&key).copied().unwrap_or(0))
-    }
-
-    fn time_wait(&self) -> Result<BTreeMap<TimeWait, u64>> {
-        let mut sums = BTreeMap::new();
-        for (key, count) in self.source.time_wait().context("TIME_WAIT entries")? {
-            *sums.entry((NetnsId(key.netns), key.by_service == 1)).or_default() += count;
+    fn connections(&self) -> Result<Connections> {
+        let (services, moved) = self.source.services().context("connections by service")?;
+        let mut counts = BTreeMap::new();
+        for service in services {
+            for (word, count) in service.counts {
+                *counts.entry((service.netns, service.is_local, word)).or_default() += count;
+            }
         }
-        Ok(sums)
+        let mut no_port = BTreeMap::new();
+        for refused in self.source.no_port().context("connects without a port")? {
+            *no_port.entry(refused.netns).or_default() += refused.failures;
+        }
+        Ok(Connections { counts, moved, no_port })
     }
 }
 

@@ -56,7 +56,7 @@ enum Canary {
     /// Nobody let one go, or it could not: why.
     None(String),
     /// It sings, and so much was heard of it so far.
-    Singing(canary::Canary, Tally),
+    Singing(canary::Canary, Box<Tally>),
     /// It has sung.
     Heard(BTreeMap<Signal, Heard>),
 }
@@ -115,7 +115,7 @@ impl KernelSource {
         self.canary = match canary::Canary::release() {
             Ok(canary) => {
                 self.canary_netns = Some(canary.netns);
-                Canary::Singing(canary, Tally::default())
+                Canary::Singing(canary, Box::default())
             }
             Err(error) => Canary::None(format!("{error:#}")),
         };
@@ -281,7 +281,7 @@ impl KernelSource {
         let mut growth = self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)?;
         if let Canary::Singing(canary, tally) = &mut self.canary {
             let own = growth.extract_if(.., |growth| growth.listener.netns == canary.netns);
-            own.for_each(|growth| *tally += growth.tally);
+            own.for_each(|growth| **tally += growth.tally);
         }
         Ok(growth)
     }
