@@ -152,6 +152,8 @@ impl Agent {
         self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
         let snapshot = tokio::task::block_in_place(|| {
             self.tick(&mut on_verdict)?;
+            // Once more: the lower rung gives some drops to a listener one sample later.
+            self.tick(&mut on_verdict)?;
             let rest = self.correlator.decide_all(&self.inventory);
             self.book(rest, &mut on_verdict);
             self.snapshot(Duration::ZERO)

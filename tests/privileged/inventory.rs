@@ -69,10 +69,10 @@ impl Reading {
             .map(|socket| Suspect {
                 listener: socket.id(netns),
                 drops: self.drops_since(before, socket.addr),
-                known: known(socket.addr),
+                explained: 2 * known(socket.addr),
             })
             .collect();
-        let known: u64 = suspects.iter().map(|suspect| suspect.known).sum();
+        let known: u64 = suspects.iter().map(|suspect| suspect.explained / 2).sum();
         let remainder = Remainder {
             overflows: grown[Counter::ListenOverflows] - known,
             drops: grown[Counter::ListenDrops] - known,

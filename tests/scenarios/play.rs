@@ -87,6 +87,8 @@ fn read(
         }
         before = after;
     }
+    // The lower rung gives drops that are no overflow to a listener one look later.
+    measure.look()?;
     Ok(before)
 }
 

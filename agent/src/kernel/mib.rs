@@ -194,6 +194,11 @@ impl MibCounts {
         self.grown(before).unwrap_or(*self)
     }
 
+    /// Whether these are the counters of a younger namespace than `before`, for all that can be told.
+    pub fn is_reborn(&self, before: &Self) -> bool {
+        self.grown(before).is_none()
+    }
+
     fn grown(&self, before: &Self) -> Option<Self> {
         let mut growth = Self::default();
         for counter in Counter::ALL {

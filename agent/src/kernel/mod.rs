@@ -9,6 +9,7 @@ mod events;
 mod hooks;
 mod ladder;
 mod layout;
+mod lower_rung;
 pub mod mib;
 pub mod netns;
 mod object;

@@ -13,23 +13,19 @@ use log::warn;
 use super::{
     canary::{self, Heard, compare},
     counters::{Counters, Growth, ServiceCounts},
-    estimate::{Remainder, Suspect, share},
     events::Events,
     ladder::{Rung, Signal, Standing},
-    mib::{self, Counter, MibCounts},
+    lower_rung::LowerRung,
+    mib::{self, MibCounts},
     netns::{Netns, visit},
     object::Object,
-    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth, Tally},
+    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, Tally},
     service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
-    sock_diag::listeners_here,
 };
 use crate::time::{UnixMs, Window};
 
 /// Readings of maps, MIBs, maps are repeated this often while the two map readings differ.
 const SANDWICHES: u32 = 3;
-/// Where shares are estimated, the drop counters of quiet namespaces are read at every so many
-/// samples, since they also grow by what is no ListenDrop.
-const REFRESH_DROPS: u32 = 5;
 /// How long the counts of a namespace are kept after it was last seen.
 const RETENTION: Duration = Duration::from_secs(600);
 
@@ -40,9 +36,8 @@ pub struct KernelSource {
     events: Option<Events>,
     /// Each namespace's name and its counters' growth since the agent's baseline.
     mibs: BTreeMap<NetnsId, Mib>,
-    /// `SK_MEMINFO_DROPS` of every listener as last seen; kept only where shares are estimated.
-    drops: BTreeMap<NetnsId, HashMap<ListenerId, u32>>,
-    samples: u32,
+    /// Shares out what no program counts, where there is such.
+    lower_rung: LowerRung,
     /// What was counted between attaching and the baseline of the MIBs.
     services_before: HashMap<ServiceKey, ServiceCounts>,
     sampled: UnixMs,
@@ -97,8 +92,7 @@ impl KernelSource {
             counters,
             events,
             mibs: BTreeMap::new(),
-            drops: BTreeMap::new(),
-            samples: 0,
+            lower_rung: LowerRung::default(),
             services_before: HashMap::new(),
             sampled: UnixMs::now(),
             ring_full: 0,
@@ -156,13 +150,7 @@ impl KernelSource {
         // Asked before the maps are read, so that they then hold all of its song.
         let sung = matches!(&self.canary, Canary::Singing(canary, _) if canary.is_done());
         let estimates = !self.counts_everything();
-        // Read before the MIBs: where those stand still, this holds nothing that is yet to be shared.
-        let quiet = if estimates && self.samples.is_multiple_of(REFRESH_DROPS) {
-            visit(namespaces, drop_counters)?
-        } else {
-            Vec::new()
-        };
-        self.samples = self.samples.wrapping_add(1);
+        let around = if estimates { self.lower_rung.look_around(namespaces)? } else { Vec::new() };
         let mut counted: Vec<Growth> = self.growth()?;
         let mut mibs = self.mib_growth(namespaces)?;
         // A count that moved between the two readings of the maps may or may not be in the MIBs.
@@ -176,18 +164,16 @@ impl KernelSource {
                 *mibs.entry(netns).or_default() += grown;
             }
         }
+        if estimates {
+            counted.extend(self.growth()?);
+        }
         self.sampled = UnixMs::now();
         if sung {
             self.hear_canary()?;
         }
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();
         if estimates {
-            for found in quiet {
-                if mibs.get(&found.0).is_some_and(|grown| grown[Counter::ListenDrops] == 0) {
-                    self.remember_drops(&found);
-                }
-            }
-            listeners.extend(self.estimate(namespaces, &mibs, &counted)?);
+            listeners.extend(self.lower_rung.settle(namespaces, &around, &mibs, &counted)?);
         }
         let ring_full = self.totals()?.ring_full;
         let events_lost = ring_full - mem::replace(&mut self.ring_full, ring_full);
@@ -323,7 +309,7 @@ impl KernelSource {
         let now = UnixMs::now();
         self.mibs.retain(|_, mib| mib.seen.later(RETENTION) >= now);
         let mibs = &self.mibs;
-        self.drops.retain(|netns, _| mibs.contains_key(netns));
+        self.lower_rung.forget(|netns| mibs.contains_key(&netns));
         match &mut self.counters {
             Some(counters) => counters.forget(closed, |netns| mibs.contains_key(&netns)),
             None => Ok(()),
@@ -338,17 +324,9 @@ impl KernelSource {
             self.mibs.insert(netns.id, Mib { name: netns.name, raw: raw?, since_start, seen });
         }
         if !self.counts_everything() {
-            for found in visit(namespaces, drop_counters)? {
-                self.remember_drops(&found);
-            }
+            self.lower_rung.take_baseline(namespaces)?;
         }
         Ok(())
-    }
-
-    /// Also forgets the listeners of that namespace that are there no longer.
-    fn remember_drops(&mut self, (netns, queues): &DropCounters) {
-        let drops = queues.iter().map(|(listener, _, drops)| (*listener, *drops)).collect();
-        self.drops.insert(*netns, drops);
     }
 
     /// Growth of every namespace's counters since the last call. A namespace not seen before is
@@ -370,6 +348,9 @@ impl KernelSource {
                 since_start: MibCounts::default(),
                 seen: now,
             });
+            if raw.is_reborn(&mib.raw) {
+                self.lower_rung.forget(|other| other != netns.id);
+            }
             let grown = raw.since(&mib.raw);
             mib.seen = now;
             mib.raw = raw;
@@ -377,53 +358,6 @@ impl KernelSource {
             growth.insert(netns.id, grown);
         }
         Ok(growth)
-    }
-
-    /// Shares out what the MIBs counted and the programs did not see.
-    fn estimate(
-        &mut self,
-        namespaces: &[Netns],
-        mibs: &BTreeMap<NetnsId, MibCounts>,
-        counted: &[Growth],
-    ) -> Result<Vec<ListenerDelta>> {
-        let in_trouble: Vec<Netns> = namespaces
-            .iter()
-            .filter(|netns| {
-                mibs.get(&netns.id).is_some_and(|grown| grown[Counter::ListenDrops] > 0)
-            })
-            .cloned()
-            .collect();
-        let mut deltas = Vec::new();
-        for (netns, queues) in visit(&in_trouble, drop_counters)? {
-            let grown = mibs.get(&netns).copied().unwrap_or_default();
-            let known = |wanted: &dyn Fn(&ListenerId) -> bool| -> (u64, u64) {
-                let of = counted.iter().filter(|growth| wanted(&growth.listener));
-                of.fold((0, 0), |(overflows, drops), growth| {
-                    (overflows + growth.tally.overflows(), drops + growth.tally.drops())
-                })
-            };
-            let (overflows, drops) = known(&|listener| listener.netns == netns);
-            let overflows = grown[Counter::ListenOverflows].saturating_sub(overflows);
-            let drops = grown[Counter::ListenDrops].saturating_sub(drops);
-            let before = self.drops.remove(&netns).unwrap_or_default();
-            self.remember_drops(&(netns, queues.clone()));
-            let mut depths = HashMap::new();
-            let mut suspects = Vec::new();
-            for (listener, queue, now) in queues {
-                let before = before.get(&listener).copied().unwrap_or(0);
-                let (known, _) = known(&|counted| *counted == listener);
-                suspects.push(Suspect { listener, drops: now.wrapping_sub(before), known });
-                depths.insert(listener, queue);
-            }
-            let shares = share(&Remainder { overflows, drops }, &suspects);
-            deltas.extend(shares.into_iter().map(|share| ListenerDelta {
-                listener: share.listener,
-                tally: share.tally,
-                attribution: share.attribution,
-                queue: depths.get(&share.listener).copied(),
-            }));
-        }
-        Ok(deltas)
     }
 }
 
@@ -434,17 +368,4 @@ fn exact(growth: &Growth) -> ListenerDelta {
         attribution: super::sample::Attribution::Exact,
         queue: Some(growth.queue),
     }
-}
-
-type DropCounters = (NetnsId, Vec<(ListenerId, QueueDepth, u32)>);
-
-/// Listeners of the calling thread's namespace with their queues and drop counters; none where
-/// sock_diag is not to be had, which the inventory has said already.
-fn drop_counters(netns: &Netns) -> DropCounters {
-    let sockets = listeners_here().unwrap_or_default().into_iter();
-    let counters = sockets.map(|socket| {
-        let id = ListenerId { netns: netns.id, addr: socket.addr, inode: socket.inode };
-        (id, socket.queue, socket.drops)
-    });
-    (netns.id, counters.collect())
 }
