@@ -20,7 +20,7 @@ use crate::{
     kernel::{
         Access, MIB_DEFER_ACCEPT_DROP, MIB_FASTOPEN_PASSIVE_FAIL, MIB_LISTEN_OVERFLOWS,
         MIB_REQ_Q_FULL_DO_COOKIES, MIB_SYNCOOKIES_SENT, OFF_BPF_ARRAY_PPTRS, OFF_NET_COOKIE,
-        OFF_NET_STATISTICS, OFF_SK_NET, read_at,
+        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, read_at,
     },
     maps::totals,
     segment::Peer,
@@ -92,6 +92,9 @@ pub struct Bracket {
     /// Set by `tcp_peer_is_proven` inside the bracket.
     pub unproven: u32,
     before: Listen,
+    /// `sk_drops` at the entry.
+    sk_drops: u32,
+    reserved: u32,
     baseline: Baseline,
     /// Who sent the segment, where the segment may be gone at the exit.
     pub peer: Peer,
@@ -133,6 +136,8 @@ pub fn open<A: Access>(site: Site, sk: *const u8) -> Option<&'static mut Bracket
         take_baseline(bracket, net_cookie)?;
     }
     bracket.before = bracket.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
+    // SAFETY: `sk` is a `struct sock *`.
+    bracket.sk_drops = unsafe { A::field(sk, &OFF_SK_DROPS) };
     bracket.unproven = 0;
     bracket.sk = wash(bracket, sk as u64);
     bracket.site = site as u32;
@@ -151,21 +156,24 @@ pub fn close(site: Site, sk: *const u8) -> Option<&'static mut Bracket> {
     Some(bracket)
 }
 
-/// Closes the bracket of `site` where the exit does not know for whom it was opened.
+/// Closes the bracket of `site` where the exit does not know for whom it was opened, if it was: the
+/// entry leaves some calls out.
 #[inline(always)]
 pub fn close_any(site: Site) -> Option<(*const u8, &'static mut Bracket)> {
-    let Some(bracket) = current(site) else {
-        totals(|t| t.orphan_exits += 1);
-        return None;
-    };
+    let bracket = current(site)?;
     bracket.site = 0;
     Some((bracket.sk as *const u8, bracket))
 }
 
 impl Bracket {
-    /// Growth of ListenOverflows and ListenDrops since the entry.
+    /// Growth of ListenOverflows and ListenDrops since the entry. `tcp_listendrop` bumps `sk_drops` of
+    /// the listener first, so where that stands still they have not moved, and one load tells it.
     #[inline(always)]
-    pub fn listen(&self) -> Option<Listen> {
+    pub fn listen<A: Access>(&self, sk: *const u8) -> Option<Listen> {
+        // SAFETY: `sk` is a `struct sock *`.
+        if unsafe { A::field::<u32>(sk, &OFF_SK_DROPS) } == self.sk_drops {
+            return Some(Listen { overflows: 0, drops: 0 });
+        }
         let now: Listen = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
         Some(Listen {
             overflows: now.overflows.wrapping_sub(self.before.overflows),

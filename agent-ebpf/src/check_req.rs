@@ -91,7 +91,7 @@ fn settle<A: Access>(
     skb: *const u8,
     req: *const u8,
 ) {
-    let Some(listen) = bracket.listen() else { return };
+    let Some(listen) = bracket.listen::<A>(sk) else { return };
     let Some(resets) = bracket.embryonic_resets() else { return };
     let Some(deferred) = bracket.deferred() else { return };
     if resets > 0 {

@@ -74,7 +74,7 @@ pub fn peer_judged(ctx: FExitContext) -> i32 {
 fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
     // One after the other: a tuple of options copies what a None leaves unset, which verifiers
     // before Linux 6.3 refuse.
-    let Some(listen) = bracket.listen() else { return };
+    let Some(listen) = bracket.listen::<A>(sk) else { return };
     let Some(cookies) = bracket.cookies_sent() else { return };
     // A SYN that was simply answered has moved none of them, and then no other either.
     if listen.drops == 0 && listen.overflows == 0 && cookies == 0 {

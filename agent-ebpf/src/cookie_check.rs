@@ -81,7 +81,7 @@ fn left(ctx: &FExitContext) {
 /// Tells from the counters what became of the ACK.
 #[inline(always)]
 fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8) {
-    let Some(listen) = bracket.listen() else { return };
+    let Some(listen) = bracket.listen::<A>(sk) else { return };
     let Some(cookies) = bracket.cookies() else { return };
     if cookies.received > 0 {
         count::<A>(sk, Class::CookieReceived, cookies.received);

@@ -32,6 +32,8 @@ constants! {
     OFF_SK_V6_RCV_SADDR,
     /// `sock.__sk_common.skc_net`
     OFF_SK_NET,
+    /// `sock.sk_drops`
+    OFF_SK_DROPS,
     /// `sock.sk_ack_backlog`
     OFF_SK_ACK_BACKLOG,
     /// `sock.sk_max_ack_backlog`

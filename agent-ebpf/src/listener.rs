@@ -12,7 +12,7 @@ use crate::{
         OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET,
         OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE,
     },
-    maps::{EVENTS, LISTENERS, LOSERS, totals},
+    maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, totals},
     segment::{Peer, in6_addr},
 };
 
@@ -158,8 +158,16 @@ fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
     let mut hash = half(0).wrapping_mul(SPREAD) ^ half(8);
     hash = hash.wrapping_mul(SPREAD) ^ (ports | u64::from(listener.netns));
     hash = hash.wrapping_mul(SPREAD);
-    // Fails for one that is there; taken as new as well when the table cannot take it.
-    LOSERS.insert(hash, 1, u64::from(BPF_NOEXIST)).is_ok()
+    let Some(place) = LOSERS.get_ptr_mut((hash >> 32) as u32 & (LOSERS_PLACES - 1)) else {
+        return true;
+    };
+    // SAFETY: an element of the map. Another CPU may write it at the same time, which costs no more
+    // than a connection counted twice.
+    unsafe {
+        let is_known = place.read_volatile() == hash;
+        place.write_volatile(hash);
+        !is_known
+    }
 }
 
 /// Whether one more detail event fits into the current second of this CPU and listener.

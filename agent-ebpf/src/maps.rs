@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use floodmark_common::{
     ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
@@ -18,10 +18,14 @@ pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
 pub static LISTENERS: PerCpuHashMap<ListenerKey, ListenerTally> =
     PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// Connections that lost a segment not long ago, by a hash of their addresses: tells a connection's
-/// first loss from those that follow. The oldest make room, so memory is bounded.
+/// Number of places in [`LOSERS`]; a power of two.
+pub const LOSERS_PLACES: u32 = 8192;
+
+/// Connections that lost a segment not long ago, each by a hash of its addresses at the place that
+/// the hash gives it: tells a connection's first loss from those that follow. One that comes to a
+/// place taken takes it over, so memory is bounded; the other's next loss counts as a first.
 #[map]
-pub static LOSERS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
+pub static LOSERS: Array<u64> = Array::with_max_entries(LOSERS_PLACES, 0);
 
 /// What became of connections, by service.
 #[map]

@@ -28,10 +28,12 @@ pub fn count<A: Access>(sk: *const u8, class: ServiceClass) {
 pub fn count_between(netns: u32, local: u16, remote: u16, class: ServiceClass) {
     totals(|t| t.service_counts[class as usize] += 1);
     let key = ServiceKey { netns, port: local.min(remote), is_local: u16::from(local <= remote) };
-    if SERVICES.get_ptr(key).is_none() {
+    let known = SERVICES.get_ptr_mut(key);
+    let tally = known.or_else(|| {
         let _ = SERVICES.insert(key, &BLANK, u64::from(BPF_NOEXIST));
-    }
-    match SERVICES.get_ptr_mut(key) {
+        SERVICES.get_ptr_mut(key)
+    });
+    match tally {
         // SAFETY: this CPU's slot of a per-CPU map.
         Some(tally) => unsafe { (*tally).counts[class as usize] += 1 },
         None => totals(|t| t.map_full += 1),

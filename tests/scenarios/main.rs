@@ -16,7 +16,8 @@ mod tun;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use floodmark::kernel::Rung;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use measure::Measure;
@@ -33,8 +34,30 @@ struct Cli {
     /// List the scenarios' names
     #[arg(long)]
     list: bool,
+    /// Take no rung of the ladder above this one
+    #[arg(long, value_enum, default_value_t = Highest::Fentry)]
+    rung: Highest,
     /// The scenarios to play, by name or beginning of name; all of them if none is named
     names: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Highest {
+    Fentry,
+    Kprobe,
+    Tracepoint,
+    Netlink,
+}
+
+impl From<Highest> for Rung {
+    fn from(highest: Highest) -> Self {
+        match highest {
+            Highest::Fentry => Self::Fentry,
+            Highest::Kprobe => Self::Kprobe,
+            Highest::Tracepoint => Self::Tracepoint,
+            Highest::Netlink => Self::Netlink,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -57,7 +80,7 @@ fn run(cli: &Cli) -> Result<bool> {
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let mut measure = Measure::attach()?;
+    let mut measure = Measure::attach(cli.rung.into())?;
     let mut run = Run {
         kernel: counters::release(),
         rungs: measure.rungs(),

@@ -49,8 +49,8 @@ impl Connections {
 
 impl Measure {
     /// Attaches what this kernel allows.
-    pub fn attach() -> Result<Self> {
-        let source = KernelSource::attach(&discover()?)?;
+    pub fn attach(highest: Rung) -> Result<Self> {
+        let source = KernelSource::attach_at_most(&discover()?, highest)?;
         Ok(Self { source, tallies: BTreeMap::new(), before: Connections::default() })
     }
 

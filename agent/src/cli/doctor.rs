@@ -46,7 +46,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         let (signals, heard) = with_canary()?;
         (signals, Some(heard))
     } else {
-        (Object::attach().standings, None)
+        (Object::attach(Rung::Fentry).standings, None)
     };
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),

@@ -72,6 +72,7 @@ const EXPIRY: &[&str] = &[
     "OFF_NET_SYNACK_RETRIES",
 ];
 const BRACKET: &[&str] = &[
+    "OFF_SK_DROPS",
     "OFF_SK_NET",
     "OFF_NET_STATISTICS",
     "OFF_NET_COOKIE",

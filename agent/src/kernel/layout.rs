@@ -35,6 +35,7 @@ const FIELDS: &[Field] = &[
     field("OFF_SK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", &[16]),
     field("OFF_SK_V6_RCV_SADDR", "sock", "__sk_common.skc_v6_rcv_saddr", &[16]),
     field("OFF_SK_NET", "sock", "__sk_common.skc_net", &[8]),
+    field("OFF_SK_DROPS", "sock", "sk_drops", &[4]),
     field("OFF_SK_ACK_BACKLOG", "sock", "sk_ack_backlog", &[4]),
     field("OFF_SK_MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog", &[4]),
     field("OFF_SK_PROTOCOL", "sock", "sk_protocol", &[2]),

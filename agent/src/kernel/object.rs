@@ -65,14 +65,14 @@ pub struct CountingMaps {
 impl Object {
     /// Loads the object and attaches, for each signal, the best way that this kernel allows. Never
     /// fails: what cannot be had by BPF is had by netlink, and the standing says why.
-    pub fn attach() -> Self {
+    pub fn attach(highest: Rung) -> Self {
         raise_memlock_limit();
         match Loaded::load() {
             Ok(mut loaded) => {
                 let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
                 let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
                 for (signal, ways) in LADDER {
-                    let (standing, way) = loaded.climb(*signal, ways, 0);
+                    let (standing, way) = loaded.climb(*signal, ways, first_at_most(ways, highest));
                     standings.push(standing);
                     taken.extend(way.map(|way| (*signal, way)));
                 }
@@ -236,6 +236,11 @@ impl Loaded {
             _ => Ok(()),
         };
     }
+}
+
+/// The first of `ways` that is no higher than `highest`.
+fn first_at_most(ways: &[Way], highest: Rung) -> usize {
+    ways.iter().position(|way| way.rung <= highest).unwrap_or(ways.len())
 }
 
 fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(), ProgramError> {

@@ -81,7 +81,16 @@ impl KernelSource {
     ///
     /// When the namespaces cannot be looked into, or the object lacks one of its maps.
     pub fn attach(namespaces: &[Netns]) -> Result<Self> {
-        let mut object = Object::attach();
+        Self::attach_at_most(namespaces, Rung::Fentry)
+    }
+
+    /// As [`attach`](Self::attach), but on no rung above `highest`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn attach_at_most(namespaces: &[Netns], highest: Rung) -> Result<Self> {
+        let mut object = Object::attach(highest);
         let (mut counters, mut events) = (None, None);
         if let Some(maps) = object.take_maps()? {
             counters = Some(Counters::new(maps.counting));
