@@ -33,24 +33,137 @@ pub struct ListenerKey {
     pub family: u16,
 }
 
-/// What one CPU counted for one listener. Segments, as the kernel's MIBs count them.
+/// What became of a handshake at a listener; also the index of its count in [`ListenerTally`].
+/// What each stands for in the kernel's own counters is in the agent's `kernel/class.rs`.
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// SYN dropped by `tcp_conn_request`, accept queue full.
+    SynAcceptQueueFull,
+    /// SYN dropped by `tcp_conn_request`, SYN queue full and cookies off.
+    SynQueueFull,
+    /// SYN dropped by `tcp_conn_request`: the last quarter of `tcp_max_syn_backlog` is kept for
+    /// peers already proven (`tcp_peer_is_proven`).
+    SynLastQuarter,
+    /// SYN dropped by `tcp_conn_request` for any other reason.
+    SynOther,
+    /// Fast Open child not made by `tcp_fastopen_create_child`, accept queue full; the SYN itself
+    /// is answered all the same.
+    FastOpenQueueFull,
+    /// Fast Open child not made for another reason; the SYN itself is answered all the same.
+    FastOpenChildFailed,
+    /// SYN answered with a cookie (`cookie_init_sequence`).
+    SynCookieSent,
+    /// SYN for which `tcp_syn_flood_action` wanted a cookie.
+    SynCookieWanted,
+    /// Segment for a pending request dropped by `tcp_check_req`, accept queue full.
+    AckAcceptQueueFull,
+    /// The same, answered by a reset (`tcp_abort_on_overflow`).
+    AckAcceptQueueFullReset,
+    /// Segment for a pending request dropped by `tcp_check_req`: no child for another reason.
+    AckChildFailed,
+    /// The same after the request had moved to another listener (`tcp_migrate_req`).
+    AckMigrationFailed,
+    /// Bare ACK ignored until data comes (TCP_DEFER_ACCEPT).
+    AckDeferred,
+    /// Pending request removed by `tcp_check_req` with a reset sent or received.
+    RequestReset,
+    /// ACK with a good cookie dropped, accept queue full.
+    CookieAcceptQueueFull,
+    /// ACK with a good cookie dropped: no child for another reason.
+    CookieChildFailed,
+    /// ACK with a good cookie (`cookie_v4_check`, `cookie_v6_check`).
+    CookieReceived,
+    /// ACK with a bad cookie.
+    CookieFailed,
+    /// Pending request killed by an ICMP error (`tcp_req_err`).
+    IcmpRequestKilled,
+    /// SYN/ACK sent again because this host dropped the final ACK.
+    RetransmitOwnDrop,
+    /// SYN/ACK sent again because the client had sent its SYN again.
+    RetransmitClientRepeated,
+    /// SYN/ACK sent again to a client whose bare ACK is being ignored (TCP_DEFER_ACCEPT).
+    RetransmitDeferred,
+    /// SYN/ACK sent again because nothing came back.
+    RetransmitSilence,
+    /// Request given up by its timer, the final ACK having been dropped by this host.
+    ExpiredOwnDrop,
+    /// Request given up by its timer after all retries, nothing having come back.
+    ExpiredSilence,
+    /// Request given up by its timer before all retries: the SYN queue was filling up
+    /// (`reqsk_timer_handler`'s young/old rule), or its SYN/ACK could not be sent.
+    ExpiredPruned,
+    /// Accept queue full at a step that the rung in use cannot tell. Never counted by a program.
+    UnstagedAcceptQueueFull,
+    /// Dropped for another reason at a step that the rung in use cannot tell. Never counted by a
+    /// program.
+    UnstagedOther,
+}
+
+/// Number of [`Class`]es.
+pub const CLASSES: usize = Class::UnstagedOther as usize + 1;
+
+impl Class {
+    /// Whether a connection lost a segment or its request by it.
+    pub const fn is_loss(self) -> bool {
+        matches!(
+            self,
+            Self::SynAcceptQueueFull
+                | Self::SynQueueFull
+                | Self::SynLastQuarter
+                | Self::SynOther
+                | Self::AckAcceptQueueFull
+                | Self::AckAcceptQueueFullReset
+                | Self::AckChildFailed
+                | Self::AckMigrationFailed
+                | Self::CookieAcceptQueueFull
+                | Self::CookieChildFailed
+                | Self::IcmpRequestKilled
+        )
+    }
+
+    /// Every class, each at its own index.
+    pub const ALL: [Self; CLASSES] = [
+        Self::SynAcceptQueueFull,
+        Self::SynQueueFull,
+        Self::SynLastQuarter,
+        Self::SynOther,
+        Self::FastOpenQueueFull,
+        Self::FastOpenChildFailed,
+        Self::SynCookieSent,
+        Self::SynCookieWanted,
+        Self::AckAcceptQueueFull,
+        Self::AckAcceptQueueFullReset,
+        Self::AckChildFailed,
+        Self::AckMigrationFailed,
+        Self::AckDeferred,
+        Self::RequestReset,
+        Self::CookieAcceptQueueFull,
+        Self::CookieChildFailed,
+        Self::CookieReceived,
+        Self::CookieFailed,
+        Self::IcmpRequestKilled,
+        Self::RetransmitOwnDrop,
+        Self::RetransmitClientRepeated,
+        Self::RetransmitDeferred,
+        Self::RetransmitSilence,
+        Self::ExpiredOwnDrop,
+        Self::ExpiredSilence,
+        Self::ExpiredPruned,
+        Self::UnstagedAcceptQueueFull,
+        Self::UnstagedOther,
+    ];
+}
+
+/// What one CPU counted for one listener.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerTally {
-    /// ListenOverflows inside `tcp_conn_request`.
-    pub syn_overflow: u64,
-    /// ListenOverflows inside `tcp_check_req`.
-    pub ack_overflow: u64,
-    /// ListenOverflows inside `cookie_v4_check` or `cookie_v6_check`.
-    pub cookie_overflow: u64,
-    /// ListenDrops beyond those overflows, in any of the three.
-    pub other_drops: u64,
-    /// TCPReqQFullDrop inside `tcp_conn_request`.
-    pub syn_queue_full: u64,
-    /// Overflows inside `tcp_check_req` with `tcp_abort_on_overflow` set.
-    pub resets: u64,
-    /// SYN/ACKs sent again (tracepoint `tcp_retransmit_synack`).
-    pub synack_retransmits: u64,
+    /// Segments by [`Class`], as the kernel's MIBs count them.
+    pub counts: [u64; CLASSES],
+    /// Connections that lost a segment, each counted at its first. A table of bounded size tells
+    /// the first from those that follow, so under very many connections some count twice.
+    pub connections: u64,
     /// Detail events withheld by the rate limit.
     pub events_withheld: u64,
     /// Start of the rate limit's current second (`bpf_ktime_get_ns`).
@@ -63,33 +176,114 @@ pub struct ListenerTally {
     pub queue_limit: u32,
 }
 
-/// Key of the `TIME_WAIT` map: a service in a namespace.
+impl ListenerTally {
+    /// One more of `class`.
+    #[inline(always)]
+    pub fn count(&mut self, class: Class, more: u64) {
+        self.counts[class as usize] += more;
+    }
+}
+
+/// What became of connections to or from a service; also the index of its count in
+/// [`ServiceTally`].
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceClass {
+    /// A connection entered TIME_WAIT.
+    TimeWait,
+    /// An orphaned connection became a FIN_WAIT2 mini-socket for more than 4 s.
+    FinWait2,
+    /// The same for 4 s or less.
+    FinWait2Short,
+    /// A connection closed without TIME_WAIT: `tcp_max_tw_buckets` was reached, or no memory.
+    TimeWaitTableFull,
+    /// On kernels before 5.18: a mini-socket expired.
+    TimeWaitExpired,
+    /// On kernels before 5.18: a FIN_WAIT2 mini-socket of 4 s or less expired.
+    TimeWaitExpiredShort,
+    /// A TIME_WAIT socket gave its port to a new connection of this host (`tcp_twsk_unique`).
+    TimeWaitReused,
+    /// A TIME_WAIT socket gave way to a SYN (`tcp_timewait_state_process`).
+    TimeWaitReopened,
+    /// A SYN of this host's client was sent again.
+    SynRepeated,
+}
+
+/// Number of [`ServiceClass`]es.
+pub const SERVICE_CLASSES: usize = ServiceClass::SynRepeated as usize + 1;
+
+impl ServiceClass {
+    /// Every class, each at its own index.
+    pub const ALL: [Self; SERVICE_CLASSES] = [
+        Self::TimeWait,
+        Self::FinWait2,
+        Self::FinWait2Short,
+        Self::TimeWaitTableFull,
+        Self::TimeWaitExpired,
+        Self::TimeWaitExpiredShort,
+        Self::TimeWaitReused,
+        Self::TimeWaitReopened,
+        Self::SynRepeated,
+    ];
+}
+
+/// Key of the `SERVICES` map: a service in a namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TimeWaitKey {
+pub struct ServiceKey {
     /// `net->ns.inum`.
     pub netns: u32,
     /// The lower port of the connection, taken for the service's.
     pub port: u16,
-    /// 1 if that port is local, so the service closed first; 0 if its client did.
-    pub by_service: u16,
+    /// 1 if that port is local, so this is the service's side; 0 if it is its client's.
+    pub is_local: u16,
+}
+
+/// What one CPU counted for one service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTally {
+    /// Connections by [`ServiceClass`].
+    pub counts: [u64; SERVICE_CLASSES],
+}
+
+/// Key of the `NO_PORT` map: to whom a process could not connect for want of a local port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NoPortKey {
+    /// `net->ns.inum`.
+    pub netns: u32,
+    /// Thread group id (process id) in the initial PID namespace.
+    pub pid: u32,
+    /// Destination address.
+    pub addr: RawAddr,
+    /// Destination port in host byte order.
+    pub port: u16,
+    /// Family of the address.
+    pub family: u16,
+}
+
+/// What one CPU counted for one [`NoPortKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoPortTally {
+    /// `connect(2)` calls that failed with EADDRNOTAVAIL.
+    pub failures: u64,
+    /// `comm` of the process.
+    pub command: [u8; 16],
 }
 
 /// Namespace-independent totals of one CPU. Bumped before any attribution, which can fail.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// ListenOverflows inside the brackets.
-    pub overflows: u64,
-    /// ListenDrops inside the brackets.
-    pub drops: u64,
-    /// SYN/ACKs sent again.
-    pub synack_retransmits: u64,
-    /// TIME_WAIT entries.
-    pub time_wait: u64,
+    /// Everything counted, by [`Class`].
+    pub counts: [u64; CLASSES],
+    /// Everything counted, by [`ServiceClass`].
+    pub service_counts: [u64; SERVICE_CLASSES],
     /// Detail events the ring buffer had no room for.
     pub ring_full: u64,
-    /// Counts that found no room in the `LISTENERS` or `TIME_WAIT` map.
+    /// Counts that found no room in the map they belong to.
     pub map_full: u64,
     /// Brackets entered while another stood open on the same CPU. 0 unless an exit was missed.
     pub nested: u64,
@@ -111,8 +305,8 @@ pub struct EventRecord {
     pub peer_port: u16,
     /// The family of `peer`.
     pub peer_family: u16,
-    /// One of the `EVENT_*` constants.
-    pub kind: u32,
+    /// A [`Class`] as a number.
+    pub class: u32,
     /// `sk_ack_backlog` at that moment.
     pub queue_len: u32,
     /// `sk_max_ack_backlog` at that moment.
@@ -121,38 +315,38 @@ pub struct EventRecord {
     pub reserved: u32,
 }
 
-/// SYN dropped, accept queue full.
-pub const EVENT_SYN_OVERFLOW: u32 = 1;
-/// Final ACK dropped, accept queue full.
-pub const EVENT_ACK_OVERFLOW: u32 = 2;
-/// ACK with a SYN cookie dropped, accept queue full.
-pub const EVENT_COOKIE_OVERFLOW: u32 = 3;
-/// Handshake segment dropped for another reason.
-pub const EVENT_OTHER_DROP: u32 = 4;
-/// SYN/ACK sent again.
-pub const EVENT_SYNACK_RETRANSMIT: u32 = 5;
-
 /// Detail events one CPU sends for one listener within a second; more are counted, not sent.
 pub const EVENTS_PER_SECOND: u64 = 256;
 
 const _: () = {
     assert!(size_of::<ListenerKey>() == 4 + 4 + 16 + 2 + 2);
-    assert!(size_of::<ListenerTally>() == 10 * 8 + 2 * 4);
-    assert!(size_of::<TimeWaitKey>() == 4 + 2 + 2);
-    assert!(size_of::<Totals>() == 8 * 8);
+    assert!(size_of::<ListenerTally>() == (CLASSES + 4) * 8 + 2 * 4);
+    assert!(size_of::<ServiceKey>() == 4 + 2 + 2);
+    assert!(size_of::<NoPortKey>() == 4 + 4 + 16 + 2 + 2);
+    assert!(size_of::<NoPortTally>() == 8 + 16);
+    assert!(size_of::<Totals>() == (CLASSES + SERVICE_CLASSES + 4) * 8);
     assert!(size_of::<EventRecord>() == 8 + 28 + 16 + 2 + 2 + 4 * 4);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{EventRecord, ListenerKey, ListenerTally, TimeWaitKey, Totals};
+    use super::{
+        EventRecord, ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally,
+        Totals,
+    };
 
     // SAFETY: `repr(C)`, integers only, no padding (asserted above): any bytes are a valid value.
     unsafe impl aya::Pod for ListenerKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for ListenerTally {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for TimeWaitKey {}
+    unsafe impl aya::Pod for ServiceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ServiceTally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NoPortKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NoPortTally {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Totals {}
     // SAFETY: as above.

@@ -5,16 +5,22 @@
 //! between entry and exit is what this segment did to this listener: independent of inlining, of
 //! `>` against `>=` in the queue check, and of races with `accept(2)`.
 //!
+//! ListenOverflows and ListenDrops are also bumped elsewhere, so they are read at both ends. The
+//! other counters are bumped in bracketed functions alone ([`Baseline`]), so what was read at the
+//! exit of the last bracket still holds at the entry of the next, and where nothing happened they
+//! are not read at all.
+//!
 //! The bracketed functions never nest in one another, so one open bracket per CPU suffices. An exit
 //! without its entry (attached in between) is counted and ignored; an entry always starts afresh,
 //! so a missed exit costs that one segment and nothing after it.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
+use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 
 use crate::{
     kernel::{
-        MIB_LISTEN_OVERFLOWS, MIB_REQ_Q_FULL_DROP, OFF_BPF_ARRAY_PPTRS, OFF_NET_STATISTICS,
-        OFF_SK_NET, field, read_at,
+        Access, MIB_DEFER_ACCEPT_DROP, MIB_FASTOPEN_PASSIVE_FAIL, MIB_LISTEN_OVERFLOWS,
+        MIB_REQ_Q_FULL_DO_COOKIES, MIB_SYNCOOKIES_SENT, OFF_BPF_ARRAY_PPTRS, OFF_NET_COOKIE,
+        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, read_at,
     },
     maps::totals,
     segment::Peer,
@@ -33,93 +39,227 @@ pub enum Site {
 /// checks), so one read fetches both.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Counters {
-    overflows: u64,
-    drops: u64,
+pub struct Listen {
+    pub overflows: u64,
+    pub drops: u64,
+}
+
+/// TCPReqQFullDoCookies and TCPReqQFullDrop, neighbours as well.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ReqQFull {
+    pub do_cookies: u64,
+    pub drop: u64,
+}
+
+/// SyncookiesRecv and SyncookiesFailed, neighbours as well.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Cookies {
+    pub received: u64,
+    pub failed: u64,
+}
+
+/// Counters of one namespace on this CPU that only bracketed functions bump, each as last read.
+#[repr(C)]
+struct Baseline {
+    /// Whose: the address of the counters, and the namespace's cookie, since an address may go to
+    /// a younger namespace.
+    mibs: u64,
+    net_cookie: u64,
+    cookies_sent: u64,
+    cookies: Cookies,
+    embryonic_resets: u64,
+    req_q_full: ReqQFull,
+    deferred: u64,
+    fast_open_failed: u64,
 }
 
 /// The open bracket of this CPU.
 #[repr(C)]
 pub struct Bracket {
-    /// Distance from a per-CPU pointer to this CPU's instance; valid once `washed` is set.
+    /// Distance from a per-CPU pointer to this CPU's instance.
     percpu_offset: u64,
     /// A pointer written here reads back as a plain number, on which arithmetic is allowed.
     washed: u64,
     /// Address of this CPU's MIB counters of the namespace.
     mibs: u64,
     sk: u64,
+    /// The function's other arguments, where its exit does not have them (kretprobe).
+    pub skb: u64,
+    pub req: u64,
     site: u32,
+    /// Set by `tcp_peer_is_proven` inside the bracket.
+    pub unproven: u32,
+    before: Listen,
+    /// `sk_drops` at the entry.
+    sk_drops: u32,
     reserved: u32,
-    before: Counters,
-    req_q_full_before: u64,
+    baseline: Baseline,
     /// Who sent the segment, where the segment may be gone at the exit.
     pub peer: Peer,
-}
-
-/// What the bracketed call did.
-#[derive(Clone, Copy)]
-pub struct Growth {
-    pub overflows: u64,
-    pub drops: u64,
-    pub req_q_full: u64,
 }
 
 #[map]
 static BRACKETS: PerCpuArray<Bracket> = PerCpuArray::with_max_entries(1, 0);
 
-/// Opens the bracket of `site` for a segment to listener `sk`.
+/// This CPU's slot, whether a bracket is open in it or not.
 #[inline(always)]
-pub fn open(site: Site, sk: *const u8) -> Option<&'static mut Bracket> {
+fn slot() -> Option<&'static mut Bracket> {
     let slot = BRACKETS.get_ptr_mut(0)?;
     // SAFETY: this CPU's slot; the bracketed functions do not nest (see above).
-    let bracket = unsafe { &mut *slot };
+    Some(unsafe { &mut *slot })
+}
+
+/// The bracket of `site`, if it is open on this CPU.
+#[inline(always)]
+pub fn current(site: Site) -> Option<&'static mut Bracket> {
+    slot().filter(|bracket| bracket.site == site as u32)
+}
+
+/// Opens the bracket of `site` for a segment to listener `sk`.
+#[inline(always)]
+pub fn open<A: Access>(site: Site, sk: *const u8) -> Option<&'static mut Bracket> {
+    let bracket = slot()?;
     if bracket.site != 0 {
         totals(|t| t.nested += 1);
     }
     bracket.site = 0;
     let offset = percpu_offset(bracket)?;
-    // SAFETY: `sk` is a program argument of type `struct sock *`, `skc_net` a `struct net *`.
-    let statistics: *const u8 =
-        unsafe { field(field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_STATISTICS) };
+    // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`.
+    let (statistics, net_cookie) = unsafe {
+        let net: *const u8 = A::field(sk, &OFF_SK_NET);
+        (A::field::<*const u8>(net, &OFF_NET_STATISTICS), A::field(net, &OFF_NET_COOKIE))
+    };
     bracket.mibs = wash(bracket, statistics as u64).wrapping_add(offset);
-    bracket.before = read_at(bracket.mibs + 8 * MIB_LISTEN_OVERFLOWS.load())?;
-    if matches!(site, Site::ConnRequest) {
-        bracket.req_q_full_before = read_at(bracket.mibs + 8 * MIB_REQ_Q_FULL_DROP.load())?;
+    if bracket.baseline.mibs != bracket.mibs || bracket.baseline.net_cookie != net_cookie {
+        take_baseline(bracket, net_cookie)?;
     }
+    bracket.before = bracket.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
+    // SAFETY: `sk` is a `struct sock *`.
+    bracket.sk_drops = unsafe { A::field(sk, &OFF_SK_DROPS) };
+    bracket.unproven = 0;
     bracket.sk = wash(bracket, sk as u64);
     bracket.site = site as u32;
     Some(bracket)
 }
 
-/// Closes the bracket of `site`; `None` where nothing was counted.
+/// Closes the bracket of `site`; `None` if it was not open for listener `sk`.
 #[inline(always)]
-pub fn close(site: Site, sk: *const u8) -> Option<(Growth, &'static mut Bracket)> {
-    let slot = BRACKETS.get_ptr_mut(0)?;
-    // SAFETY: as in `open`.
-    let bracket = unsafe { &mut *slot };
+pub fn close(site: Site, sk: *const u8) -> Option<&'static mut Bracket> {
+    let bracket = slot()?;
     if bracket.site != site as u32 || bracket.sk != wash(bracket, sk as u64) {
         totals(|t| t.orphan_exits += 1);
         return None;
     }
     bracket.site = 0;
-    let after: Counters = read_at(bracket.mibs + 8 * MIB_LISTEN_OVERFLOWS.load())?;
-    let mut growth = Growth {
-        overflows: after.overflows.wrapping_sub(bracket.before.overflows),
-        drops: after.drops.wrapping_sub(bracket.before.drops),
-        req_q_full: 0,
-    };
-    if growth.overflows == 0 && growth.drops == 0 {
-        return None;
+    Some(bracket)
+}
+
+/// Closes the bracket of `site` where the exit does not know for whom it was opened, if it was: the
+/// entry leaves some calls out.
+#[inline(always)]
+pub fn close_any(site: Site) -> Option<(*const u8, &'static mut Bracket)> {
+    let bracket = current(site)?;
+    bracket.site = 0;
+    Some((bracket.sk as *const u8, bracket))
+}
+
+impl Bracket {
+    /// Growth of ListenOverflows and ListenDrops since the entry. `tcp_listendrop` bumps `sk_drops` of
+    /// the listener first, so where that stands still they have not moved, and one load tells it.
+    #[inline(always)]
+    pub fn listen<A: Access>(&self, sk: *const u8) -> Option<Listen> {
+        // SAFETY: `sk` is a `struct sock *`.
+        if unsafe { A::field::<u32>(sk, &OFF_SK_DROPS) } == self.sk_drops {
+            return Some(Listen { overflows: 0, drops: 0 });
+        }
+        let now: Listen = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
+        Some(Listen {
+            overflows: now.overflows.wrapping_sub(self.before.overflows),
+            drops: now.drops.wrapping_sub(self.before.drops),
+        })
     }
-    if matches!(site, Site::ConnRequest) {
-        let after: u64 = read_at(bracket.mibs + 8 * MIB_REQ_Q_FULL_DROP.load())?;
-        growth.req_q_full = after.wrapping_sub(bracket.req_q_full_before);
+
+    /// Growth of SyncookiesSent.
+    #[inline(always)]
+    pub fn cookies_sent(&mut self) -> Option<u64> {
+        let now = self.counters(&MIB_SYNCOOKIES_SENT, 0)?;
+        Some(advance(&mut self.baseline.cookies_sent, now))
     }
-    totals(|t| {
-        t.overflows += growth.overflows;
-        t.drops += growth.drops;
-    });
-    Some((growth, bracket))
+
+    /// Growth of SyncookiesRecv and SyncookiesFailed.
+    #[inline(always)]
+    pub fn cookies(&mut self) -> Option<Cookies> {
+        let now: Cookies = self.counters(&MIB_SYNCOOKIES_SENT, 1)?;
+        let baseline = &mut self.baseline.cookies;
+        Some(Cookies {
+            received: advance(&mut baseline.received, now.received),
+            failed: advance(&mut baseline.failed, now.failed),
+        })
+    }
+
+    /// Growth of EmbryonicRsts.
+    #[inline(always)]
+    pub fn embryonic_resets(&mut self) -> Option<u64> {
+        let now = self.counters(&MIB_SYNCOOKIES_SENT, 3)?;
+        Some(advance(&mut self.baseline.embryonic_resets, now))
+    }
+
+    /// Growth of TCPReqQFullDoCookies and TCPReqQFullDrop.
+    #[inline(always)]
+    pub fn req_q_full(&mut self) -> Option<ReqQFull> {
+        let now: ReqQFull = self.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
+        let baseline = &mut self.baseline.req_q_full;
+        Some(ReqQFull {
+            do_cookies: advance(&mut baseline.do_cookies, now.do_cookies),
+            drop: advance(&mut baseline.drop, now.drop),
+        })
+    }
+
+    /// Growth of TCPDeferAcceptDrop.
+    #[inline(always)]
+    pub fn deferred(&mut self) -> Option<u64> {
+        let now = self.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
+        Some(advance(&mut self.baseline.deferred, now))
+    }
+
+    /// Growth of TCPFastOpenPassiveFail.
+    #[inline(always)]
+    pub fn fast_open_failed(&mut self) -> Option<u64> {
+        let now = self.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
+        Some(advance(&mut self.baseline.fast_open_failed, now))
+    }
+
+    /// Reads the counters from number `first + further` on.
+    #[inline(always)]
+    fn counters<T: Copy>(&self, first: &Global<u64>, further: u64) -> Option<T> {
+        read_at(self.mibs + 8 * (first.load() + further))
+    }
+}
+
+/// Reads everything anew: another namespace than the last one on this CPU.
+#[inline(always)]
+fn take_baseline(bracket: &mut Bracket, net_cookie: u64) -> Option<()> {
+    bracket.baseline.mibs = 0;
+    bracket.baseline.cookies_sent = bracket.counters(&MIB_SYNCOOKIES_SENT, 0)?;
+    bracket.baseline.cookies = bracket.counters(&MIB_SYNCOOKIES_SENT, 1)?;
+    bracket.baseline.embryonic_resets = bracket.counters(&MIB_SYNCOOKIES_SENT, 3)?;
+    bracket.baseline.req_q_full = bracket.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
+    bracket.baseline.deferred = bracket.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
+    bracket.baseline.fast_open_failed = bracket.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
+    bracket.baseline.net_cookie = net_cookie;
+    bracket.baseline.mibs = bracket.mibs;
+    Some(())
+}
+
+/// Moves a counter on to `now` and returns by how much. One that went back belongs to a younger
+/// namespace: all it holds is growth.
+#[inline(always)]
+fn advance(counter: &mut u64, now: u64) -> u64 {
+    let growth = if now < *counter { now } else { now - *counter };
+    *counter = now;
+    growth
 }
 
 /// Distance from a per-CPU pointer to this CPU's instance, found once per CPU: the address of this

@@ -1,24 +1,27 @@
 //! A SYN reaches a listener. kernel: net/ipv4/tcp_input.c
 //! `tcp_conn_request(rsk_ops, af_ops, sk, skb)`: the accept queue is full (ListenOverflows), the
-//! SYN queue is full without cookies (TCPReqQFullDrop), no memory, no route, refused by an LSM;
-//! each of them also ListenDrops.
+//! SYN queue is full without cookies (TCPReqQFullDrop), the last quarter is kept for proven peers,
+//! no memory, no route, refused by an LSM; each of them also ListenDrops. Or it is answered, with a
+//! cookie (SyncookiesSent) or without.
 
 use aya_ebpf::{
-    macros::{fentry, fexit},
-    programs::{FEntryContext, FExitContext},
+    EbpfContext,
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use floodmark_common::{EVENT_OTHER_DROP, EVENT_SYN_OVERFLOW};
+use floodmark_common::Class;
 
 use crate::{
-    bracket::{Site, close, open},
-    listener::record,
+    bracket::{Bracket, Listen, Site, close, close_any, current, open},
+    kernel::{Access, Probed, Typed},
+    listener::{count, record},
     segment::sender,
 };
 
 /// A SYN is about to be handled.
 #[fentry(function = "tcp_conn_request")]
 pub fn syn_entered(ctx: FEntryContext) -> i32 {
-    open(Site::ConnRequest, ctx.arg(2));
+    open::<Typed>(Site::ConnRequest, ctx.arg(2));
     0
 }
 
@@ -27,13 +30,81 @@ pub fn syn_entered(ctx: FEntryContext) -> i32 {
 #[fexit(function = "tcp_conn_request")]
 pub fn syn_left(ctx: FExitContext) -> i32 {
     let sk: *const u8 = ctx.arg(2);
-    if let Some((growth, _)) = close(Site::ConnRequest, sk) {
-        let kind = if growth.overflows > 0 { EVENT_SYN_OVERFLOW } else { EVENT_OTHER_DROP };
-        record(&ctx, sk, &sender(ctx.arg(3)), kind, |tally| {
-            tally.syn_overflow += growth.overflows;
-            tally.other_drops += growth.drops.saturating_sub(growth.overflows);
-            tally.syn_queue_full += growth.req_q_full;
-        });
+    if let Some(bracket) = close(Site::ConnRequest, sk) {
+        settle::<Typed>(&ctx, bracket, sk, ctx.arg(3));
     }
     0
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn syn_entered_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(2), ctx.arg::<u64>(3))
+        && let Some(bracket) = open::<Probed>(Site::ConnRequest, sk)
+    {
+        bracket.skb = skb;
+    }
+    0
+}
+
+/// The same by kretprobe.
+#[kretprobe]
+pub fn syn_left_kprobe(ctx: RetProbeContext) -> u32 {
+    if let Some((sk, bracket)) = close_any(Site::ConnRequest) {
+        let skb = bracket.skb as *const u8;
+        settle::<Probed>(&ctx, bracket, sk, skb);
+    }
+    0
+}
+
+/// kernel: net/ipv4/tcp_metrics.c `tcp_peer_is_proven(req, dst)`, asked only while the SYN queue
+/// fills up and cookies are off; the answer "no" in the last quarter is a drop.
+#[fexit(function = "tcp_peer_is_proven")]
+pub fn peer_judged(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(2) & 0xff == 0
+        && let Some(bracket) = current(Site::ConnRequest)
+    {
+        bracket.unproven = 1;
+    }
+    0
+}
+
+/// Tells from the counters what became of the SYN.
+#[inline(always)]
+fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
+    // One after the other: a tuple of options copies what a None leaves unset, which verifiers
+    // before Linux 6.3 refuse.
+    let Some(listen) = bracket.listen::<A>(sk) else { return };
+    let Some(cookies) = bracket.cookies_sent() else { return };
+    // A SYN that was simply answered has moved none of them, and then no other either.
+    if listen.drops == 0 && listen.overflows == 0 && cookies == 0 {
+        return;
+    }
+    let Some(full) = bracket.req_q_full() else { return };
+    if full.do_cookies > 0 {
+        count::<A>(sk, Class::SynCookieWanted, full.do_cookies);
+    }
+    if cookies > 0 {
+        count::<A>(sk, Class::SynCookieSent, cookies);
+    }
+    if listen.drops > 0 {
+        let class = cause(bracket, &listen, full.drop);
+        let peer = sender::<A>(skb);
+        record::<A>(ctx, sk, class, listen.drops, &peer);
+    }
+}
+
+/// Why a SYN was dropped. `tcp_conn_request` drops it at most once.
+#[inline(always)]
+fn cause(bracket: &mut Bracket, listen: &Listen, queue_full: u64) -> Class {
+    // Whatever went wrong with a Fast Open child, the SYN goes on to be answered as any other.
+    let fast_open = bracket.fast_open_failed().unwrap_or(0) > 0;
+    match (listen.overflows > 0, fast_open) {
+        (true, true) => Class::FastOpenQueueFull,
+        (true, false) => Class::SynAcceptQueueFull,
+        (false, true) => Class::FastOpenChildFailed,
+        (false, false) if queue_full > 0 => Class::SynQueueFull,
+        (false, false) if bracket.unproven != 0 => Class::SynLastQuarter,
+        (false, false) => Class::SynOther,
+    }
 }

@@ -5,9 +5,13 @@
 //! queue was full. SYNs never come by here: they end in `consume_skb`.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use floodmark_common::EVENT_ACK_OVERFLOW;
+use floodmark_common::Class;
 
-use crate::{kernel::REASON_LISTEN_OVERFLOW, listener::record, maps::totals, segment::sender};
+use crate::{
+    kernel::{REASON_LISTEN_OVERFLOW, Typed},
+    listener::record,
+    segment::sender,
+};
 
 /// `rx_sk` is the listener, and may be missing.
 #[btf_tracepoint(function = "kfree_skb")]
@@ -15,11 +19,11 @@ pub fn segment_freed(ctx: BtfTracePointContext) -> i32 {
     if u64::from(ctx.arg::<u32>(2)) != REASON_LISTEN_OVERFLOW.load() {
         return 0;
     }
-    totals(|t| t.overflows += 1);
     let sk: *const u8 = ctx.arg(3);
     if sk.is_null() {
         return 0;
     }
-    record(&ctx, sk, &sender(ctx.arg(0)), EVENT_ACK_OVERFLOW, |tally| tally.ack_overflow += 1);
+    let (class, peer) = (Class::AckAcceptQueueFull, sender::<Typed>(ctx.arg(0)));
+    record::<Typed>(&ctx, sk, class, 1, &peer);
     0
 }

@@ -1,7 +1,12 @@
 //! Reads of kernel structures. Offsets are load-time constants that the agent takes from the
 //! running kernel's BTF (`agent/src/kernel/layout.rs` names structs and members).
 
-use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
+use aya_ebpf::{
+    Global,
+    helpers::{
+        bpf_probe_read_kernel, generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
+    },
+};
 use floodmark_common::ABSENT;
 
 macro_rules! constants {
@@ -27,6 +32,8 @@ constants! {
     OFF_SK_V6_RCV_SADDR,
     /// `sock.__sk_common.skc_net`
     OFF_SK_NET,
+    /// `sock.sk_drops`
+    OFF_SK_DROPS,
     /// `sock.sk_ack_backlog`
     OFF_SK_ACK_BACKLOG,
     /// `sock.sk_max_ack_backlog`
@@ -37,6 +44,34 @@ constants! {
     OFF_SK_SOCKET,
     /// `inet_sock.inet_sport`: local port, network byte order
     OFF_INET_SPORT,
+    /// `request_sock.__req_common.skc_listener`, called `rsk_listener`
+    OFF_REQ_LISTENER,
+    /// `request_sock.num_timeout`: the byte its bits begin in
+    OFF_REQ_NUM_TIMEOUT,
+    /// the lowest of its bits
+    BIT_REQ_NUM_TIMEOUT,
+    /// `inet_request_sock.acked`: the byte with its bit
+    OFF_REQ_ACKED,
+    /// that bit
+    BIT_REQ_ACKED,
+    /// `tcp_request_sock.snt_isn`
+    OFF_REQ_SNT_ISN,
+    /// `inet_connection_sock.icsk_accept_queue.rskq_defer_accept`
+    OFF_CSK_DEFER_ACCEPT,
+    /// `inet_connection_sock.icsk_syn_retries`
+    OFF_CSK_SYN_RETRIES,
+    /// `sock.__sk_common.skc_state`
+    OFF_SK_STATE,
+    /// `inet_timewait_sock.tw_substate`
+    OFF_TW_SUBSTATE,
+    /// `inet_timewait_sock.tw_timer`
+    OFF_TW_TIMER,
+    /// `inet_timewait_sock.tw_kill`, before Linux 5.18: the byte with its bit
+    OFF_TW_KILL,
+    /// that bit
+    BIT_TW_KILL,
+    /// Four seconds in jiffies, the limit between TW and TWKilled
+    SHORT_TIMEOUT,
     /// `socket.file`
     OFF_SOCKET_FILE,
     /// `file.f_inode`
@@ -47,6 +82,10 @@ constants! {
     OFF_NET_INUM,
     /// `net.mib.net_statistics`
     OFF_NET_STATISTICS,
+    /// `net.net_cookie`: never used twice, unlike `inum`; 0 on kernels that assign it on demand
+    OFF_NET_COOKIE,
+    /// `net.ipv4.sysctl_tcp_synack_retries`; one byte, on older kernels four (little-endian)
+    OFF_NET_SYNACK_RETRIES,
     /// `net.ipv4.sysctl_tcp_abort_on_overflow`; one byte, on older kernels four (little-endian)
     OFF_NET_ABORT_ON_OVERFLOW,
     /// `sk_buff.head`
@@ -59,26 +98,72 @@ constants! {
     OFF_SKB_PROTOCOL,
     /// `bpf_array.pptrs`
     OFF_BPF_ARRAY_PPTRS,
-    /// `LINUX_MIB_LISTENOVERFLOWS`; the agent checks that `LINUX_MIB_LISTENDROPS` follows it
+    /// Number of arguments of `tcp_check_req`, behind which a fexit program finds its result
+    ARGS_CHECK_REQ,
+    /// `LINUX_MIB_LISTENOVERFLOWS`; the agent checks that LISTENDROPS follows
     MIB_LISTEN_OVERFLOWS,
-    /// `LINUX_MIB_TCPREQQFULLDROP`
-    MIB_REQ_Q_FULL_DROP,
+    /// `LINUX_MIB_SYNCOOKIESSENT`; the agent checks that RECV, FAILED and EMBRYONICRSTS follow
+    MIB_SYNCOOKIES_SENT,
+    /// `LINUX_MIB_TCPREQQFULLDOCOOKIES`; the agent checks that TCPREQQFULLDROP follows
+    MIB_REQ_Q_FULL_DO_COOKIES,
+    /// `LINUX_MIB_TCPDEFERACCEPTDROP`
+    MIB_DEFER_ACCEPT_DROP,
+    /// `LINUX_MIB_TCPFASTOPENPASSIVEFAIL`
+    MIB_FASTOPEN_PASSIVE_FAIL,
     /// `SKB_DROP_REASON_TCP_LISTEN_OVERFLOW`
     REASON_LISTEN_OVERFLOW,
 }
 
-/// Reads a member of a structure the verifier knows the type of: one load, no helper call. A
-/// pointer read this way keeps its type for the next hop.
-///
-/// # Safety
-///
-/// `base` must come from a program argument or from such a read, so that the verifier checks type
-/// and bounds at load; a fault at run time (the object went away) reads as zero (`PROBE_MEM`).
-/// Volatile, because the kernel writes concurrently.
+/// How a program reads members of kernel structures.
+pub trait Access {
+    /// Reads the member of `base` at `offset`.
+    ///
+    /// # Safety
+    ///
+    /// `base` must point to a structure that has a member of this type there.
+    unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T;
+}
+
+/// For programs whose arguments the verifier knows the types of (fentry, fexit, tp_btf): one load,
+/// no helper call. A pointer read this way keeps its type for the next hop.
+pub struct Typed;
+
+impl Access for Typed {
+    /// Volatile, because the kernel writes concurrently. A fault at run time (the object went away)
+    /// reads as zero (`PROBE_MEM`).
+    #[inline(always)]
+    unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
+        // SAFETY: the caller's promise; the verifier checks type and bounds at load.
+        unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
+    }
+}
+
+/// For programs whose arguments are plain numbers (kprobe, kretprobe), and for pointers that lost
+/// their type: a helper call. A fault reads as zero.
+pub struct Probed;
+
+impl Access for Probed {
+    #[inline(always)]
+    unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
+        read_or_zero((base as u64).wrapping_add(offset.load()))
+    }
+}
+
+/// Reads kernel memory at a plain address; zeros where there is nothing to read. `T` is an integer,
+/// an array of integers or a pointer.
 #[inline(always)]
-pub unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
-    // SAFETY: the caller's promise above.
-    unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
+pub fn read_or_zero<T: Copy>(address: u64) -> T {
+    // SAFETY: zero is a value of T, and the helper fills with zeros what it cannot read. Its result
+    // is not looked at: each branch on it would double the paths that the verifier walks.
+    unsafe {
+        let mut value: T = core::mem::zeroed();
+        bpf_probe_read_kernel_raw(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            address as *const core::ffi::c_void,
+        );
+        value
+    }
 }
 
 /// Reads kernel memory at a plain address, as a helper call that fails instead of faulting.

@@ -3,75 +3,76 @@
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use aya_log_ebpf::warn;
 use floodmark_common::{
-    ABSENT, AF_INET, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
+    AF_INET, CLASSES, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
 };
 
 use crate::{
     kernel::{
-        OFF_FILE_INODE, OFF_INODE_INO, OFF_NET_ABORT_ON_OVERFLOW, OFF_NET_INUM, OFF_SK_ACK_BACKLOG,
-        OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR,
-        OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE, field,
+        Access, OFF_FILE_INODE, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY,
+        OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET,
+        OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE,
     },
-    maps::{EVENTS, LISTENERS, totals},
+    maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, totals},
     segment::{Peer, in6_addr},
+};
+
+/// A tally at zero, to insert without taking up the stack.
+static BLANK: ListenerTally = ListenerTally {
+    counts: [0; CLASSES],
+    connections: 0,
+    events_withheld: 0,
+    limit_since_ns: 0,
+    limit_sent: 0,
+    queue_high: 0,
+    queue_limit: 0,
 };
 
 /// Inode number of the network namespace of `sk`.
 #[inline(always)]
-pub fn netns_of(sk: *const u8) -> u32 {
-    // SAFETY: `sk` is a program argument of type `struct sock *`; `skc_net` is a `struct net *`.
-    unsafe { field(field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_INUM) }
-}
-
-/// Whether `net.ipv4.tcp_abort_on_overflow` is set where `sk` lives: the overflow is then answered
-/// by a reset (`tcp_check_req`, label `listen_overflow`).
-#[inline(always)]
-pub fn aborts_on_overflow(sk: *const u8) -> bool {
-    if OFF_NET_ABORT_ON_OVERFLOW.load() == ABSENT {
-        return false;
-    }
-    // SAFETY: as in `netns_of`. The low byte tells, whether the sysctl is an int or a u8.
-    unsafe { field::<u8>(field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_ABORT_ON_OVERFLOW) != 0 }
+pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
+    // SAFETY: `sk` is a `struct sock *`; its `skc_net` is a `struct net *`.
+    unsafe { A::field(A::field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_INUM) }
 }
 
 /// Identity of the listening socket `sk`.
 #[inline(always)]
-pub fn key_of(sk: *const u8) -> ListenerKey {
-    // SAFETY: `sk` is a program argument of type `struct sock *`; each hop keeps its type, and a
-    // socket already released reads as inode 0.
+pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
+    // SAFETY: `sk` is a `struct sock *`; each hop keeps its type, and a socket already released
+    // reads as inode 0.
     unsafe {
-        let socket: *const u8 = field(sk, &OFF_SK_SOCKET);
-        let file: *const u8 = field(socket, &OFF_SOCKET_FILE);
-        let inode: *const u8 = field(file, &OFF_FILE_INODE);
-        let family = field::<u16>(sk, &OFF_SK_FAMILY);
+        let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
+        let file: *const u8 = A::field(socket, &OFF_SOCKET_FILE);
+        let inode: *const u8 = A::field(file, &OFF_FILE_INODE);
+        let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = field(sk, &OFF_SK_RCV_SADDR);
+            let word: u32 = A::field(sk, &OFF_SK_RCV_SADDR);
             addr[..4].copy_from_slice(&word.to_ne_bytes());
         } else {
-            addr = in6_addr(sk, &OFF_SK_V6_RCV_SADDR);
+            addr = in6_addr::<A>(sk, &OFF_SK_V6_RCV_SADDR);
         }
         ListenerKey {
-            netns: netns_of(sk),
-            inode: field::<u64>(inode, &OFF_INODE_INO) as u32,
+            netns: netns_of::<A>(sk),
+            inode: A::field::<u64>(inode, &OFF_INODE_INO) as u32,
             addr,
-            port: field(sk, &OFF_SK_NUM),
+            port: A::field(sk, &OFF_SK_NUM),
             family,
         }
     }
 }
 
-/// Counts something at listener `sk`, and tells of it in detail unless the listener's rate is
-/// used up. `kind` is one of the `EVENT_*` constants.
+/// Counts `times` of `class` at listener `sk`, totals first, and tells of it in detail unless the
+/// listener's rate is used up.
 #[inline(always)]
-pub fn record(
+pub fn record<A: Access>(
     ctx: &impl EbpfContext,
     sk: *const u8,
+    class: Class,
+    times: u64,
     peer: &Peer,
-    kind: u32,
-    count: impl FnOnce(&mut ListenerTally),
 ) {
-    let key = key_of(sk);
+    totals(|t| t.counts[class as usize] += times);
+    let key = key_of::<A>(sk);
     let Some(tally) = tally_of(&key) else {
         totals(|t| {
             t.map_full += 1;
@@ -83,13 +84,16 @@ pub fn record(
     };
     // SAFETY: this CPU's slot of a per-CPU map.
     let tally = unsafe { &mut *tally };
-    count(tally);
-    // SAFETY: as in `key_of`.
+    tally.count(class, times);
+    // SAFETY: `sk` is a `struct sock *`.
     let (len, limit) = unsafe {
-        (field::<u32>(sk, &OFF_SK_ACK_BACKLOG), field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
+        (A::field::<u32>(sk, &OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
     };
     tally.queue_high = tally.queue_high.max(len);
     tally.queue_limit = limit;
+    if class.is_loss() && is_first_loss(&key, peer) {
+        tally.connections += 1;
+    }
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     if !within_rate(tally, at_ns) {
@@ -101,13 +105,24 @@ pub fn record(
         peer: peer.addr,
         peer_port: peer.port,
         peer_family: peer.family,
-        kind,
+        class: class as u32,
         queue_len: len,
         queue_limit: limit,
         reserved: 0,
     };
     if EVENTS.output::<EventRecord>(&event, 0).is_err() {
         totals(|t| t.ring_full += 1);
+    }
+}
+
+/// Counts something that is no single segment's fate to be told of: totals and tally alone.
+#[inline(always)]
+pub fn count<A: Access>(sk: *const u8, class: Class, times: u64) {
+    totals(|t| t.counts[class as usize] += times);
+    match tally_of(&key_of::<A>(sk)) {
+        // SAFETY: this CPU's slot of a per-CPU map.
+        Some(tally) => unsafe { (*tally).count(class, times) },
+        None => totals(|t| t.map_full += 1),
     }
 }
 
@@ -118,8 +133,41 @@ fn tally_of(key: &ListenerKey) -> Option<*mut ListenerTally> {
         return Some(tally);
     }
     // Another CPU may insert first; then its slot for this CPU is there, zeroed.
-    let _ = LISTENERS.insert(key, ListenerTally::default(), u64::from(BPF_NOEXIST));
+    let _ = LISTENERS.insert(key, &BLANK, u64::from(BPF_NOEXIST));
     LISTENERS.get_ptr_mut(key)
+}
+
+/// Whether this is the first segment that the connection lost, as far as is remembered.
+#[inline(always)]
+fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
+    // Any odd constant spreads well enough for a table of some thousands.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let half = |at: usize| {
+        u64::from_ne_bytes([
+            peer.addr[at],
+            peer.addr[at + 1],
+            peer.addr[at + 2],
+            peer.addr[at + 3],
+            peer.addr[at + 4],
+            peer.addr[at + 5],
+            peer.addr[at + 6],
+            peer.addr[at + 7],
+        ])
+    };
+    let ports = u64::from(peer.port) << 48 | u64::from(listener.port) << 32;
+    let mut hash = half(0).wrapping_mul(SPREAD) ^ half(8);
+    hash = hash.wrapping_mul(SPREAD) ^ (ports | u64::from(listener.netns));
+    hash = hash.wrapping_mul(SPREAD);
+    let Some(place) = LOSERS.get_ptr_mut((hash >> 32) as u32 & (LOSERS_PLACES - 1)) else {
+        return true;
+    };
+    // SAFETY: an element of the map. Another CPU may write it at the same time, which costs no more
+    // than a connection counted twice.
+    unsafe {
+        let is_known = place.read_volatile() == hash;
+        place.write_volatile(hash);
+        !is_known
+    }
 }
 
 /// Whether one more detail event fits into the current second of this CPU and listener.

@@ -9,13 +9,15 @@
 mod bracket;
 mod check_req;
 mod conn_request;
+mod connect;
 mod cookie_check;
 mod drop_reason;
 mod kernel;
 mod listener;
 mod maps;
+mod request;
 mod segment;
-mod synack;
+mod service;
 mod time_wait;
 
 #[cfg(not(test))]

@@ -3,9 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
+use floodmark_common::{
+    ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+};
 
 /// Totals of this CPU; preallocated, so counting in it never fails.
 #[map]
@@ -16,10 +18,24 @@ pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
 pub static LISTENERS: PerCpuHashMap<ListenerKey, ListenerTally> =
     PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// TIME_WAIT entries by service.
+/// Number of places in [`LOSERS`]; a power of two.
+pub const LOSERS_PLACES: u32 = 8192;
+
+/// Connections that lost a segment not long ago, each by a hash of its addresses at the place that
+/// the hash gives it: tells a connection's first loss from those that follow. One that comes to a
+/// place taken takes it over, so memory is bounded; the other's next loss counts as a first.
 #[map]
-pub static TIME_WAIT: PerCpuHashMap<TimeWaitKey, u64> =
+pub static LOSERS: Array<u64> = Array::with_max_entries(LOSERS_PLACES, 0);
+
+/// What became of connections, by service.
+#[map]
+pub static SERVICES: PerCpuHashMap<ServiceKey, ServiceTally> =
     PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Connects that found no local port, by destination and process.
+#[map]
+pub static NO_PORT: PerCpuHashMap<NoPortKey, NoPortTally> =
+    PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// Detail events; the agent sets the size.
 #[map]

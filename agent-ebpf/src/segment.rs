@@ -3,8 +3,8 @@
 use floodmark_common::{AF_INET, AF_INET6, RawAddr};
 
 use crate::kernel::{
-    OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_V6_DADDR, OFF_SKB_HEAD,
-    OFF_SKB_NETWORK_HEADER, OFF_SKB_PROTOCOL, OFF_SKB_TRANSPORT_HEADER, field, read_at,
+    Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_V6_DADDR, OFF_SKB_HEAD,
+    OFF_SKB_NETWORK_HEADER, OFF_SKB_PROTOCOL, OFF_SKB_TRANSPORT_HEADER, read_or_zero,
 };
 
 /// The client's side of a handshake.
@@ -14,6 +14,8 @@ pub struct Peer {
     pub addr: RawAddr,
     pub port: u16,
     pub family: u16,
+    /// No padding: verifiers before Linux 6.3 refuse to copy bytes that nobody wrote.
+    pub reserved: u32,
 }
 
 /// Offset of `saddr` in `struct iphdr` (RFC 791) and `struct ipv6hdr` (RFC 8200).
@@ -25,45 +27,44 @@ const ETH_P_IP_BE: u16 = 0x0800_u16.to_be();
 /// The sender of `skb`. The family is the packet's, not the socket's: a dual-stack listener is
 /// AF_INET6 and takes IPv4 packets.
 #[inline(always)]
-pub fn sender(skb: *const u8) -> Peer {
-    // SAFETY: `skb` is a program argument of type `struct sk_buff *`.
+pub fn sender<A: Access>(skb: *const u8) -> Peer {
+    // SAFETY: `skb` is a `struct sk_buff *`.
     let (head, network, transport, protocol) = unsafe {
         (
-            field::<u64>(skb, &OFF_SKB_HEAD),
-            field::<u16>(skb, &OFF_SKB_NETWORK_HEADER),
-            field::<u16>(skb, &OFF_SKB_TRANSPORT_HEADER),
-            field::<u16>(skb, &OFF_SKB_PROTOCOL),
+            A::field::<u64>(skb, &OFF_SKB_HEAD),
+            A::field::<u16>(skb, &OFF_SKB_NETWORK_HEADER),
+            A::field::<u16>(skb, &OFF_SKB_TRANSPORT_HEADER),
+            A::field::<u16>(skb, &OFF_SKB_PROTOCOL),
         )
     };
     let network = head + u64::from(network);
-    let port = read_at::<u16>(head + u64::from(transport)).unwrap_or(0);
+    let port = read_or_zero::<u16>(head + u64::from(transport));
     let mut peer = Peer { port: u16::from_be(port), ..Peer::default() };
     if protocol == ETH_P_IP_BE {
         peer.family = AF_INET;
-        peer.addr[..4]
-            .copy_from_slice(&read_at::<[u8; 4]>(network + IPV4_SADDR).unwrap_or_default());
+        peer.addr[..4].copy_from_slice(&read_or_zero::<[u8; 4]>(network + IPV4_SADDR));
     } else {
         peer.family = AF_INET6;
-        peer.addr = read_at::<RawAddr>(network + IPV6_SADDR).unwrap_or_default();
+        peer.addr = read_or_zero(network + IPV6_SADDR);
     }
     peer
 }
 
 /// The client of a request. `struct request_sock` begins with the same `sock_common` as a socket.
 #[inline(always)]
-pub fn requester(req: *const u8) -> Peer {
-    // SAFETY: `req` is a program argument of type `struct request_sock *`.
+pub fn requester<A: Access>(req: *const u8) -> Peer {
+    // SAFETY: `req` is a `struct request_sock *`.
     unsafe {
         let mut peer = Peer {
-            port: u16::from_be(field::<u16>(req, &OFF_SK_DPORT)),
-            family: field::<u16>(req, &OFF_SK_FAMILY),
-            addr: RawAddr::default(),
+            port: u16::from_be(A::field::<u16>(req, &OFF_SK_DPORT)),
+            family: A::field::<u16>(req, &OFF_SK_FAMILY),
+            ..Peer::default()
         };
         if peer.family == AF_INET {
-            let addr: u32 = field(req, &OFF_SK_DADDR);
+            let addr: u32 = A::field(req, &OFF_SK_DADDR);
             peer.addr[..4].copy_from_slice(&addr.to_ne_bytes());
         } else {
-            peer.addr = in6_addr(req, &OFF_SK_V6_DADDR);
+            peer.addr = in6_addr::<A>(req, &OFF_SK_V6_DADDR);
         }
         peer
     }
@@ -73,17 +74,15 @@ pub fn requester(req: *const u8) -> Peer {
 ///
 /// # Safety
 ///
-/// As for [`field`].
+/// As for [`Access::field`].
 #[inline(always)]
-pub unsafe fn in6_addr(base: *const u8, offset: &aya_ebpf::Global<u64>) -> RawAddr {
+pub unsafe fn in6_addr<A: Access>(base: *const u8, offset: &aya_ebpf::Global<u64>) -> RawAddr {
     // SAFETY: the caller's promise.
-    unsafe {
-        let words = base.add(offset.load() as usize).cast::<u32>();
-        let mut addr = RawAddr::default();
-        addr[..4].copy_from_slice(&words.read_volatile().to_ne_bytes());
-        addr[4..8].copy_from_slice(&words.add(1).read_volatile().to_ne_bytes());
-        addr[8..12].copy_from_slice(&words.add(2).read_volatile().to_ne_bytes());
-        addr[12..].copy_from_slice(&words.add(3).read_volatile().to_ne_bytes());
-        addr
-    }
+    let word = |i: usize| unsafe { A::field::<u32>(base.wrapping_add(4 * i), offset) };
+    let mut addr = RawAddr::default();
+    addr[..4].copy_from_slice(&word(0).to_ne_bytes());
+    addr[4..8].copy_from_slice(&word(1).to_ne_bytes());
+    addr[8..12].copy_from_slice(&word(2).to_ne_bytes());
+    addr[12..].copy_from_slice(&word(3).to_ne_bytes());
+    addr
 }

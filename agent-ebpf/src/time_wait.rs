@@ -1,31 +1,133 @@
-//! A connection enters TIME_WAIT.
+//! Connections enter TIME_WAIT, or FIN_WAIT2 as mini-sockets, and leave it.
+//!
+//! TW and TWKilled are counted at entry since Linux 5.18, at expiry before; which of the two it is
+//! the agent tells from `inet_timewait_sock.tw_kill`, and attaches accordingly.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
+    EbpfContext,
+    macros::{btf_tracepoint, fentry, fexit},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
-use floodmark_common::TimeWaitKey;
+use floodmark_common::ServiceClass;
 
 use crate::{
-    kernel::{OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_NUM, OFF_SK_PROTOCOL, field, read_at},
+    kernel::{
+        Access, BIT_TW_KILL, OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_PROTOCOL, OFF_TW_KILL,
+        OFF_TW_SUBSTATE, OFF_TW_TIMER, Probed, SHORT_TIMEOUT, Typed, read_or_zero,
+    },
     listener::netns_of,
-    maps::{TIME_WAIT, totals},
+    service::{count, count_between},
 };
 
 const TCP_FIN_WAIT2: u32 = 5;
 const TCP_CLOSE: u32 = 7;
 const TCP_CLOSING: u32 = 11;
 const IPPROTO_TCP: u16 = 6;
+/// `enum tcp_tw_status`.
+const TCP_TW_SYN: u64 = 3;
 
-/// kernel: net/ipv4/inet_timewait_sock.c `inet_twsk_alloc(sk, dr, state)`; NULL means the table is
-/// full (TCPTimeWaitOverflow) and the connection just closes.
+/// kernel: net/ipv4/inet_timewait_sock.c
+/// `inet_twsk_hashdance_schedule(tw, sk, hashinfo, timeo)`, Linux 6.11 and later.
+#[fentry(function = "inet_twsk_hashdance_schedule")]
+pub fn time_wait_hashed(ctx: FEntryContext) -> i32 {
+    entered(ctx.arg(0), ctx.arg(3));
+    0
+}
+
+/// kernel: `__inet_twsk_schedule(tw, timeo, rearm)`, Linux 5.18 to 6.10. Arming anew is no entry.
+#[fentry(function = "__inet_twsk_schedule")]
+pub fn time_wait_scheduled(ctx: FEntryContext) -> i32 {
+    if ctx.arg::<u64>(2) & 0xff == 0 {
+        entered(ctx.arg(0), ctx.arg(1));
+    }
+    0
+}
+
+/// By what it waits for and for how long: TWKilled is what stays for four seconds or less.
+#[inline(always)]
+fn entered(tw: *const u8, timeout: u64) {
+    // SAFETY: `tw` is a program argument of type `struct inet_timewait_sock *`.
+    let substate: u8 = unsafe { Typed::field(tw, &OFF_TW_SUBSTATE) };
+    let class = if u32::from(substate) != TCP_FIN_WAIT2 {
+        ServiceClass::TimeWait
+    } else if timeout as u32 <= SHORT_TIMEOUT.load() as u32 {
+        ServiceClass::FinWait2Short
+    } else {
+        ServiceClass::FinWait2
+    };
+    count::<Typed>(tw, class);
+}
+
+/// kernel: `inet_twsk_alloc(sk, dr, state)`; NULL means the table is full (TCPTimeWaitOverflow) and
+/// the connection just closes.
+#[fexit(function = "inet_twsk_alloc")]
+pub fn time_wait_refused(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(3) == 0 {
+        count::<Typed>(ctx.arg(0), ServiceClass::TimeWaitTableFull);
+    }
+    0
+}
+
+/// The same before Linux 5.18, where no counter moves at an entry and this is the place to see it.
 #[fexit(function = "inet_twsk_alloc")]
 pub fn time_wait_allocated(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u64>(3) != 0 {
-        let sk: *const u8 = ctx.arg(0);
-        // SAFETY: `sk` is a program argument of type `struct sock *`.
-        count(sk, unsafe { field(sk, &OFF_SK_NUM) });
+    let class = match (ctx.arg::<u64>(3), ctx.arg::<u64>(2) as u32) {
+        (0, _) => ServiceClass::TimeWaitTableFull,
+        (_, TCP_FIN_WAIT2) => ServiceClass::FinWait2,
+        _ => ServiceClass::TimeWait,
+    };
+    count::<Typed>(ctx.arg(0), class);
+    0
+}
+
+/// kernel: `tw_timer_handler(timer)` before Linux 5.18: TW, or TWKilled where `tw_kill` is set.
+#[fentry(function = "tw_timer_handler")]
+pub fn time_wait_expired(ctx: FEntryContext) -> i32 {
+    let timer: *const u8 = ctx.arg(0);
+    let tw = (timer as u64).wrapping_sub(OFF_TW_TIMER.load()) as *const u8;
+    // SAFETY: the timer is a member of a `struct inet_timewait_sock`.
+    let bits: u8 = unsafe { Probed::field(tw, &OFF_TW_KILL) };
+    let is_short = bits >> BIT_TW_KILL.load() & 1 == 1;
+    let class =
+        if is_short { ServiceClass::TimeWaitExpiredShort } else { ServiceClass::TimeWaitExpired };
+    count::<Probed>(tw, class);
+    0
+}
+
+/// kernel: net/ipv4/tcp_ipv4.c `tcp_twsk_unique(sk, sktw, twp)`; 1 means that `connect(2)` takes the
+/// port over (TWRecycled).
+#[fexit(function = "tcp_twsk_unique")]
+pub fn time_wait_reused(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(3) as u32 == 1 {
+        // The connecting socket has no port yet, the waiting one has.
+        count::<Typed>(ctx.arg(1), ServiceClass::TimeWaitReused);
+    }
+    0
+}
+
+/// kernel: net/ipv4/tcp_minisocks.c `tcp_timewait_state_process(tw, skb, th, …)`: a SYN may reopen
+/// the connection. One program for each number of arguments, behind which the result stands.
+#[fexit(function = "tcp_timewait_state_process")]
+pub fn time_wait_answered_3(ctx: FExitContext) -> i32 {
+    answered(&ctx, ctx.arg(3))
+}
+
+/// As above.
+#[fexit(function = "tcp_timewait_state_process")]
+pub fn time_wait_answered_4(ctx: FExitContext) -> i32 {
+    answered(&ctx, ctx.arg(4))
+}
+
+/// As above.
+#[fexit(function = "tcp_timewait_state_process")]
+pub fn time_wait_answered_5(ctx: FExitContext) -> i32 {
+    answered(&ctx, ctx.arg(5))
+}
+
+#[inline(always)]
+fn answered(ctx: &FExitContext, status: u64) -> i32 {
+    if status & 0xffff_ffff == TCP_TW_SYN {
+        count::<Typed>(ctx.arg(0), ServiceClass::TimeWaitReopened);
     }
     0
 }
@@ -42,33 +144,15 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is a program argument of type `struct sock *`. The low 16 bits tell, also where
     // the member is a bit field of 8.
-    if unsafe { field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP {
+    let (protocol, remote) = unsafe {
+        (Typed::field::<u16>(sk, &OFF_SK_PROTOCOL), Typed::field::<u16>(sk, &OFF_SK_DPORT))
+    };
+    if protocol == IPPROTO_TCP {
         // `inet_put_port` has cleared `skc_num` by now, and left `inet_sport`; that lies beyond
         // `struct sock`, which is as far as the verifier lets a typed load go.
-        let port: u16 = read_at(sk as u64 + OFF_INET_SPORT.load()).unwrap_or(0);
-        count(sk, u16::from_be(port));
+        let local: u16 = read_or_zero(sk as u64 + OFF_INET_SPORT.load());
+        let (local, remote) = (u16::from_be(local), u16::from_be(remote));
+        count_between(netns_of::<Typed>(sk), local, remote, ServiceClass::TimeWait);
     }
     0
-}
-
-/// Counts an entry for the service of `sk`. The lower port is taken for the service's, as
-/// ephemeral ports start at 32768.
-#[inline(always)]
-fn count(sk: *const u8, local: u16) {
-    totals(|t| t.time_wait += 1);
-    // SAFETY: `sk` is a program argument of type `struct sock *`.
-    let remote = u16::from_be(unsafe { field::<u16>(sk, &OFF_SK_DPORT) });
-    let key = TimeWaitKey {
-        netns: netns_of(sk),
-        port: local.min(remote),
-        by_service: u16::from(local <= remote),
-    };
-    if TIME_WAIT.get_ptr(key).is_none() {
-        let _ = TIME_WAIT.insert(key, 0, u64::from(BPF_NOEXIST));
-    }
-    match TIME_WAIT.get_ptr_mut(key) {
-        // SAFETY: this CPU's slot of a per-CPU map.
-        Some(entries) => unsafe { *entries += 1 },
-        None => totals(|t| t.map_full += 1),
-    }
 }

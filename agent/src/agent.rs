@@ -17,12 +17,12 @@ use tokio::{
 use crate::{
     inventory::Inventory,
     kernel::{
-        Health, KernelSource, MibCounts, NetnsId, Standing,
+        Health, Heard, KernelSource, MibCounts, NetnsId, Signal, Standing,
         netns::{Netns, discover, of_process},
     },
     proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
     time::UnixMs,
-    verdict::{Correlator, Ledger, Report, TimeWaitReport, Verdict, VerdictKind},
+    verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
 
 /// How often the kernel's counts are read.
@@ -58,6 +58,10 @@ pub struct Snapshot {
     pub verdicts: BTreeMap<VerdictKind, u64>,
     /// The agent's own troubles.
     pub health: Health,
+    /// What each signal heard of the canary; empty while it sings.
+    pub canary: BTreeMap<Signal, Heard>,
+    /// Why there is no canary.
+    pub no_canary: Option<String>,
     /// What each source has read, by its name.
     pub sources: Vec<(String, Arc<SourceStats>)>,
     /// Time the last tick took.
@@ -86,7 +90,8 @@ impl Agent {
     /// When nothing at all can be looked at: no procfs, no threads.
     pub fn start(config: &AgentConfig) -> Result<Self> {
         let namespaces = discover()?;
-        let kernel = KernelSource::attach(&namespaces)?;
+        let mut kernel = KernelSource::attach(&namespaces)?;
+        kernel.release_canary();
         let mut inventory = Inventory::default();
         inventory.sweep(&namespaces, true)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
@@ -146,6 +151,8 @@ impl Agent {
         }
         self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
         let snapshot = tokio::task::block_in_place(|| {
+            self.tick(&mut on_verdict)?;
+            // Once more: the lower rung gives some drops to a listener one sample later.
             self.tick(&mut on_verdict)?;
             let rest = self.correlator.decide_all(&self.inventory);
             self.book(rest, &mut on_verdict);
@@ -216,26 +223,21 @@ impl Agent {
             .iter()
             .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
             .collect();
-        let mut time_wait: Vec<TimeWaitReport> = self
-            .kernel
-            .time_wait()?
-            .into_iter()
-            .map(|(key, count)| TimeWaitReport {
-                netns: NetnsId(key.netns),
-                port: key.port,
-                by_service: key.by_service != 0,
-                count,
-            })
-            .collect();
-        time_wait.sort_by_key(|entry| std::cmp::Reverse(entry.count));
+        let (services, services_moved) = self.kernel.services()?;
         let namespaces = self.kernel.kernel_counts();
+        let no_port = self.kernel.no_port()?;
+        let heard = self.kernel.heard();
+        let no_canary = heard.as_ref().err().map(ToString::to_string);
+        let kernel = KernelSide { rungs, kernel: &namespaces, services, services_moved, no_port };
         Ok(Snapshot {
-            report: self.ledger.report(UnixMs::now(), rungs, &namespaces, time_wait),
+            report: self.ledger.report(UnixMs::now(), kernel),
             namespaces,
             standings: self.kernel.standings().to_vec(),
             proxy_events: self.ledger.event_counts().clone(),
             verdicts: self.ledger.verdict_counts().clone(),
             health: self.kernel.health()?,
+            canary: heard.ok().flatten().cloned().unwrap_or_default(),
+            no_canary,
             sources: self.sources.clone(),
             tick,
         })

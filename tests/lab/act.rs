@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use floodmark::{
+    kernel::Counter,
     proxy::EventKind,
     verdict::{Report, Verdict},
 };
@@ -137,7 +138,8 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
 /// ListenOverflows and PassiveOpens of each application host.
 fn counters(topology: &Topology) -> Result<Vec<(u64, u64)>> {
     let read = topology.apps.iter().map(|(namespace, _)| namespace.counters());
-    read.map(|counts| counts.map(|c| (c.listen_overflows, c.passive_opens))).collect()
+    read.map(|counts| counts.map(|c| (c[Counter::ListenOverflows], c[Counter::PassiveOpens])))
+        .collect()
 }
 
 fn load(topology: &Topology, setting: &Setting) -> Result<Seen> {

@@ -17,7 +17,7 @@ use std::{
 use floodmark::{
     inventory::{Inventory, Listener as Listening},
     kernel::{
-        Attribution, MibCounts, NetnsId,
+        Attribution, Counter, MibCounts, NetnsId,
         estimate::{Remainder, Share, Suspect, share},
         mib,
         netns::{Netns, discover, visit},
@@ -69,13 +69,13 @@ impl Reading {
             .map(|socket| Suspect {
                 listener: socket.id(netns),
                 drops: self.drops_since(before, socket.addr),
-                known: known(socket.addr),
+                explained: 2 * known(socket.addr),
             })
             .collect();
-        let known: u64 = suspects.iter().map(|suspect| suspect.known).sum();
+        let known: u64 = suspects.iter().map(|suspect| suspect.explained / 2).sum();
         let remainder = Remainder {
-            overflows: grown.listen_overflows - known,
-            drops: grown.listen_drops - known,
+            overflows: grown[Counter::ListenOverflows] - known,
+            drops: grown[Counter::ListenDrops] - known,
         };
         share(&remainder, &suspects)
     }
@@ -106,16 +106,16 @@ fn root_a_full_queue_is_seen_owned_and_blamed_alone() {
 
     let grown = after.counts.since(&before.counts);
     println!("{grown:?} {:?}", after.socket(full.addr));
-    assert!(grown.listen_overflows >= 7, "7 of 10 SYNs find no room");
+    assert!(grown[Counter::ListenOverflows] >= 7, "7 of 10 SYNs find no room");
     // A SYN dropped is one tcp_listendrop and nothing else.
-    assert_eq!(u64::from(after.drops_since(&before, full.addr)), grown.listen_drops);
+    assert_eq!(u64::from(after.drops_since(&before, full.addr)), grown[Counter::ListenDrops]);
     assert_eq!(after.drops_since(&before, quiet.addr), 0);
     let shares = after.shares_since(&before, netns.id, |_| 0);
     assert_eq!(shares.len(), 1);
     assert_eq!(shares[0].listener.addr, full.addr);
     assert_eq!(shares[0].attribution, Attribution::Exclusive);
-    assert_eq!(shares[0].tally.overflows(), grown.listen_overflows);
-    assert_eq!(shares[0].tally.drops(), grown.listen_drops);
+    assert_eq!(shares[0].tally.overflows(), grown[Counter::ListenOverflows]);
+    assert_eq!(shares[0].tally.drops(), grown[Counter::ListenDrops]);
 
     let inventory = swept(from_ref(&netns));
     let listener = the_one(&inventory, &netns, full.addr);
@@ -151,7 +151,7 @@ fn root_two_dropping_listeners_share_the_whole() {
         assert_eq!(share.tally.overflows(), own);
     }
     let sum: u64 = shares.iter().map(|share| share.tally.overflows()).sum();
-    assert_eq!(sum, grown.listen_overflows);
+    assert_eq!(sum, grown[Counter::ListenOverflows]);
 }
 
 /// Why the estimator takes two off for each final ACK it knows of.
@@ -175,7 +175,7 @@ fn root_a_dropped_final_ack_moves_the_drop_counter_by_two() {
     }
     wait(300);
     let between = Reading::of(&namespace);
-    let known = between.counts.since(&before.counts).listen_overflows;
+    let known = between.counts.since(&before.counts)[Counter::ListenOverflows];
     let moved = u64::from(between.drops_since(&before, acks.addr));
     println!("{known} final ACKs dropped, drop counter moved by {moved}");
     assert!(known >= 18, "18 of 20 connections find no room");

@@ -24,7 +24,7 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, host, demo, vm (all machines) or vm-6.1 ...
+    /// Run only these steps: fmt, clippy, unit, host, scenarios, demo, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -144,10 +144,16 @@ fn all_steps() -> Result<Vec<Step>> {
             Ok(cargo([&["test"], &HOST_CODE[..], &privileged].concat()))
         }),
         Step::new("host", privileged_tests),
+        Step::new("scenarios", || {
+            let scenarios = build::release("floodmark-tests", "floodmark-scenarios")?;
+            root::command(&scenarios, &scenarios.display().to_string())
+        }),
         Step::new("demo", xtask(&["demo", "--quick"])),
     ];
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
+        let scenarios = xtask(&["vm", "--kernel", kernel, "scenarios"]);
+        steps.push(Step::new(format!("vm-{kernel}-scenarios"), scenarios));
         let demo = xtask(&["demo", "--quick", "--vm", kernel]);
         steps.push(Step::new(format!("vm-{kernel}-demo"), demo));
     }

@@ -27,6 +27,10 @@ use series::Series;
 pub const AGENT: &str = "/usr/bin/floodmark";
 /// Where the lab lies in a guest.
 pub const LAB: &str = "/usr/bin/floodmark-lab";
+/// Where the scenarios lie in a guest.
+const SCENARIOS: &str = "/usr/bin/floodmark-scenarios";
+/// The command that stands for them.
+const SCENARIOS_COMMAND: &str = "scenarios";
 /// Tells the privileged tests where the agent is.
 pub const AGENT_VARIABLE: &str = "FLOODMARK_AGENT";
 /// Tells the privileged tests where the lab is.
@@ -34,7 +38,7 @@ pub const LAB_VARIABLE: &str = "FLOODMARK_LAB";
 
 const TESTS_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Boot Debian kernels in QEMU and run the privileged tests, or a command, in each.
+/// Boot Debian kernels in QEMU and run the privileged tests, the scenarios, or a command, in each.
 #[derive(clap::Args)]
 pub struct Args {
     /// Kernel series, or `all`; see --list.
@@ -46,8 +50,8 @@ pub struct Args {
     /// Look for newer kernels of these series than the ones fetched already.
     #[arg(long)]
     refresh: bool,
-    /// A command to run in the guest, instead of the tests.
-    #[arg(last = true)]
+    /// `scenarios` with its arguments, or a command to run in the guest, instead of the tests.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
 
@@ -67,8 +71,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     };
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
     let mut payload = Payload::base()?;
-    let command =
-        if args.command.is_empty() { add_tests(&mut payload)? } else { args.command.clone() };
+    let command = match args.command.split_first() {
+        None => add_tests(&mut payload)?,
+        Some((first, names)) if first == SCENARIOS_COMMAND => add_scenarios(&mut payload, names)?,
+        Some(_) => args.command.clone(),
+    };
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let mut all_passed = true;
     for pair in chosen.chunks(2) {
@@ -142,4 +149,10 @@ fn add_tests(payload: &mut Payload) -> Result<Vec<String>> {
          $test {PRIVILEGED_PREFIX} --test-threads=1 || failed=1; done; exit $failed"
     );
     Ok(vec!["sh".into(), "-c".into(), script])
+}
+
+/// Adds the scenarios; returns the command that plays them.
+fn add_scenarios(payload: &mut Payload, arguments: &[String]) -> Result<Vec<String>> {
+    payload.program(&build::release("floodmark-tests", "floodmark-scenarios")?, SCENARIOS)?;
+    Ok([&[SCENARIOS.to_owned()], arguments].concat())
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
 use crate::{
     agent::{Agent, AgentConfig, Snapshot},
+    kernel::Counter,
     verdict::Report,
 };
 
@@ -61,7 +62,7 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
 }
 
 fn is_trouble(report: &Report) -> bool {
-    let lost = report.namespaces.iter().any(|netns| netns.kernel.listen_drops > 0);
+    let lost = report.namespaces.iter().any(|netns| netns.kernel[Counter::ListenDrops] > 0);
     lost || report.proxy.markings > 0 || report.proxy.no_live_peers > 0
 }
 

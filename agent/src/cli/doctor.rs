@@ -1,6 +1,11 @@
 //! `floodmark doctor`: what this host allows.
 
-use std::process::ExitCode;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -8,7 +13,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::{HEALTHY, TROUBLE};
-use crate::kernel::{Object, Rung, Standing};
+use crate::kernel::{Heard, KernelSource, Object, Rung, Signal, Standing};
 
 /// Arguments of `floodmark doctor`.
 #[derive(Debug, Args)]
@@ -16,6 +21,10 @@ pub(super) struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Lose handshakes on purpose, in a network namespace of its own, and check that every hook
+    /// tells of them; takes some seconds
+    #[arg(long)]
+    canary: bool,
 }
 
 #[derive(Serialize)]
@@ -24,25 +33,49 @@ struct Findings {
     kernel: String,
     machine: String,
     signals: Vec<Standing>,
+    /// What each signal heard of the canary, where one was let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary: Option<BTreeMap<Signal, Heard>>,
 }
 
 /// Attaches everything for a moment, and tells what came of it. Exit status 1 where a signal cannot
-/// be had at all.
+/// be had at all, or did not hear the canary.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let system = uname()?;
+    let (signals, canary) = if args.canary {
+        let (signals, heard) = with_canary()?;
+        (signals, Some(heard))
+    } else {
+        (Object::attach(Rung::Fentry).standings, None)
+    };
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         kernel: system.release().to_string_lossy().into_owned(),
         machine: system.machine().to_string_lossy().into_owned(),
-        signals: Object::attach().standings,
+        signals,
+        canary,
     };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         print(&findings);
     }
-    let complete = findings.signals.iter().all(|standing| standing.rung != Rung::None);
+    let heard = findings.canary.iter().flatten().all(|(_, heard)| heard.is_exact());
+    let complete = heard && findings.signals.iter().all(|standing| standing.rung != Rung::None);
     Ok(ExitCode::from(if complete { HEALTHY } else { TROUBLE }))
+}
+
+/// How each signal is had once the canary has sung, and what was heard of it.
+fn with_canary() -> Result<(Vec<Standing>, BTreeMap<Signal, Heard>)> {
+    let mut source = KernelSource::attach(&[])?;
+    source.release_canary();
+    loop {
+        source.sample(&[])?;
+        if let Some(heard) = source.heard()? {
+            return Ok((source.standings().to_vec(), heard.clone()));
+        }
+        sleep(Duration::from_millis(200));
+    }
 }
 
 fn print(findings: &Findings) {
@@ -56,15 +89,33 @@ fn print(findings: &Findings) {
             standing.blind_spot
         );
     }
-    let mut refusals: Vec<String> = findings
-        .signals
-        .iter()
-        .flat_map(|standing| &standing.refused)
-        .map(|refusal| format!("{}: {}", refusal.rung, refusal.reason))
-        .collect();
-    refusals.dedup();
+    for (signal, heard) in findings.canary.iter().flatten() {
+        let Heard { happened, heard: times } = heard;
+        let verdict = if heard.is_exact() { "heard" } else { "FAILED" };
+        println!("canary: {:<20}{verdict}: {times} of {happened}", signal.name());
+    }
+    let refusals = refusals(&findings.signals);
     if !refusals.is_empty() {
         println!("\nhigher rungs refused by this kernel:");
-        refusals.iter().for_each(|refusal| println!("  {refusal}"));
     }
+    for ((rung, reason), places) in refusals {
+        println!("  {rung}: {reason}");
+        if !places.is_empty() {
+            println!("    {}", Vec::from_iter(places).join(", "));
+        }
+    }
+}
+
+type Places<'a> = BTreeSet<&'a str>;
+
+/// The refusals of rungs above the ones taken, each reason once, with the places it was given for.
+fn refusals(signals: &[Standing]) -> BTreeMap<(Rung, &str), Places<'_>> {
+    let mut by_reason: BTreeMap<(Rung, &str), Places<'_>> = BTreeMap::new();
+    for standing in signals {
+        for refusal in standing.higher_refused() {
+            let places = by_reason.entry((refusal.rung, &refusal.reason)).or_default();
+            places.extend(refusal.place.as_deref());
+        }
+    }
+    by_reason
 }

@@ -3,7 +3,7 @@
 use std::{fmt::Write, sync::Arc};
 
 use crate::{
-    kernel::{Attribution, Rung, Standing},
+    kernel::{Attribution, Counter, Rung, Standing},
     proxy::EventKind,
     verdict::{ListenerReport, Report, Verdict, advice, in_words},
 };
@@ -80,16 +80,22 @@ fn tell_listener(out: &mut String, report: &ListenerReport) -> std::fmt::Result 
 
 fn tell_reconciliation(out: &mut String, report: &Report) -> std::fmt::Result {
     for netns in &report.namespaces {
-        let difference = match (netns.unattributed_overflows, netns.unattributed_drops) {
-            (0, 0) => "all attributed".to_owned(),
-            (overflows, drops) => format!("not attributed: {overflows} and {drops}"),
+        let rest: Vec<String> = netns
+            .unattributed
+            .iter()
+            .map(|(counter, count)| format!("{count} of {counter}"))
+            .collect();
+        let difference = if rest.is_empty() {
+            "all attributed".to_owned()
+        } else {
+            format!("not attributed: {}", rest.join(", "))
         };
         writeln!(
             out,
             "\n  the kernel's own count in {}: ListenOverflows {}, ListenDrops {}; {difference}",
             plain(&netns.name),
-            netns.kernel.listen_overflows,
-            netns.kernel.listen_drops,
+            netns.kernel[Counter::ListenOverflows],
+            netns.kernel[Counter::ListenDrops],
         )?;
     }
     Ok(())
@@ -127,7 +133,8 @@ fn tell_proxies(out: &mut String, report: &Report) -> std::fmt::Result {
 
 /// What the story cannot know: lower rungs and lost detail.
 fn tell_limits(out: &mut String, report: &Report, standings: &[Standing]) -> std::fmt::Result {
-    let lower = standings.iter().filter(|s| s.rung != Rung::None && !s.refused.is_empty());
+    let lower =
+        standings.iter().filter(|s| s.rung != Rung::None && s.higher_refused().next().is_some());
     for standing in lower {
         writeln!(
             out,

@@ -6,15 +6,12 @@ use crate::{
     agent::Snapshot,
     inventory::{Listener, Owner},
     kernel::{
-        Attribution, Health, ListenerId, MibCounts, NetnsId, QueueDepth, Rung, Signal, Standing,
-        Tally,
+        Attribution, Class, Counter, Health, Heard, ListenerId, MibCounts, NetnsId, NoPortCount,
+        QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
     },
     proxy::{ProxyKind, SourceStats},
     time::{UnixMs, Window},
-    verdict::{
-        Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport,
-        VerdictKind,
-    },
+    verdict::{Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, VerdictKind},
 };
 
 /// The namespace where something was lost.
@@ -25,8 +22,12 @@ pub(super) const QUIET: NetnsId = NetnsId(4_026_532_002);
 /// One listener that lost 10 SYNs, 5 final ACKs and 3 segments for other reasons, one of which for
 /// a full SYN queue; and everything that goes with it.
 pub(super) fn snapshot() -> Snapshot {
-    let kernel =
-        MibCounts { listen_overflows: 16, listen_drops: 20, time_wait: 4, ..MibCounts::default() };
+    let mut kernel = MibCounts::default();
+    for (counter, count) in
+        [(Counter::ListenOverflows, 16), (Counter::ListenDrops, 20), (Counter::TimeWait, 4)]
+    {
+        kernel[counter] = count;
+    }
     let sources = Arc::new(SourceStats::default());
     sources.lines_cut.store(2, Ordering::Relaxed);
     let kind = VerdictKind {
@@ -45,12 +46,26 @@ pub(super) fn snapshot() -> Snapshot {
                 netns: APP,
                 name: "app1".to_owned(),
                 kernel,
-                unattributed_overflows: 1,
-                unattributed_drops: 2,
+                unattributed: BTreeMap::from([
+                    ("ListenOverflows".to_owned(), 1),
+                    ("ListenDrops".to_owned(), 2),
+                ]),
             }],
             proxy: ProxyReport { markings: 7, ..ProxyReport::default() },
             events_lost: 0,
-            time_wait: vec![TimeWaitReport { netns: APP, port: 8000, by_service: true, count: 4 }],
+            services: vec![ServiceCount {
+                netns: APP,
+                port: 8000,
+                is_local: true,
+                counts: BTreeMap::from([("time_wait".to_owned(), 4)]),
+            }],
+            no_port: vec![NoPortCount {
+                netns: APP,
+                destination: ([10, 0, 0, 9], 5432).into(),
+                pid: 42,
+                command: "nginx".to_owned(),
+                failures: 6,
+            }],
         },
         namespaces: BTreeMap::from([
             (APP, ("app1".to_owned(), kernel)),
@@ -60,6 +75,8 @@ pub(super) fn snapshot() -> Snapshot {
         proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
         health: Health::default(),
+        canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
+        no_canary: None,
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
         tick: Duration::from_millis(3),
     }
@@ -83,13 +100,12 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
         vec![Owner { pid: 42, command: command.to_owned(), cgroup: Some("/app.slice".to_owned()) }];
     ListenerReport {
         listener,
-        tally: Tally {
-            syn_overflow: 10,
-            ack_overflow: 5,
-            other_drops: 3,
-            syn_queue_full: 1,
-            ..Tally::default()
-        },
+        tally: Tally::of(&[
+            (Class::SynAcceptQueueFull, 10),
+            (Class::AckAcceptQueueFull, 5),
+            (Class::SynQueueFull, 1),
+            (Class::SynOther, 2),
+        ]),
         attribution: Attribution::Exact,
         queue_high: 129,
         peers: Vec::new(),

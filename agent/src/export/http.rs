@@ -88,7 +88,15 @@ async fn ready(State(latest): State<Latest>) -> Response {
     let Some(snapshot) = current(&latest) else { return not_yet() };
     let (status, mut text) = readiness(&snapshot, UnixMs::now());
     for standing in &snapshot.standings {
-        let _ = writeln!(text, "{} {}", standing.signal.name(), standing.rung);
+        let heard = snapshot.canary.get(&standing.signal).map(|heard| match heard.is_exact() {
+            true => " heard the canary",
+            false => " did not hear the canary above",
+        });
+        let (signal, rung) = (standing.signal.name(), standing.rung);
+        let _ = writeln!(text, "{signal} {rung}{}", heard.unwrap_or_default());
+    }
+    if let Some(why) = &snapshot.no_canary {
+        let _ = writeln!(text, "{why}");
     }
     (status, text).into_response()
 }

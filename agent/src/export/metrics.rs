@@ -6,12 +6,19 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use super::families::Families;
-use crate::{agent::Snapshot, verdict::ListenerReport};
+use crate::{
+    agent::Snapshot,
+    kernel::{
+        Class, Counter, NetnsId,
+        class::{Meaning, meaning_of},
+    },
+    verdict::ListenerReport,
+};
 
 /// Listeners exported at most, those with most drops first; the rest is counted in
 /// `floodmark_listeners_not_exported`.
 pub const LISTENERS_EXPORTED: usize = 200;
-/// Services exported at most with their TIME_WAIT entries, busiest first.
+/// Services exported at most, busiest first; and destinations without a port.
 const SERVICES_EXPORTED: usize = 200;
 
 /// Renders a snapshot as Prometheus text.
@@ -32,7 +39,7 @@ pub fn render(snapshot: &Snapshot) -> Result<String> {
         rest.len() as f64,
     );
     about_namespaces(&mut families, snapshot);
-    about_time_wait(&mut families, snapshot);
+    about_services(&mut families, snapshot);
     about_proxies(&mut families, snapshot);
     about_sources(&mut families, snapshot);
     families.encode()
@@ -53,6 +60,15 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
             1.0,
         );
     }
+    for (signal, heard) in &snapshot.canary {
+        families.gauge(
+            "floodmark_canary_heard",
+            "1 where a signal told of every handshake that the agent lost on purpose at its start, \
+             0 where it did not and went down a rung.",
+            &[("signal", signal.name())],
+            f64::from(u8::from(heard.is_exact())),
+        );
+    }
     families.gauge(
         "floodmark_tick_duration_seconds",
         "Time the last reading of the kernel's counts and its evaluation took.",
@@ -68,6 +84,15 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
             "Detail events lost between kernel and agent; counts do not suffer from it.",
             &[("reason", what)],
             count,
+        );
+    }
+    for (program, count) in &snapshot.health.misses {
+        families.counter(
+            "floodmark_program_misses_total",
+            "How often the kernel skipped a program because one was running on the CPU already \
+             (recursion_misses); what it would have seen is not counted.",
+            &[("program", program)],
+            *count,
         );
     }
     for (what, count) in [
@@ -89,29 +114,15 @@ fn about_a_listener(families: &mut Families, report: &ListenerReport) {
     let (netns, addr) = (&listener.netns_name, listener.id.addr.to_string());
     let inode = listener.id.inode.to_string();
     let base = [("netns", netns.as_str()), ("listener", &addr), ("inode", &inode)];
-    let tally = &report.tally;
-    let unexplained = tally.other_drops.saturating_sub(tally.syn_queue_full);
-    for (stage, cause, count) in [
-        ("syn", "accept_queue_full", tally.syn_overflow),
-        ("ack", "accept_queue_full", tally.ack_overflow),
-        ("cookie_ack", "accept_queue_full", tally.cookie_overflow),
-        ("unknown", "accept_queue_full", tally.unstaged_overflow),
-        ("syn", "syn_queue_full", tally.syn_queue_full),
-        ("unknown", "other", unexplained),
-    ] {
-        families.counter(
-            "floodmark_listener_drops_total",
-            "Handshake segments dropped at a listener. Summed over listeners it is the growth of \
-             the namespace's ListenDrops, and of ListenOverflows for cause accept_queue_full.",
-            &[base[0], base[1], base[2], ("stage", stage), ("cause", cause)],
-            count,
-        );
+    for class in Class::ALL {
+        about_a_class(families, &base, class, report.tally[class]);
     }
     families.counter(
-        "floodmark_listener_synack_retransmits_total",
-        "SYN/ACKs sent again by a listener (tcp_rtx_synack).",
+        "floodmark_listener_connections_hit_total",
+        "Connections that lost a handshake segment, each counted at its first. An upper bound \
+         where thousands are hit at once.",
         &base,
-        tally.synack_retransmits,
+        report.tally.connections,
     );
     families.gauge(
         "floodmark_listener_accept_queue_high",
@@ -142,59 +153,99 @@ fn about_a_listener(families: &mut Families, report: &ListenerReport) {
     );
 }
 
+/// Drops, retransmits and the rest are families of their own, so that a sum over one makes sense.
+fn about_a_class(families: &mut Families, base: &[(&str, &str); 3], class: Class, count: u64) {
+    let Meaning { stage, cause, effect, counters } = meaning_of(class);
+    let [netns, listener, inode] = *base;
+    let labels = [netns, listener, inode, ("stage", stage), ("cause", cause)];
+    if counters.contains(&Counter::ListenDrops) {
+        families.counter(
+            "floodmark_listener_drops_total",
+            "Handshake segments dropped at a listener. Summed over listeners it is the growth of \
+             the namespace's ListenDrops, and of ListenOverflows for cause accept_queue_full.",
+            &[labels[0], labels[1], labels[2], labels[3], labels[4], ("effect", effect.name())],
+            count,
+        );
+    } else if counters.contains(&Counter::SynRetrans) {
+        families.counter(
+            "floodmark_listener_synack_retransmits_total",
+            "SYN/ACKs sent again by a listener (tcp_rtx_synack), by what made it necessary.",
+            &[netns, listener, inode, ("cause", cause)],
+            count,
+        );
+    } else if counters.is_empty() {
+        families.counter(
+            "floodmark_listener_requests_expired_total",
+            "Pending requests given up by their timer (reqsk_timer_handler).",
+            &[netns, listener, inode, ("cause", cause)],
+            count,
+        );
+    } else {
+        families.counter(
+            "floodmark_listener_handshake_events_total",
+            "What else befell handshakes at a listener: SYN cookies, deferred ACKs, resets.",
+            &labels,
+            count,
+        );
+    }
+}
+
 /// Every namespace is there from the start, at 0: what appears with its first drops already counted
 /// has no increase that a query could see.
 fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
     for (netns, (name, kernel)) in &snapshot.namespaces {
-        let labels = [("netns", name.as_str())];
-        for (name, help, count) in [
-            (
-                "floodmark_kernel_listen_overflows_total",
-                "Growth of the kernel's TcpExt ListenOverflows of a namespace since the agent \
+        let report = snapshot.report.namespaces.iter().find(|report| report.netns == *netns);
+        for counter in Counter::RECONCILED {
+            let labels = [("netns", name.as_str()), ("counter", counter.name())];
+            families.counter(
+                "floodmark_kernel_counter_total",
+                "Growth of the kernel's own counters (TcpExt) of a namespace since the agent \
                  started.",
-                kernel.listen_overflows,
-            ),
-            (
-                "floodmark_kernel_listen_drops_total",
-                "Growth of the kernel's TcpExt ListenDrops of a namespace since the agent started.",
-                kernel.listen_drops,
-            ),
-        ] {
-            families.counter(name, help, &labels, count);
-        }
-        let moved = snapshot.report.namespaces.iter().find(|report| report.netns == *netns);
-        for (name, help, rest) in [
-            (
-                "floodmark_unattributed_listen_overflows",
-                "Growth of ListenOverflows minus what was attributed to listeners; may be \
-                 negative. Other than 0 for longer than a scrape, something is not seen.",
-                moved.map_or(0, |report| report.unattributed_overflows),
-            ),
-            (
-                "floodmark_unattributed_listen_drops",
-                "Growth of ListenDrops minus what was attributed to listeners; may be negative. \
+                &labels,
+                kernel[counter],
+            );
+            let rest = report.and_then(|report| report.unattributed.get(counter.name()));
+            families.gauge(
+                "floodmark_kernel_counter_unattributed",
+                "Growth of a counter minus what was attributed to listeners; may be negative. \
                  Other than 0 for longer than a scrape, something is not seen.",
-                moved.map_or(0, |report| report.unattributed_drops),
-            ),
-        ] {
-            families.gauge(name, help, &labels, rest as f64);
+                &labels,
+                rest.copied().unwrap_or(0) as f64,
+            );
         }
     }
 }
 
-fn about_time_wait(families: &mut Families, snapshot: &Snapshot) {
-    for entry in snapshot.report.time_wait.iter().take(SERVICES_EXPORTED) {
-        let closed_by = if entry.by_service { "service" } else { "client" };
-        let netns = snapshot
-            .namespaces
-            .get(&entry.netns)
-            .map_or_else(|| format!("net:[{}]", entry.netns), |(name, _)| name.clone());
+fn about_services(families: &mut Families, snapshot: &Snapshot) {
+    let name_of = |netns: NetnsId| {
+        let known = snapshot.namespaces.get(&netns);
+        known.map_or_else(|| format!("net:[{netns}]"), |(name, _)| name.clone())
+    };
+    for service in snapshot.report.services.iter().take(SERVICES_EXPORTED) {
+        let (netns, port) = (name_of(service.netns), service.port.to_string());
+        let side = if service.is_local { "service" } else { "client" };
+        for (event, count) in &service.counts {
+            families.counter(
+                "floodmark_connection_events_total",
+                "Connections that entered TIME_WAIT or FIN_WAIT2, how those ended, and SYNs sent \
+                 again, by the service's port (the lower one) and the side this host is on.",
+                &[("netns", &netns), ("port", &port), ("side", side), ("event", event)],
+                *count,
+            );
+        }
+    }
+    for no_port in snapshot.report.no_port.iter().take(SERVICES_EXPORTED) {
         families.counter(
-            "floodmark_time_wait_entries_total",
-            "Connections that entered TIME_WAIT, by the service's port (the lower one) and by the \
-             side that closed first.",
-            &[("netns", &netns), ("port", &entry.port.to_string()), ("closed_by", closed_by)],
-            entry.count,
+            "floodmark_connect_no_port_total",
+            "Connects that failed with EADDRNOTAVAIL: no ephemeral port left towards the \
+             destination.",
+            &[
+                ("netns", &name_of(no_port.netns)),
+                ("destination", &no_port.destination.to_string()),
+                ("pid", &no_port.pid.to_string()),
+                ("command", &no_port.command),
+            ],
+            no_port.failures,
         );
     }
 }

@@ -66,6 +66,8 @@ pub struct Member {
     pub offset: u64,
     /// Bytes of the member's type; 0 where it has none (a flexible array).
     pub size: u64,
+    /// For a bit field, its lowest bit within the byte at `offset`; else 0.
+    pub bit: u64,
 }
 
 /// The kernel's BTF.
@@ -116,13 +118,13 @@ impl Btf {
     /// `member("sock", "__sk_common.skc_net")`.
     pub fn member(&self, structure: &str, path: &str) -> Option<Member> {
         let mut id = *self.by_name.get(&(KIND_STRUCT, structure.to_owned()))?;
-        let mut offset = 0;
+        let mut bits = 0;
         for name in path.split('.') {
-            let (bits, kind) = self.find_member(self.resolve(id)?, name, NESTING)?;
-            offset += bits / 8;
+            let (further, kind) = self.find_member(self.resolve(id)?, name, NESTING)?;
+            bits += further;
             id = kind;
         }
-        Some(Member { offset, size: self.size_of(id).unwrap_or(0) })
+        Some(Member { offset: bits / 8, size: self.size_of(id).unwrap_or(0), bit: bits % 8 })
     }
 
     /// The value of an enumerator, in whichever enum it stands.
@@ -378,9 +380,9 @@ mod tests {
     #[test]
     fn finds_members_through_anonymous_unions_and_qualifiers() {
         let btf = Btf::parse(&sample()).unwrap();
-        assert_eq!(btf.member("outer", "a"), Some(Member { offset: 0, size: 4 }));
-        assert_eq!(btf.member("outer", "in.c"), Some(Member { offset: 8, size: 4 }));
-        assert_eq!(btf.member("outer", "d"), Some(Member { offset: 12, size: 4 }));
+        assert_eq!(btf.member("outer", "a"), Some(Member { offset: 0, size: 4, bit: 0 }));
+        assert_eq!(btf.member("outer", "in.c"), Some(Member { offset: 8, size: 4, bit: 0 }));
+        assert_eq!(btf.member("outer", "d"), Some(Member { offset: 12, size: 4, bit: 0 }));
         assert_eq!(btf.member("outer", "missing"), None);
         assert_eq!(btf.member("nothing", "a"), None);
         assert_eq!(btf.member("outer", "a.b"), None);

@@ -6,10 +6,17 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
-use floodmark_common::{AF_INET, ListenerKey, ListenerTally, RawAddr, TimeWaitKey, Totals};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use floodmark_common::{
+    AF_INET, Class, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RawAddr, SERVICE_CLASSES,
+    ServiceKey, ServiceTally, Totals,
+};
 
-use super::sample::{ListenerId, NetnsId, QueueDepth, Tally};
+use super::{
+    object::CountingMaps,
+    sample::{ListenerId, NetnsId, QueueDepth, Tally},
+    service::NoPortCount,
+};
 
 /// Growth at one listener since the last reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,22 +29,23 @@ pub struct Growth {
     pub queue: QueueDepth,
 }
 
+/// Counts of one service, by class.
+pub type ServiceCounts = [u64; SERVICE_CLASSES];
+
 /// The counting maps, and what they held when last read.
 pub struct Counters {
     listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
-    time_wait: PerCpuHashMap<MapData, TimeWaitKey, u64>,
+    services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
     totals: PerCpuArray<MapData, Totals>,
     seen: HashMap<ListenerKey, ListenerTally>,
 }
 
 impl Counters {
     /// Takes the maps over.
-    pub fn new(
-        listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
-        time_wait: PerCpuHashMap<MapData, TimeWaitKey, u64>,
-        totals: PerCpuArray<MapData, Totals>,
-    ) -> Self {
-        Self { listeners, time_wait, totals, seen: HashMap::new() }
+    pub fn new(maps: CountingMaps) -> Self {
+        let CountingMaps { listeners, services, no_port, totals } = maps;
+        Self { listeners, services, no_port, totals, seen: HashMap::new() }
     }
 
     /// What grew since the last call.
@@ -69,41 +77,56 @@ impl Counters {
             self.seen.remove(&key);
             self.listeners.remove(&key).context("removing from the LISTENERS map")?;
         }
-        let services: Vec<TimeWaitKey> =
-            self.time_wait.keys().collect::<Result<_, _>>().context("reading the TIME_WAIT map")?;
+        let services: Vec<ServiceKey> =
+            self.services.keys().collect::<Result<_, _>>().context("reading the SERVICES map")?;
         for key in services.iter().filter(|key| !known(NetnsId(key.netns))) {
-            self.time_wait.remove(key).context("removing from the TIME_WAIT map")?;
+            self.services.remove(key).context("removing from the SERVICES map")?;
+        }
+        let no_port: Vec<NoPortKey> =
+            self.no_port.keys().collect::<Result<_, _>>().context("reading the NO_PORT map")?;
+        for key in no_port.iter().filter(|key| !known(NetnsId(key.netns))) {
+            self.no_port.remove(key).context("removing from the NO_PORT map")?;
         }
         Ok(())
     }
 
-    /// TIME_WAIT entries since start, by service.
-    pub fn time_wait(&self) -> Result<Vec<(TimeWaitKey, u64)>> {
-        let read = |entry: Result<(TimeWaitKey, aya::maps::PerCpuValues<u64>), _>| {
-            let (key, per_cpu) = entry.context("reading the TIME_WAIT map")?;
-            Ok((key, per_cpu.iter().sum()))
+    /// What became of connections since start, by service.
+    pub fn services(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
+        let read = |entry: Result<(ServiceKey, PerCpuValues<ServiceTally>), _>| {
+            let (key, per_cpu) = entry.context("reading the SERVICES map")?;
+            let mut counts = [0; SERVICE_CLASSES];
+            per_cpu.iter().for_each(|cpu| add(&mut counts, &cpu.counts));
+            Ok((key, counts))
         };
-        self.time_wait.iter().map(read).collect()
+        self.services.iter().map(read).collect()
+    }
+
+    /// Connects that found no local port, since start.
+    pub fn no_port(&self) -> Result<Vec<NoPortCount>> {
+        let read = |entry: Result<(NoPortKey, PerCpuValues<NoPortTally>), _>| {
+            let (key, per_cpu) = entry.context("reading the NO_PORT map")?;
+            // Only the CPU that made the entry knows the name.
+            let command = per_cpu.iter().map(|cpu| cpu.command).find(|name| name[0] != 0);
+            let command = command.unwrap_or_default();
+            let command = command.split(|byte| *byte == 0).next().unwrap_or_default();
+            Ok(NoPortCount {
+                netns: NetnsId(key.netns),
+                destination: SocketAddr::new(address(key.family, &key.addr), key.port),
+                pid: key.pid,
+                command: String::from_utf8_lossy(command).into_owned(),
+                failures: per_cpu.iter().map(|cpu| cpu.failures).sum(),
+            })
+        };
+        self.no_port.iter().map(read).collect()
     }
 
     /// Totals over all CPUs since start.
     pub fn totals(&self) -> Result<Totals> {
         let per_cpu = self.totals.get(&0, 0).context("reading the TOTALS map")?;
         Ok(per_cpu.iter().fold(Totals::default(), |mut sum, cpu| {
-            let Totals {
-                overflows,
-                drops,
-                synack_retransmits,
-                time_wait,
-                ring_full,
-                map_full,
-                nested,
-                orphan_exits,
-            } = *cpu;
-            sum.overflows += overflows;
-            sum.drops += drops;
-            sum.synack_retransmits += synack_retransmits;
-            sum.time_wait += time_wait;
+            let Totals { counts, service_counts, ring_full, map_full, nested, orphan_exits } = *cpu;
+            add(&mut sum.counts, &counts);
+            add(&mut sum.service_counts, &service_counts);
             sum.ring_full += ring_full;
             sum.map_full += map_full;
             sum.nested += nested;
@@ -135,13 +158,8 @@ pub(super) fn address(family: u16, raw: &RawAddr) -> IpAddr {
 
 fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
     per_cpu.fold(ListenerTally::default(), |mut sum, cpu| {
-        sum.syn_overflow += cpu.syn_overflow;
-        sum.ack_overflow += cpu.ack_overflow;
-        sum.cookie_overflow += cpu.cookie_overflow;
-        sum.other_drops += cpu.other_drops;
-        sum.syn_queue_full += cpu.syn_queue_full;
-        sum.resets += cpu.resets;
-        sum.synack_retransmits += cpu.synack_retransmits;
+        add(&mut sum.counts, &cpu.counts);
+        sum.connections += cpu.connections;
         sum.events_withheld += cpu.events_withheld;
         sum.queue_high = sum.queue_high.max(cpu.queue_high);
         sum.queue_limit = sum.queue_limit.max(cpu.queue_limit);
@@ -149,18 +167,18 @@ fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
     })
 }
 
+fn add<const N: usize>(sum: &mut [u64; N], more: &[u64; N]) {
+    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+}
+
 /// Per-CPU counters are read one CPU after another, but each only grows.
 fn difference(now: &ListenerTally, before: &ListenerTally) -> Tally {
-    Tally {
-        syn_overflow: now.syn_overflow.saturating_sub(before.syn_overflow),
-        ack_overflow: now.ack_overflow.saturating_sub(before.ack_overflow),
-        cookie_overflow: now.cookie_overflow.saturating_sub(before.cookie_overflow),
-        unstaged_overflow: 0,
-        other_drops: now.other_drops.saturating_sub(before.other_drops),
-        syn_queue_full: now.syn_queue_full.saturating_sub(before.syn_queue_full),
-        resets: now.resets.saturating_sub(before.resets),
-        synack_retransmits: now.synack_retransmits.saturating_sub(before.synack_retransmits),
-    }
+    let grown = |class: Class| {
+        let index = class as usize;
+        now.counts[index].saturating_sub(before.counts[index])
+    };
+    let connections = now.connections.saturating_sub(before.connections);
+    Tally::counted(Class::ALL.map(grown), connections)
 }
 
 #[cfg(test)]
@@ -169,14 +187,14 @@ mod tests {
 
     #[test]
     fn sums_cpus_and_takes_the_difference() {
-        let cpu = |syn_overflow, queue_high| ListenerTally {
-            syn_overflow,
-            queue_high,
-            ..ListenerTally::default()
+        let cpu = |syns, queue_high| {
+            let mut tally = ListenerTally { queue_high, ..ListenerTally::default() };
+            tally.count(Class::SynAcceptQueueFull, syns);
+            tally
         };
         let now = sum([cpu(3, 129), cpu(4, 7)].iter());
-        assert_eq!((now.syn_overflow, now.queue_high), (7, 129));
-        assert_eq!(difference(&now, &cpu(5, 0)).syn_overflow, 2);
+        assert_eq!((now.counts[Class::SynAcceptQueueFull as usize], now.queue_high), (7, 129));
+        assert_eq!(difference(&now, &cpu(5, 0)), Tally::of(&[(Class::SynAcceptQueueFull, 2)]));
     }
 
     #[test]

@@ -5,7 +5,11 @@
 //! that `tcp_v4_rcv` or `tcp_v6_rcv` discards for it, so that a dropped final ACK counts twice and
 //! a dropped SYN once. It tells shares, not numbers: the numbers are the MIBs'.
 
-use super::sample::{Attribution, ListenerId, Tally};
+use super::{
+    class::{Class, meaning_of},
+    mib::Counter,
+    sample::{Attribution, ListenerId, Tally},
+};
 
 /// A listener whose `SK_MEMINFO_DROPS` was looked at before and after an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +18,8 @@ pub struct Suspect {
     pub listener: ListenerId,
     /// Its growth.
     pub drops: u32,
-    /// Overflows already attributed to it exactly in the interval (final ACKs seen being freed).
-    pub known: u64,
+    /// The part of it that goes to what programs saw in the interval; see [`moved_by`].
+    pub explained: u64,
 }
 
 /// What is to be shared out in one namespace.
@@ -25,6 +29,16 @@ pub struct Remainder {
     pub overflows: u64,
     /// Growth of ListenDrops that nobody has been given yet; never less than `overflows`.
     pub drops: u64,
+}
+
+/// By how much `sk_drops` of a listener grew for what programs saw there: two for each segment for a
+/// pending request, one for anything else.
+pub fn moved_by(tally: &Tally) -> u64 {
+    let by = |class| if meaning_of(class).stage == "ack" { 2 } else { 1 };
+    let drops = tally
+        .counts()
+        .filter(|(class, _)| meaning_of(*class).counters.contains(&Counter::ListenDrops));
+    drops.map(|(class, count)| by(class) * count).sum()
 }
 
 /// A listener's share.
@@ -44,9 +58,8 @@ pub struct Share {
 pub fn share(remainder: &Remainder, suspects: &[Suspect]) -> Vec<Share> {
     let mut weights: Vec<(ListenerId, u64)> = suspects
         .iter()
-        // A final ACK seen being freed has moved `sk_drops` by two.
         .map(|suspect| {
-            (suspect.listener, u64::from(suspect.drops).saturating_sub(2 * suspect.known))
+            (suspect.listener, u64::from(suspect.drops).saturating_sub(suspect.explained))
         })
         .filter(|(_, weight)| *weight > 0)
         .collect();
@@ -61,9 +74,12 @@ pub fn share(remainder: &Remainder, suspects: &[Suspect]) -> Vec<Share> {
     weights
         .iter()
         .zip(overflows.into_iter().zip(others))
-        .map(|((listener, _), (unstaged_overflow, other_drops))| Share {
+        .map(|((listener, _), (overflows, others))| Share {
             listener: *listener,
-            tally: Tally { unstaged_overflow, other_drops, ..Tally::default() },
+            tally: Tally::of(&[
+                (Class::UnstagedAcceptQueueFull, overflows),
+                (Class::UnstagedOther, others),
+            ]),
             attribution,
         })
         .filter(|share| !share.tally.is_empty())
@@ -90,10 +106,10 @@ mod tests {
     use super::*;
     use crate::kernel::NetnsId;
 
-    fn suspect(port: u16, drops: u32, known: u64) -> Suspect {
+    fn suspect(port: u16, drops: u32, explained: u64) -> Suspect {
         let addr = ([10, 0, 0, 1], port).into();
         let listener = ListenerId { netns: NetnsId(1), addr, inode: u32::from(port) };
-        Suspect { listener, drops, known }
+        Suspect { listener, drops, explained }
     }
 
     fn sums(shares: &[Share]) -> (u64, u64) {
@@ -108,7 +124,8 @@ mod tests {
         assert_eq!(shares.len(), 1);
         assert_eq!(shares[0].attribution, Attribution::Exclusive);
         assert_eq!(shares[0].listener.addr.port(), 80);
-        assert_eq!((shares[0].tally.unstaged_overflow, shares[0].tally.other_drops), (40, 5));
+        let tally = &shares[0].tally;
+        assert_eq!((tally[Class::UnstagedAcceptQueueFull], tally[Class::UnstagedOther]), (40, 5));
     }
 
     #[test]
@@ -126,10 +143,20 @@ mod tests {
     fn final_acks_already_seen_do_not_count_again() {
         let remainder = Remainder { overflows: 4, drops: 4 };
         // 81 moved by 20, all of it for ten final ACKs that are known.
-        let shares = share(&remainder, &[suspect(80, 4, 0), suspect(81, 20, 10)]);
+        let shares = share(&remainder, &[suspect(80, 4, 0), suspect(81, 20, 20)]);
         assert_eq!(shares.len(), 1);
         assert_eq!(shares[0].listener.addr.port(), 80);
         assert_eq!(shares[0].attribution, Attribution::Exclusive);
+    }
+
+    #[test]
+    fn a_final_ack_moves_the_drop_counter_by_two() {
+        let tally = Tally::of(&[
+            (Class::SynAcceptQueueFull, 3),
+            (Class::AckAcceptQueueFull, 4),
+            (Class::RetransmitSilence, 9),
+        ]);
+        assert_eq!(moved_by(&tally), 3 + 2 * 4);
     }
 
     #[test]
@@ -160,7 +187,7 @@ mod tests {
             let remainder = Remainder { overflows, drops: overflows + random(1000) };
             let shares = share(&remainder, &suspects);
             let weight =
-                |suspect: &Suspect| u64::from(suspect.drops).saturating_sub(2 * suspect.known);
+                |suspect: &Suspect| u64::from(suspect.drops).saturating_sub(suspect.explained);
             let sum: u64 = suspects.iter().map(weight).sum();
             let whole = if sum == 0 { (0, 0) } else { (remainder.overflows, remainder.drops) };
             assert_eq!(sums(&shares), whole, "{remainder:?} {suspects:?}");

@@ -4,16 +4,13 @@ use std::{net::SocketAddr, ptr, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use floodmark_common::{
-    EVENT_ACK_OVERFLOW, EVENT_COOKIE_OVERFLOW, EVENT_OTHER_DROP, EVENT_SYN_OVERFLOW,
-    EVENT_SYNACK_RETRANSMIT, EventRecord,
-};
+use floodmark_common::{Class, EventRecord};
 use log::Log;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
     counters::{address, identity},
-    sample::{KernelEvent, KernelEventKind, QueueDepth},
+    sample::{KernelEvent, QueueDepth},
 };
 use crate::time::UnixMs;
 
@@ -71,20 +68,13 @@ fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
     }
     // SAFETY: long enough (above), and any bytes are a valid EventRecord (aya::Pod).
     let record = unsafe { ptr::read_unaligned(bytes.as_ptr().cast::<EventRecord>()) };
-    let kind = match record.kind {
-        EVENT_SYN_OVERFLOW => KernelEventKind::SynOverflow,
-        EVENT_ACK_OVERFLOW => KernelEventKind::AckOverflow,
-        EVENT_COOKIE_OVERFLOW => KernelEventKind::CookieOverflow,
-        EVENT_OTHER_DROP => KernelEventKind::OtherDrop,
-        EVENT_SYNACK_RETRANSMIT => KernelEventKind::SynackRetransmit,
-        _ => return None,
-    };
+    let class = *Class::ALL.get(record.class as usize)?;
     let peer = SocketAddr::new(address(record.peer_family, &record.peer), record.peer_port);
     Some(KernelEvent {
         at: clock.wall_at(record.at_ns),
         listener: identity(&record.listener),
         peer,
-        kind,
+        class,
         queue: Some(QueueDepth { len: record.queue_len, limit: record.queue_limit }),
     })
 }
@@ -116,7 +106,7 @@ mod tests {
             peer: addr,
             peer_port: 40_000,
             peer_family: AF_INET,
-            kind: EVENT_SYN_OVERFLOW,
+            class: Class::SynAcceptQueueFull as u32,
             queue_len: 129,
             queue_limit: 128,
             reserved: 0,
@@ -125,13 +115,13 @@ mod tests {
         assert_eq!(event.at, UnixMs(998_000));
         assert_eq!(event.listener.addr, "10.1.0.2:8000".parse().unwrap());
         assert_eq!(event.peer, "10.1.0.2:40000".parse().unwrap());
-        assert_eq!(event.kind, KernelEventKind::SynOverflow);
+        assert_eq!(event.class, Class::SynAcceptQueueFull);
         assert_eq!(event.queue, Some(QueueDepth { len: 129, limit: 128 }));
     }
 
     #[test]
     fn refuses_a_short_or_unknown_record() {
-        let record = EventRecord { kind: 99, ..EventRecord::default() };
+        let record = EventRecord { class: 99, ..EventRecord::default() };
         let bytes = bytes_of(&record);
         assert_eq!(decode(&bytes, &clock()), None);
         assert_eq!(decode(&bytes[..40], &clock()), None);

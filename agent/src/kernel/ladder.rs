@@ -6,8 +6,10 @@ use std::fmt;
 use serde::Serialize;
 
 use super::hooks::{
-    ACK_BRACKET, ACK_REASON, COOKIE_BRACKET, Hook, SYN_BRACKET, SYNACK_TRACEPOINT, TIME_WAIT_ALLOC,
-    TIME_WAIT_STATES,
+    ACK_BRACKET, ACK_BRACKET_KPROBE, ACK_REASON, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, EXPIRED,
+    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, NO_PORT, SYN_BRACKET,
+    SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_EXPIRED,
+    TIME_WAIT_HASHED, TIME_WAIT_SCHEDULED, TIME_WAIT_STATES,
 };
 
 /// Something the agent wants to know of the kernel.
@@ -20,10 +22,18 @@ pub enum Signal {
     AckDrops,
     /// ACKs with a SYN cookie dropped at a listener (`cookie_v4_check`, `cookie_v6_check`).
     CookieDrops,
+    /// Pending requests ended by an ICMP error (`tcp_req_err`).
+    IcmpDrops,
     /// SYN/ACKs sent again (`tcp_rtx_synack`).
     SynackRetransmits,
+    /// Pending requests given up by their timer (`reqsk_timer_handler`).
+    ExpiredRequests,
     /// TIME_WAIT entries (`inet_twsk_alloc`).
     TimeWait,
+    /// SYNs of this host's clients sent again (`__tcp_retransmit_skb`).
+    SynRetransmits,
+    /// Connects that found no local port (`inet_hash_connect`).
+    PortExhaustion,
     /// Accept-queue lengths and limits.
     QueueDepth,
 }
@@ -35,8 +45,12 @@ impl Signal {
             Self::SynDrops => "syn_drops",
             Self::AckDrops => "ack_drops",
             Self::CookieDrops => "cookie_drops",
+            Self::IcmpDrops => "icmp_drops",
             Self::SynackRetransmits => "synack_retransmits",
+            Self::ExpiredRequests => "expired_requests",
             Self::TimeWait => "time_wait",
+            Self::SynRetransmits => "syn_retransmits",
+            Self::PortExhaustion => "port_exhaustion",
             Self::QueueDepth => "queue_depth",
         }
     }
@@ -52,7 +66,9 @@ pub enum Rung {
     Netlink,
     /// BPF at tracepoints.
     Tracepoint,
-    /// BPF at function entry and exit.
+    /// BPF at function entry and exit, by kprobe and kretprobe.
+    Kprobe,
+    /// BPF at function entry and exit, by trampoline.
     Fentry,
 }
 
@@ -63,6 +79,7 @@ impl Rung {
             Self::None => "none",
             Self::Netlink => "netlink",
             Self::Tracepoint => "tracepoint",
+            Self::Kprobe => "kprobe",
             Self::Fentry => "fentry",
         }
     }
@@ -81,27 +98,47 @@ pub struct Way {
     pub rung: Rung,
     /// The programs it takes; all of them must attach.
     pub hooks: &'static [Hook],
+    /// Programs that tell more where they attach.
+    pub extras: &'static [Hook],
     /// What it cannot see.
     pub blind_spot: &'static str,
 }
 
 const fn way(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
-    Way { rung, hooks, blind_spot }
+    Way { rung, hooks, extras: &[], blind_spot }
+}
+
+const fn time_wait(hooks: &'static [Hook]) -> Way {
+    Way { rung: Rung::Fentry, hooks, extras: TIME_WAIT_ENDS, blind_spot: "nothing" }
 }
 
 const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
                              in the same second, their shares are estimated";
 
+const KPROBE: &str = "what happens while another kprobe program or a map system call runs on the \
+                      same CPU; such misses are counted where the kernel tells them";
+const NETLINK_NO_COUNT: &str = "everything: the kernel keeps no count of its own";
+
 /// Every signal with its ways, best first.
 pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::SynDrops,
-        &[way(Rung::Fentry, SYN_BRACKET, "nothing"), way(Rung::Netlink, &[], NETLINK_DROPS)],
+        &[
+            Way {
+                rung: Rung::Fentry,
+                hooks: SYN_BRACKET,
+                extras: LAST_QUARTER,
+                blind_spot: "SYNs to a broadcast or multicast address",
+            },
+            way(Rung::Kprobe, SYN_BRACKET_KPROBE, KPROBE),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
     ),
     (
         Signal::AckDrops,
         &[
             way(Rung::Fentry, ACK_BRACKET, "nothing"),
+            way(Rung::Kprobe, ACK_BRACKET_KPROBE, KPROBE),
             way(
                 Rung::Tracepoint,
                 ACK_REASON,
@@ -113,7 +150,19 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     ),
     (
         Signal::CookieDrops,
-        &[way(Rung::Fentry, COOKIE_BRACKET, "nothing"), way(Rung::Netlink, &[], NETLINK_DROPS)],
+        &[
+            way(Rung::Fentry, COOKIE_BRACKET, "nothing"),
+            way(Rung::Kprobe, COOKIE_BRACKET_KPROBE, KPROBE),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
+    ),
+    (
+        Signal::IcmpDrops,
+        &[
+            way(Rung::Fentry, ICMP_ERROR, "nothing"),
+            way(Rung::Kprobe, ICMP_ERROR_KPROBE, KPROBE),
+            way(Rung::Netlink, &[], NETLINK_DROPS),
+        ],
     ),
     (
         Signal::SynackRetransmits,
@@ -127,16 +176,41 @@ pub const LADDER: &[(Signal, &[Way])] = &[
         ],
     ),
     (
+        Signal::ExpiredRequests,
+        &[
+            way(Rung::Fentry, EXPIRED, "nothing"),
+            way(Rung::Kprobe, EXPIRED_KPROBE, KPROBE),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
+        ],
+    ),
+    (
         Signal::TimeWait,
         &[
-            way(Rung::Fentry, TIME_WAIT_ALLOC, "nothing"),
+            time_wait(TIME_WAIT_HASHED),
+            time_wait(TIME_WAIT_SCHEDULED),
+            time_wait(TIME_WAIT_EXPIRED),
             way(
                 Rung::Tracepoint,
                 TIME_WAIT_STATES,
-                "counts connections reset in FIN_WAIT2 or CLOSING too",
+                "counts connections reset in FIN_WAIT2 or CLOSING too; not how TIME_WAIT ends",
             ),
             way(Rung::Netlink, &[], "only a count per namespace (TW)"),
         ],
+    ),
+    (
+        Signal::SynRetransmits,
+        &[
+            way(Rung::Tracepoint, SYN_REPEATED, "nothing"),
+            way(
+                Rung::Netlink,
+                &[],
+                "only a count per namespace (TCPSynRetrans), in which SYN/ACKs are mixed",
+            ),
+        ],
+    ),
+    (
+        Signal::PortExhaustion,
+        &[way(Rung::Fentry, NO_PORT, "nothing"), way(Rung::None, &[], NETLINK_NO_COUNT)],
     ),
     (
         Signal::QueueDepth,
@@ -157,12 +231,22 @@ pub struct Standing {
     pub refused: Vec<Refusal>,
 }
 
+impl Standing {
+    /// The refusals of rungs above the one taken. A way of the same rung that another kernel needs
+    /// is no loss.
+    pub fn higher_refused(&self) -> impl Iterator<Item = &Refusal> {
+        self.refused.iter().filter(|refusal| refusal.rung > self.rung)
+    }
+}
+
 /// A rung that could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// Which rung.
     pub rung: Rung,
-    /// Why, in one line.
+    /// The program's place that was refused, as `fexit on tcp_conn_request`; none where all were.
+    pub place: Option<String>,
+    /// Why, and what would help, in one line.
     pub reason: String,
 }
 
@@ -173,7 +257,7 @@ mod tests {
     #[test]
     fn every_signal_goes_down_from_its_best_rung() {
         for (signal, ways) in LADDER {
-            assert!(ways.is_sorted_by(|a, b| a.rung > b.rung), "{signal:?}");
+            assert!(ways.is_sorted_by(|a, b| a.rung >= b.rung), "{signal:?}");
         }
     }
 }

@@ -2,7 +2,9 @@
 //! in the agent that names a kernel structure, member or enumerator; the programs know them by the
 //! name of a load-time constant.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use nix::time::{ClockId, clock_getres};
 
 use super::btf::Btf;
 
@@ -33,25 +35,72 @@ const FIELDS: &[Field] = &[
     field("OFF_SK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", &[16]),
     field("OFF_SK_V6_RCV_SADDR", "sock", "__sk_common.skc_v6_rcv_saddr", &[16]),
     field("OFF_SK_NET", "sock", "__sk_common.skc_net", &[8]),
+    field("OFF_SK_DROPS", "sock", "sk_drops", &[4]),
     field("OFF_SK_ACK_BACKLOG", "sock", "sk_ack_backlog", &[4]),
     field("OFF_SK_MAX_ACK_BACKLOG", "sock", "sk_max_ack_backlog", &[4]),
     field("OFF_SK_PROTOCOL", "sock", "sk_protocol", &[2]),
     field("OFF_SK_SOCKET", "sock", "sk_socket", &[8]),
+    field("OFF_SK_STATE", "sock", "__sk_common.skc_state", &[1]),
+    field("OFF_TW_SUBSTATE", "inet_timewait_sock", "tw_substate", &[1]),
+    field("OFF_TW_TIMER", "inet_timewait_sock", "tw_timer", &[]),
+    field("OFF_REQ_LISTENER", "request_sock", "__req_common.skc_listener", &[8]),
+    field("OFF_REQ_SNT_ISN", "tcp_request_sock", "snt_isn", &[4]),
+    // u8 on all kernels read; the offset of rskq_defer_accept is that of its byte.
+    field(
+        "OFF_CSK_DEFER_ACCEPT",
+        "inet_connection_sock",
+        "icsk_accept_queue.rskq_defer_accept",
+        &[1],
+    ),
+    field("OFF_CSK_SYN_RETRIES", "inet_connection_sock", "icsk_syn_retries", &[1]),
     field("OFF_INET_SPORT", "inet_sock", "inet_sport", &[2]),
     field("OFF_SOCKET_FILE", "socket", "file", &[8]),
     field("OFF_FILE_INODE", "file", "f_inode", &[8]),
     field("OFF_INODE_INO", "inode", "i_ino", &[8]),
     field("OFF_NET_INUM", "net", "ns.inum", &[4]),
     field("OFF_NET_STATISTICS", "net", "mib.net_statistics", &[8]),
+    field("OFF_NET_COOKIE", "net", "net_cookie", &[8]),
+    field("OFF_NET_SYNACK_RETRIES", "net", "ipv4.sysctl_tcp_synack_retries", &[1, 4]),
     field("OFF_SKB_HEAD", "sk_buff", "head", &[8]),
     field("OFF_SKB_NETWORK_HEADER", "sk_buff", "network_header", &[2]),
     field("OFF_SKB_TRANSPORT_HEADER", "sk_buff", "transport_header", &[2]),
     field("OFF_SKB_PROTOCOL", "sk_buff", "protocol", &[2]),
     // A flexible array of per-CPU pointers: BTF gives it no size.
     field("OFF_BPF_ARRAY_PPTRS", "bpf_array", "pptrs", &[]),
-    // int before 5.10.262 and 5.15 (commit 4ecc1baf362c), u8 since.
-    field("OFF_NET_ABORT_ON_OVERFLOW", "net", "ipv4.sysctl_tcp_abort_on_overflow", &[1, 4]),
 ];
+
+/// A bit field, wanted as the byte it begins in and its lowest bit there.
+struct BitField {
+    byte: &'static str,
+    bit: &'static str,
+    structure: &'static str,
+    path: &'static str,
+}
+
+const BIT_FIELDS: &[BitField] = &[
+    BitField {
+        byte: "OFF_REQ_NUM_TIMEOUT",
+        bit: "BIT_REQ_NUM_TIMEOUT",
+        structure: "request_sock",
+        path: "num_timeout",
+    },
+    BitField {
+        byte: "OFF_REQ_ACKED",
+        bit: "BIT_REQ_ACKED",
+        structure: "inet_request_sock",
+        path: "acked",
+    },
+    BitField {
+        byte: "OFF_TW_KILL",
+        bit: "BIT_TW_KILL",
+        structure: "inet_timewait_sock",
+        path: "tw_kill",
+    },
+];
+
+/// Stands among the problems where TW and TWKilled are counted at expiry: kernels before 5.18, which
+/// have `tw_kill` to tell the two apart (commit ed0c99dc0f49).
+pub const TW_AT_ENTRY: &str = "TW_AT_ENTRY";
 
 /// Members of `struct request_sock` must lie where those of `struct sock` do: both begin with a
 /// `struct sock_common`, and the programs read both with the same constants.
@@ -59,10 +108,26 @@ const REQUEST_COMMON: (&str, &str) = ("request_sock", "__req_common.skc_dport");
 
 const ENUMERATORS: &[(&str, &str)] = &[
     ("MIB_LISTEN_OVERFLOWS", "LINUX_MIB_LISTENOVERFLOWS"),
-    ("MIB_REQ_Q_FULL_DROP", "LINUX_MIB_TCPREQQFULLDROP"),
+    ("MIB_SYNCOOKIES_SENT", "LINUX_MIB_SYNCOOKIESSENT"),
+    ("MIB_REQ_Q_FULL_DO_COOKIES", "LINUX_MIB_TCPREQQFULLDOCOOKIES"),
+    ("MIB_DEFER_ACCEPT_DROP", "LINUX_MIB_TCPDEFERACCEPTDROP"),
+    ("MIB_FASTOPEN_PASSIVE_FAIL", "LINUX_MIB_TCPFASTOPENPASSIVEFAIL"),
     // Linux 6.15 and later.
     ("REASON_LISTEN_OVERFLOW", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"),
 ];
+
+/// Counters that the programs read at one go, or find at a distance from the first.
+const NEIGHBOURS: &[(&str, &[&str])] = &[
+    ("MIB_LISTEN_OVERFLOWS", &["LINUX_MIB_LISTENDROPS"]),
+    (
+        "MIB_SYNCOOKIES_SENT",
+        &["LINUX_MIB_SYNCOOKIESRECV", "LINUX_MIB_SYNCOOKIESFAILED", "LINUX_MIB_EMBRYONICRSTS"],
+    ),
+    ("MIB_REQ_Q_FULL_DO_COOKIES", &["LINUX_MIB_TCPREQQFULLDROP"]),
+];
+
+/// Functions of which the programs need the number of arguments, behind which the result stands.
+const ARGUMENTS: &[(&str, &str, &[u64])] = &[("ARGS_CHECK_REQ", "tcp_check_req", &[5, 6])];
 
 /// What the running kernel's BTF says about [`FIELDS`] and [`ENUMERATORS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +148,32 @@ impl Layout {
             let value = btf.enumerator(name).ok_or_else(|| format!("{name} is not in this kernel"));
             layout.note(constant, value);
         }
-        layout.check_neighbours(btf);
+        for field in BIT_FIELDS {
+            let BitField { byte, bit, structure, path } = field;
+            let member = btf
+                .member(structure, path)
+                .ok_or_else(|| format!("struct {structure} has no {path} in this kernel"));
+            layout.note(byte, member.clone().map(|member| member.offset));
+            layout.note(bit, member.map(|member| member.bit));
+        }
+        for (constant, function, expected) in ARGUMENTS {
+            let count = btf.function(function).map(|params| params.len() as u64);
+            let count = count.filter(|count| expected.contains(count));
+            let problem = || format!("{function} has a number of arguments never seen before");
+            layout.note(constant, count.ok_or_else(problem));
+        }
+        for (constant, names) in NEIGHBOURS {
+            layout.check_neighbours(btf, constant, names);
+        }
         layout.check_request_common(btf);
+        layout.note(
+            TW_AT_ENTRY,
+            match layout.values.contains_key("OFF_TW_KILL") {
+                true => Err("this kernel counts TW at expiry".to_owned()),
+                false => Ok(1),
+            },
+        );
+        layout.note("SHORT_TIMEOUT", four_seconds_in_jiffies());
         layout
     }
 
@@ -105,16 +194,13 @@ impl Layout {
         }
     }
 
-    /// The bracket reads ListenOverflows and ListenDrops as one pair.
-    fn check_neighbours(&mut self, btf: &Btf) {
-        let drops = btf.enumerator("LINUX_MIB_LISTENDROPS");
-        let overflows = self.values.get("MIB_LISTEN_OVERFLOWS").copied();
-        if let Some(overflows) = overflows
-            && drops != Some(overflows + 1)
-        {
-            let problem = "LINUX_MIB_LISTENDROPS does not follow LINUX_MIB_LISTENOVERFLOWS";
-            self.values.remove("MIB_LISTEN_OVERFLOWS");
-            self.problems.insert("MIB_LISTEN_OVERFLOWS", problem.to_owned());
+    fn check_neighbours(&mut self, btf: &Btf, constant: &'static str, names: &[&str]) {
+        let Some(first) = self.values.get(constant).copied() else { return };
+        let odd =
+            (first + 1..).zip(names).find(|(value, name)| btf.enumerator(name) != Some(*value));
+        if let Some((_, name)) = odd {
+            self.values.remove(constant);
+            self.problems.insert(constant, format!("{name} is not where it was in other kernels"));
         }
     }
 
@@ -127,6 +213,14 @@ impl Layout {
             self.problems.insert("OFF_SK_DPORT", problem);
         }
     }
+}
+
+/// The clock's coarse resolution is the length of a jiffy (kernel: `KTIME_LOW_RES`).
+fn four_seconds_in_jiffies() -> Result<u64, String> {
+    let jiffy = clock_getres(ClockId::CLOCK_REALTIME_COARSE)
+        .map_err(|error| format!("the length of a jiffy is unknown: {error}"))?;
+    let jiffy_ns = Duration::from(jiffy).as_nanos().max(1);
+    Ok((Duration::from_secs(4).as_nanos() / jiffy_ns) as u64)
 }
 
 fn resolve_field(btf: &Btf, field: &Field) -> Result<u64, String> {
@@ -157,9 +251,13 @@ mod tests {
             return;
         };
         let layout = Layout::resolve(&btf);
-        let required: Vec<&str> = FIELDS.iter().map(|field| field.constant).collect();
+        let fields = FIELDS.iter().map(|field| field.constant);
+        // `tw_kill` went away with Linux 5.18.
+        let bits = BIT_FIELDS.iter().filter(|field| field.path != "tw_kill");
+        let bits = bits.flat_map(|field| [field.byte, field.bit]);
+        let counters = NEIGHBOURS.iter().map(|(constant, _)| *constant);
+        let required: Vec<&str> = fields.chain(bits).chain(counters).collect();
         assert_eq!(layout.missing(&required), None);
-        assert_eq!(layout.missing(&["MIB_LISTEN_OVERFLOWS", "MIB_REQ_Q_FULL_DROP"]), None);
     }
 
     #[test]
@@ -167,7 +265,8 @@ mod tests {
         let mut bytes = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
         bytes.extend([0; 20]);
         let layout = Layout::resolve(&Btf::parse(&bytes).unwrap());
-        assert_eq!(layout.values().count(), 0);
+        let found: Vec<&str> = layout.values().map(|(constant, _)| constant).collect();
+        assert_eq!(found, ["SHORT_TIMEOUT", "TW_AT_ENTRY"], "neither is from BTF");
         let missing = layout.missing(&["OFF_SK_NET"]).unwrap();
         assert_eq!(missing, "struct sock has no __sk_common.skc_net in this kernel");
     }

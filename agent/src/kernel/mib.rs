@@ -1,9 +1,161 @@
 //! The kernel's own counters of a namespace: `/proc/net/netstat` and `/proc/net/snmp`
 //! (net/ipv4/proc.c). They have a pair of lines per group: names, then values in the same order.
 
-use std::{fs, io};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    ops::{AddAssign, Index, IndexMut},
+};
 
-use super::sample::MibCounts;
+use serde::{Deserialize, Serialize};
+
+/// A counter of the kernel that the agent reads; also its index in [`MibCounts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(usize)]
+pub enum Counter {
+    /// `TcpExt: ListenOverflows`.
+    ListenOverflows,
+    /// `TcpExt: ListenDrops`.
+    ListenDrops,
+    /// `TcpExt: TCPReqQFullDrop`.
+    ReqQFullDrop,
+    /// `TcpExt: TCPReqQFullDoCookies`.
+    ReqQFullDoCookies,
+    /// `TcpExt: SyncookiesSent`.
+    SyncookiesSent,
+    /// `TcpExt: SyncookiesRecv`.
+    SyncookiesRecv,
+    /// `TcpExt: SyncookiesFailed`.
+    SyncookiesFailed,
+    /// `TcpExt: EmbryonicRsts`.
+    EmbryonicRsts,
+    /// `TcpExt: TCPDeferAcceptDrop`.
+    DeferAcceptDrop,
+    /// `TcpExt: TCPSynRetrans`, in which SYNs sent again by this host's clients are mixed.
+    SynRetrans,
+    /// `TcpExt: TCPTimeWaitOverflow`.
+    TimeWaitOverflow,
+    /// `TcpExt: TW`: TIME_WAIT sockets that entered, or on kernels before 5.18 expired.
+    TimeWait,
+    /// `TcpExt: TWKilled`: the same for those with a timeout of 4 s or less.
+    TimeWaitShort,
+    /// `TcpExt: TWRecycled`.
+    TimeWaitRecycled,
+    /// `Tcp: PassiveOpens`.
+    PassiveOpens,
+}
+
+/// Number of [`Counter`]s.
+const COUNTERS: usize = Counter::PassiveOpens as usize + 1;
+
+impl Counter {
+    /// Every counter, each at its own index.
+    pub const ALL: [Self; COUNTERS] = [
+        Self::ListenOverflows,
+        Self::ListenDrops,
+        Self::ReqQFullDrop,
+        Self::ReqQFullDoCookies,
+        Self::SyncookiesSent,
+        Self::SyncookiesRecv,
+        Self::SyncookiesFailed,
+        Self::EmbryonicRsts,
+        Self::DeferAcceptDrop,
+        Self::SynRetrans,
+        Self::TimeWaitOverflow,
+        Self::TimeWait,
+        Self::TimeWaitShort,
+        Self::TimeWaitRecycled,
+        Self::PassiveOpens,
+    ];
+
+    /// The counters that are accounted for, one for one, by what is attributed to listeners and
+    /// services.
+    pub const RECONCILED: [Self; 14] = [
+        Self::ListenOverflows,
+        Self::ListenDrops,
+        Self::ReqQFullDrop,
+        Self::ReqQFullDoCookies,
+        Self::SyncookiesSent,
+        Self::SyncookiesRecv,
+        Self::SyncookiesFailed,
+        Self::EmbryonicRsts,
+        Self::DeferAcceptDrop,
+        Self::SynRetrans,
+        Self::TimeWaitOverflow,
+        Self::TimeWait,
+        Self::TimeWaitShort,
+        Self::TimeWaitRecycled,
+    ];
+
+    /// The kernel's name for it (net/ipv4/proc.c).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ListenOverflows => "ListenOverflows",
+            Self::ListenDrops => "ListenDrops",
+            Self::ReqQFullDrop => "TCPReqQFullDrop",
+            Self::ReqQFullDoCookies => "TCPReqQFullDoCookies",
+            Self::SyncookiesSent => "SyncookiesSent",
+            Self::SyncookiesRecv => "SyncookiesRecv",
+            Self::SyncookiesFailed => "SyncookiesFailed",
+            Self::EmbryonicRsts => "EmbryonicRsts",
+            Self::DeferAcceptDrop => "TCPDeferAcceptDrop",
+            Self::SynRetrans => "TCPSynRetrans",
+            Self::TimeWaitOverflow => "TCPTimeWaitOverflow",
+            Self::TimeWait => "TW",
+            Self::TimeWaitShort => "TWKilled",
+            Self::TimeWaitRecycled => "TWRecycled",
+            Self::PassiveOpens => "PassiveOpens",
+        }
+    }
+}
+
+/// The kernel's own counters of one namespace: growth, or totals since the agent's baseline. As
+/// JSON, an object of those that are not 0, by the kernel's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<String, u64>", into = "BTreeMap<&'static str, u64>")]
+pub struct MibCounts([u64; COUNTERS]);
+
+impl Index<Counter> for MibCounts {
+    type Output = u64;
+
+    fn index(&self, counter: Counter) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
+impl IndexMut<Counter> for MibCounts {
+    fn index_mut(&mut self, counter: Counter) -> &mut u64 {
+        &mut self.0[counter as usize]
+    }
+}
+
+impl AddAssign for MibCounts {
+    fn add_assign(&mut self, rhs: Self) {
+        Counter::ALL.into_iter().for_each(|counter| self[counter] += rhs[counter]);
+    }
+}
+
+impl From<MibCounts> for BTreeMap<&'static str, u64> {
+    fn from(counts: MibCounts) -> Self {
+        let moved = Counter::ALL.into_iter().filter(|counter| counts[*counter] > 0);
+        moved.map(|counter| (counter.name(), counts[counter])).collect()
+    }
+}
+
+impl From<BTreeMap<String, u64>> for MibCounts {
+    fn from(by_name: BTreeMap<String, u64>) -> Self {
+        let count = |counter: Counter| by_name.get(counter.name()).copied().unwrap_or(0);
+        Self(Counter::ALL.map(count))
+    }
+}
+
+impl MibCounts {
+    /// What of each reconciled counter is not in `attributed`; negative where too much was.
+    pub fn unattributed(&self, attributed: &Self) -> impl Iterator<Item = (Counter, i64)> {
+        let rest = |counter| self[counter].wrapping_sub(attributed[counter]) as i64;
+        Counter::RECONCILED.into_iter().map(move |counter| (counter, rest(counter)))
+    }
+}
 
 /// Reads the counters of the calling thread's namespace.
 ///
@@ -18,16 +170,10 @@ pub fn read_here() -> io::Result<MibCounts> {
 
 /// Picks the counters by name; one that this kernel lacks is 0.
 fn parse(netstat: &str, snmp: &str) -> MibCounts {
-    let ext = |name| counter(netstat, "TcpExt:", name);
-    MibCounts {
-        listen_overflows: ext("ListenOverflows"),
-        listen_drops: ext("ListenDrops"),
-        req_q_full_drop: ext("TCPReqQFullDrop"),
-        req_q_full_do_cookies: ext("TCPReqQFullDoCookies"),
-        time_wait: ext("TW"),
-        syn_retrans: ext("TCPSynRetrans"),
-        passive_opens: counter(snmp, "Tcp:", "PassiveOpens"),
-    }
+    MibCounts(Counter::ALL.map(|wanted| match wanted {
+        Counter::PassiveOpens => counter(snmp, "Tcp:", wanted.name()),
+        _ => counter(netstat, "TcpExt:", wanted.name()),
+    }))
 }
 
 fn counter(text: &str, group: &str, name: &str) -> u64 {
@@ -48,17 +194,17 @@ impl MibCounts {
         self.grown(before).unwrap_or(*self)
     }
 
+    /// Whether these are the counters of a younger namespace than `before`, for all that can be told.
+    pub fn is_reborn(&self, before: &Self) -> bool {
+        self.grown(before).is_none()
+    }
+
     fn grown(&self, before: &Self) -> Option<Self> {
-        let by = |counter: fn(&Self) -> u64| counter(self).checked_sub(counter(before));
-        Some(Self {
-            listen_overflows: by(|counts| counts.listen_overflows)?,
-            listen_drops: by(|counts| counts.listen_drops)?,
-            req_q_full_drop: by(|counts| counts.req_q_full_drop)?,
-            req_q_full_do_cookies: by(|counts| counts.req_q_full_do_cookies)?,
-            time_wait: by(|counts| counts.time_wait)?,
-            syn_retrans: by(|counts| counts.syn_retrans)?,
-            passive_opens: by(|counts| counts.passive_opens)?,
-        })
+        let mut growth = Self::default();
+        for counter in Counter::ALL {
+            growth[counter] = self[counter].checked_sub(before[counter])?;
+        }
+        Some(growth)
     }
 }
 
@@ -79,34 +225,55 @@ Tcp: RtoAlgorithm MaxConn ActiveOpens PassiveOpens
 Tcp: 1 -1 7 8
 ";
 
+    fn counts_of(moved: &[(Counter, u64)]) -> MibCounts {
+        let mut counts = MibCounts::default();
+        moved.iter().for_each(|(counter, count)| counts[*counter] = *count);
+        counts
+    }
+
+    #[test]
+    fn every_counter_has_its_index() {
+        for (index, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, index);
+        }
+    }
+
+    #[test]
+    fn json_names_what_moved() {
+        let counts = counts_of(&[(Counter::ListenDrops, 3)]);
+        let json = serde_json::to_string(&counts).unwrap();
+        assert_eq!(json, r#"{"ListenDrops":3}"#);
+        assert_eq!(serde_json::from_str::<MibCounts>(&json).unwrap(), counts);
+    }
+
     #[test]
     fn picks_counters_by_name() {
         let counts = parse(NETSTAT, SNMP);
-        let expected = MibCounts {
-            listen_overflows: 333,
-            listen_drops: 4444,
-            req_q_full_drop: 6,
-            req_q_full_do_cookies: 0,
-            time_wait: 22,
-            syn_retrans: 5,
-            passive_opens: 8,
-        };
+        let expected = counts_of(&[
+            (Counter::SyncookiesSent, 1),
+            (Counter::ListenOverflows, 333),
+            (Counter::ListenDrops, 4444),
+            (Counter::ReqQFullDrop, 6),
+            (Counter::TimeWait, 22),
+            (Counter::SynRetrans, 5),
+            (Counter::PassiveOpens, 8),
+        ]);
         assert_eq!(counts, expected);
         assert_eq!(parse("", "Tcp: PassiveOpens"), MibCounts::default());
     }
 
     #[test]
     fn growth_starts_over_with_a_new_namespace() {
-        let counts = |listen_drops| MibCounts { listen_drops, ..MibCounts::default() };
-        assert_eq!(counts(9).since(&counts(4)).listen_drops, 5);
-        assert_eq!(counts(3).since(&counts(4)).listen_drops, 3);
+        let drops = |count| counts_of(&[(Counter::ListenDrops, count)]);
+        assert_eq!(drops(9).since(&drops(4)), drops(5));
+        assert_eq!(drops(3).since(&drops(4)), drops(3));
     }
 
     /// The younger namespace may have dropped more than the old one and still be younger.
     #[test]
     fn any_counter_that_went_back_tells_a_new_namespace() {
-        let counts =
-            |listen_drops, time_wait| MibCounts { listen_drops, time_wait, ..MibCounts::default() };
-        assert_eq!(counts(9, 3).since(&counts(4, 8)), counts(9, 3));
+        let young = counts_of(&[(Counter::ListenDrops, 9), (Counter::TimeWait, 3)]);
+        let old = counts_of(&[(Counter::ListenDrops, 4), (Counter::TimeWait, 8)]);
+        assert_eq!(young.since(&old), young);
     }
 }

@@ -1,23 +1,31 @@
 //! What the kernel says: programs and maps, MIBs, listening sockets, namespaces.
 
 mod btf;
+mod canary;
+pub mod class;
 mod counters;
 pub mod estimate;
 mod events;
 mod hooks;
 mod ladder;
 mod layout;
+mod lower_rung;
 pub mod mib;
 pub mod netns;
 mod object;
+mod remedy;
 mod sample;
+mod service;
 pub mod sock_diag;
 mod source;
 
+pub use canary::Heard;
+pub use class::Class;
 pub use ladder::{Refusal, Rung, Signal, Standing};
+pub use mib::{Counter, MibCounts};
 pub use object::Object;
 pub use sample::{
-    Attribution, KernelEvent, KernelEventKind, KernelSample, ListenerDelta, ListenerId, MibCounts,
-    NetnsId, QueueDepth, Tally,
+    Attribution, KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, QueueDepth, Tally,
 };
+pub use service::{NoPortCount, ServiceClass, ServiceCount};
 pub use source::{Health, KernelSource};

@@ -74,6 +74,15 @@ pub fn of_process(pid: u32) -> Option<NetnsId> {
     id_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok()
 }
 
+/// The namespace of the calling thread.
+///
+/// # Errors
+///
+/// When procfs cannot be read.
+pub fn of_this_thread() -> io::Result<NetnsId> {
+    id_of(Path::new("/proc/thread-self/ns/net"))
+}
+
 /// Ids of all processes of the agent's PID namespace.
 pub fn pids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -129,7 +138,7 @@ fn enter(netns: &Netns) -> Option<()> {
 }
 
 fn try_enter(netns: &Netns) -> io::Result<()> {
-    if id_of(Path::new("/proc/thread-self/ns/net"))? == netns.id {
+    if of_this_thread()? == netns.id {
         return Ok(());
     }
     let file = File::open(&netns.entrance)?;

@@ -1,5 +1,11 @@
 //! The eBPF object in the kernel: loaded, attached rung by rung, detached when dropped.
 
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd, AsRawFd},
+};
+
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
@@ -7,14 +13,17 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use aya_log::EbpfLogger;
-use floodmark_common::{ListenerKey, ListenerTally, TimeWaitKey, Totals};
+use floodmark_common::{
+    ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+};
 use log::{Log, debug};
 
 use super::{
     btf::Btf,
     hooks::{Attach, Hook},
     ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
-    layout::Layout,
+    layout::{Layout, TW_AT_ENTRY},
+    remedy::{missing_capabilities, remedy},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
@@ -25,35 +34,79 @@ pub struct Object {
     ebpf: Option<Ebpf>,
     /// How each signal is had.
     pub standings: Vec<Standing>,
+    /// Whether the kernel counts TW and TWKilled at expiry.
+    pub time_wait_at_expiry: bool,
+    /// Which of a signal's ways was taken, by its place on the ladder.
+    taken: BTreeMap<Signal, usize>,
 }
 
 /// The maps the agent reads.
 pub struct Maps {
-    /// Losses by listener.
-    pub listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
-    /// TIME_WAIT entries by service.
-    pub time_wait: PerCpuHashMap<MapData, TimeWaitKey, u64>,
-    /// Totals.
-    pub totals: PerCpuArray<MapData, Totals>,
+    /// Where the programs count.
+    pub counting: CountingMaps,
     /// Detail events.
     pub events: RingBuf<MapData>,
     /// What the programs have to say in words.
     pub messages: EbpfLogger<&'static dyn Log>,
 }
 
+/// The maps in which the programs count.
+pub struct CountingMaps {
+    /// Losses by listener.
+    pub listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
+    /// What became of connections, by service.
+    pub services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    /// Connects that found no local port.
+    pub no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
+    /// Totals.
+    pub totals: PerCpuArray<MapData, Totals>,
+}
+
 impl Object {
     /// Loads the object and attaches, for each signal, the best way that this kernel allows. Never
     /// fails: what cannot be had by BPF is had by netlink, and the standing says why.
-    pub fn attach() -> Self {
+    pub fn attach(highest: Rung) -> Self {
         raise_memlock_limit();
         match Loaded::load() {
             Ok(mut loaded) => {
-                let standings =
-                    LADDER.iter().map(|(signal, ways)| loaded.climb(*signal, ways)).collect();
-                Self { ebpf: Some(loaded.ebpf), standings }
+                let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
+                let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
+                for (signal, ways) in LADDER {
+                    let (standing, way) = loaded.climb(*signal, ways, first_at_most(ways, highest));
+                    standings.push(standing);
+                    taken.extend(way.map(|way| (*signal, way)));
+                }
+                Self { ebpf: Some(loaded.ebpf), standings, time_wait_at_expiry, taken }
             }
-            Err(error) => Self { ebpf: None, standings: without_bpf(&format!("{error:#}")) },
+            Err(error) => {
+                let remedy = missing_capabilities().map(|what| format!("; {what}"));
+                let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
+                let taken = BTreeMap::new();
+                Self { ebpf: None, standings, time_wait_at_expiry: false, taken }
+            }
         }
+    }
+
+    /// Gives up the way that was taken to a signal, for the reason given, and takes the next best.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's BTF can no longer be read.
+    pub fn demote(&mut self, signal: Signal, reason: &str) -> Result<()> {
+        let ways = LADDER.iter().find(|(other, _)| *other == signal).map(|(_, ways)| *ways);
+        let standing = self.standings.iter_mut().find(|standing| standing.signal == signal);
+        let (Some(ways), Some(standing)) = (ways, standing) else { return Ok(()) };
+        let Some(way) = self.taken.remove(&signal) else { return Ok(()) };
+        let Some(ebpf) = self.ebpf.take() else { return Ok(()) };
+        let mut loaded = Loaded::again(ebpf)?;
+        ways[way].hooks.iter().chain(ways[way].extras).for_each(|hook| loaded.unload(hook.program));
+        let (mut lower, next) = loaded.climb(signal, ways, way + 1);
+        let failed = Refusal { rung: standing.rung, place: None, reason: reason.to_owned() };
+        lower.refused.splice(0..0, standing.refused.drain(..).chain([failed]));
+        *standing = lower;
+        self.taken.extend(next.map(|way| (signal, way)));
+        self.ebpf = Some(loaded.ebpf);
+        Ok(())
     }
 
     /// Takes the maps out; `None` where the kernel takes no BPF.
@@ -63,13 +116,21 @@ impl Object {
         let mut take = |name: &str| -> Result<Map> {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
-        Ok(Some(Maps {
+        let counting = CountingMaps {
             listeners: take("LISTENERS")?.try_into()?,
-            time_wait: take("TIME_WAIT")?.try_into()?,
+            services: take("SERVICES")?.try_into()?,
+            no_port: take("NO_PORT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
-            events: take("EVENTS")?.try_into()?,
-            messages,
-        }))
+        };
+        Ok(Some(Maps { counting, events: take("EVENTS")?.try_into()?, messages }))
+    }
+
+    /// How often the kernel skipped each program because it, or another, was running on the same CPU
+    /// already (`recursion_misses`, Linux 5.12 and later). For trampolines and `tp_btf` that takes
+    /// the same program interrupting itself, for kprobes any other does.
+    pub fn misses(&self) -> Vec<(String, u64)> {
+        let programs = self.ebpf.iter().flat_map(Ebpf::programs);
+        programs.filter_map(|(name, program)| Some((name.to_owned(), misses(program)?))).collect()
     }
 
     /// The rung taken for a signal.
@@ -103,27 +164,44 @@ impl Loaded {
         Ok(Self { ebpf, btf, layout, aya_btf })
     }
 
-    /// Takes the best of `ways` that works.
-    fn climb(&mut self, signal: Signal, ways: &[Way]) -> Standing {
+    /// With programs that are in the kernel already.
+    fn again(ebpf: Ebpf) -> Result<Self> {
+        let btf = Btf::read(Btf::VMLINUX.as_ref())?;
+        let layout = Layout::resolve(&btf);
+        let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
+        Ok(Self { ebpf, btf, layout, aya_btf })
+    }
+
+    /// Takes the best of `ways` that works, from number `first` on, and tells which.
+    fn climb(&mut self, signal: Signal, ways: &[Way], first: usize) -> (Standing, Option<usize>) {
         let mut refused = Vec::new();
-        for way in ways {
+        for (number, way) in ways.iter().enumerate().skip(first) {
             match self.attach_all(way.hooks) {
                 Ok(()) => {
+                    for extra in way.extras {
+                        if let Err(reason) = self.attach(extra) {
+                            debug!("{}: {reason}", extra.program);
+                        }
+                    }
                     let blind_spot = way.blind_spot.to_owned();
-                    return Standing { signal, rung: way.rung, blind_spot, refused };
+                    let standing = Standing { signal, rung: way.rung, blind_spot, refused };
+                    return (standing, Some(number));
                 }
-                Err(reason) => refused.push(Refusal { rung: way.rung, reason }),
+                Err((place, reason)) => {
+                    refused.push(Refusal { rung: way.rung, place: Some(place), reason });
+                }
             }
         }
-        Standing { signal, rung: Rung::None, blind_spot: "everything".to_owned(), refused }
+        let blind_spot = "everything".to_owned();
+        (Standing { signal, rung: Rung::None, blind_spot, refused }, None)
     }
 
     /// Attaches all of `hooks`, or none.
-    fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), String> {
+    fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), (String, String)> {
         for (done, hook) in hooks.iter().enumerate() {
             if let Err(reason) = self.attach(hook) {
                 hooks[..=done].iter().for_each(|hook| self.unload(hook.program));
-                return Err(reason);
+                return Err((format!("{} on {}", place(hook.attach), hook.target), reason));
             }
         }
         Ok(())
@@ -139,7 +217,11 @@ impl Loaded {
             .ok_or_else(|| format!("the object has no program {}", hook.program))?;
         load_and_attach(program, hook, &self.aya_btf).map_err(|error| {
             debug!("{}: {error:?}", hook.program);
-            format!("{} on {}: {}", place(hook.attach), hook.target, first_cause(&error))
+            let cause = first_cause(&error);
+            match remedy(hook.attach) {
+                Some(remedy) => format!("{cause}; {remedy}"),
+                None => cause,
+            }
         })
     }
 
@@ -150,9 +232,15 @@ impl Loaded {
             Some(Program::FEntry(program)) => program.unload(),
             Some(Program::FExit(program)) => program.unload(),
             Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
             _ => Ok(()),
         };
     }
+}
+
+/// The first of `ways` that is no higher than `highest`.
+fn first_at_most(ways: &[Way], highest: Rung) -> usize {
+    ways.iter().position(|way| way.rung <= highest).unwrap_or(ways.len())
 }
 
 fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(), ProgramError> {
@@ -169,14 +257,31 @@ fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(
             program.load(hook.target, btf)?;
             program.attach().map(drop)
         }
+        Program::KProbe(program) => {
+            // One program may serve several functions.
+            match program.load() {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
+            program.attach(hook.target, 0).map(drop)
+        }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+/// kernel: `bpf_prog_show_fdinfo`; aya does not hand this number on. `None` for one not loaded.
+fn misses(program: &Program) -> Option<u64> {
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 fn place(attach: Attach) -> &'static str {
     match attach {
         Attach::Entry => "fentry",
         Attach::Exit => "fexit",
+        Attach::KprobeEntry => "kprobe",
+        Attach::KprobeExit => "kretprobe",
         Attach::Tracepoint => "tp_btf",
     }
 }
@@ -189,7 +294,7 @@ fn without_bpf(reason: &str) -> Vec<Standing> {
             let (lowest, higher) = ways.split_last()?;
             let refused = higher
                 .iter()
-                .map(|way| Refusal { rung: way.rung, reason: reason.to_owned() })
+                .map(|way| Refusal { rung: way.rung, place: None, reason: reason.to_owned() })
                 .collect();
             let blind_spot = lowest.blind_spot.to_owned();
             Some(Standing { signal: *signal, rung: lowest.rung, blind_spot, refused })
@@ -208,10 +313,6 @@ fn first_cause(error: &(dyn std::error::Error + 'static)) -> String {
     if let Some(log) = verifier_log(error) {
         let last = log.lines().rev().find(|line| !is_statistics(line));
         text = format!("{text}; verifier: {}", last.unwrap_or_default().trim());
-    }
-    let permission = text.contains("os error 1)");
-    if permission && !has_bpf_capabilities() {
-        text.push_str("; CAP_BPF and CAP_PERFMON (or root) are missing");
     }
     text.lines().next().unwrap_or_default().to_owned()
 }
@@ -233,18 +334,6 @@ fn is_statistics(line: &str) -> bool {
         || ["processed ", "verification time", "stack depth"]
             .iter()
             .any(|start| line.starts_with(start))
-}
-
-/// Whether the effective capabilities hold CAP_BPF (39) and CAP_PERFMON (38), or CAP_SYS_ADMIN (21).
-fn has_bpf_capabilities() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective >> bit & 1 == 1;
-    has(21) || (has(38) && has(39))
 }
 
 /// Before 5.11 maps and programs are charged to RLIMIT_MEMLOCK. Where raising it is refused, a

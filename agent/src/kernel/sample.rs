@@ -1,9 +1,19 @@
 //! What the kernel side hands on: counts per listener and per network namespace, by interval.
 
-use std::{fmt, net::SocketAddr, ops::AddAssign};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    ops::{AddAssign, Index, IndexMut},
+};
 
+use floodmark_common::CLASSES;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    class::{Class, meaning_of, word},
+    mib::{Counter, MibCounts},
+};
 use crate::time::Window;
 
 /// A network namespace, by the inode number of its nsfs file (`readlink /proc/PID/ns/net`).
@@ -31,37 +41,62 @@ pub struct ListenerId {
     pub inode: u32,
 }
 
-/// Losses at one listener, in segments: one stuck client counts once per segment dropped,
-/// just as the kernel's own counters do.
+/// What happened at one listener, by [`Class`]. In segments: one stuck client counts once per segment
+/// dropped, just as the kernel's own counters do. As JSON, an object of what is not 0, by the words
+/// of the classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<String, u64>", into = "BTreeMap<String, u64>")]
 pub struct Tally {
-    /// ListenOverflows while handling a SYN (`tcp_conn_request`).
-    pub syn_overflow: u64,
-    /// ListenOverflows while handling the final ACK (`tcp_check_req`).
-    pub ack_overflow: u64,
-    /// ListenOverflows while handling an ACK that carries a SYN cookie (`cookie_v*_check`).
-    pub cookie_overflow: u64,
-    /// ListenOverflows whose stage the rung in use cannot tell.
-    pub unstaged_overflow: u64,
-    /// ListenDrops that were no accept-queue overflow (SYN queue full, no memory, no route …).
-    pub other_drops: u64,
-    /// The part of `other_drops` that was a full SYN queue without cookies (TCPReqQFullDrop).
-    pub syn_queue_full: u64,
-    /// Overflowing final ACKs answered by a reset (`tcp_abort_on_overflow`).
-    pub resets: u64,
-    /// SYN/ACKs sent again (`tcp_rtx_synack`).
-    pub synack_retransmits: u64,
+    counts: [u64; CLASSES],
+    /// Connections that lost a segment, each counted at its first; an upper bound under very many
+    /// connections, and 0 where the rung in use does not see them.
+    pub connections: u64,
 }
 
+/// Name of [`Tally::connections`] in JSON.
+const CONNECTIONS: &str = "connections";
+
 impl Tally {
+    /// A tally of these classes.
+    pub fn of(counts: &[(Class, u64)]) -> Self {
+        let mut tally = Self::default();
+        counts.iter().for_each(|(class, count)| tally[*class] += *count);
+        tally
+    }
+
+    /// What the programs counted.
+    pub fn counted(counts: [u64; CLASSES], connections: u64) -> Self {
+        Self { counts, connections }
+    }
+
+    /// Growth of the kernel's counters that this tally stands for.
+    pub fn moved(&self) -> MibCounts {
+        let mut moved = MibCounts::default();
+        for (class, count) in self.counts() {
+            meaning_of(class).counters.iter().for_each(|counter| moved[*counter] += count);
+        }
+        moved
+    }
+
     /// Growth of the kernel's ListenOverflows that this tally stands for.
     pub fn overflows(&self) -> u64 {
-        self.syn_overflow + self.ack_overflow + self.cookie_overflow + self.unstaged_overflow
+        self.moved()[Counter::ListenOverflows]
     }
 
     /// Growth of the kernel's ListenDrops that this tally stands for.
     pub fn drops(&self) -> u64 {
-        self.overflows() + self.other_drops
+        self.moved()[Counter::ListenDrops]
+    }
+
+    /// SYN/ACKs sent again, for whatever cause.
+    pub fn synack_retransmits(&self) -> u64 {
+        self.moved()[Counter::SynRetrans]
+    }
+
+    /// Classes that were counted, with their counts.
+    pub fn counts(&self) -> impl Iterator<Item = (Class, u64)> {
+        let pairs = Class::ALL.into_iter().zip(self.counts);
+        pairs.filter(|(_, count)| *count > 0)
     }
 
     /// Whether nothing was counted.
@@ -70,26 +105,42 @@ impl Tally {
     }
 }
 
+impl Index<Class> for Tally {
+    type Output = u64;
+
+    fn index(&self, class: Class) -> &u64 {
+        &self.counts[class as usize]
+    }
+}
+
+impl IndexMut<Class> for Tally {
+    fn index_mut(&mut self, class: Class) -> &mut u64 {
+        &mut self.counts[class as usize]
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, rhs: Self) {
-        let Self {
-            syn_overflow,
-            ack_overflow,
-            cookie_overflow,
-            unstaged_overflow,
-            other_drops,
-            syn_queue_full,
-            resets,
-            synack_retransmits,
-        } = rhs;
-        self.syn_overflow += syn_overflow;
-        self.ack_overflow += ack_overflow;
-        self.cookie_overflow += cookie_overflow;
-        self.unstaged_overflow += unstaged_overflow;
-        self.other_drops += other_drops;
-        self.syn_queue_full += syn_queue_full;
-        self.resets += resets;
-        self.synack_retransmits += synack_retransmits;
+        rhs.counts().for_each(|(class, count)| self[class] += count);
+        self.connections += rhs.connections;
+    }
+}
+
+impl From<Tally> for BTreeMap<String, u64> {
+    fn from(tally: Tally) -> Self {
+        let mut by_word: Self = tally.counts().map(|(class, count)| (word(class), count)).collect();
+        if tally.connections > 0 {
+            by_word.insert(CONNECTIONS.to_owned(), tally.connections);
+        }
+        by_word
+    }
+}
+
+impl From<BTreeMap<String, u64>> for Tally {
+    fn from(by_word: BTreeMap<String, u64>) -> Self {
+        let count = |class| by_word.get(&word(class)).copied().unwrap_or(0);
+        let connections = by_word.get(CONNECTIONS).copied().unwrap_or(0);
+        Self { counts: Class::ALL.map(count), connections }
     }
 }
 
@@ -128,46 +179,6 @@ pub struct ListenerDelta {
     pub queue: Option<QueueDepth>,
 }
 
-/// The kernel's own counters of one namespace: growth, or totals since the agent's baseline.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MibCounts {
-    /// `TcpExt: ListenOverflows`.
-    pub listen_overflows: u64,
-    /// `TcpExt: ListenDrops`.
-    pub listen_drops: u64,
-    /// `TcpExt: TCPReqQFullDrop`.
-    pub req_q_full_drop: u64,
-    /// `TcpExt: TCPReqQFullDoCookies`.
-    pub req_q_full_do_cookies: u64,
-    /// `TcpExt: TW`: TIME_WAIT sockets (entered, or on kernels before 5.18 expired).
-    pub time_wait: u64,
-    /// `TcpExt: TCPSynRetrans`.
-    pub syn_retrans: u64,
-    /// `Tcp: PassiveOpens`.
-    pub passive_opens: u64,
-}
-
-impl AddAssign for MibCounts {
-    fn add_assign(&mut self, rhs: Self) {
-        let Self {
-            listen_overflows,
-            listen_drops,
-            req_q_full_drop,
-            req_q_full_do_cookies,
-            time_wait,
-            syn_retrans,
-            passive_opens,
-        } = rhs;
-        self.listen_overflows += listen_overflows;
-        self.listen_drops += listen_drops;
-        self.req_q_full_drop += req_q_full_drop;
-        self.req_q_full_do_cookies += req_q_full_do_cookies;
-        self.time_wait += time_wait;
-        self.syn_retrans += syn_retrans;
-        self.passive_opens += passive_opens;
-    }
-}
-
 /// One interval's yield.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelSample {
@@ -180,7 +191,7 @@ pub struct KernelSample {
 }
 
 /// One lost or repeated segment in detail. Best effort: bounded in rate, counted exactly elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelEvent {
     /// Wall-clock time.
     pub at: crate::time::UnixMs,
@@ -189,23 +200,33 @@ pub struct KernelEvent {
     /// The client side of the handshake.
     pub peer: SocketAddr,
     /// What happened.
-    pub kind: KernelEventKind,
+    pub class: Class,
     /// The accept queue just then; unknown for SYN/ACK retransmits.
     pub queue: Option<QueueDepth>,
 }
 
-/// Kinds of [`KernelEvent`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KernelEventKind {
-    /// SYN dropped: accept queue full.
-    SynOverflow,
-    /// Final ACK dropped: accept queue full.
-    AckOverflow,
-    /// ACK with a SYN cookie dropped: accept queue full.
-    CookieOverflow,
-    /// Dropped for another reason.
-    OtherDrop,
-    /// SYN/ACK sent again.
-    SynackRetransmit,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_stands_for_the_kernels_counters() {
+        let tally = Tally::of(&[
+            (Class::SynAcceptQueueFull, 3),
+            (Class::AckAcceptQueueFullReset, 2),
+            (Class::SynQueueFull, 5),
+            (Class::RetransmitSilence, 7),
+            (Class::ExpiredSilence, 11),
+        ]);
+        assert_eq!((tally.overflows(), tally.drops(), tally.synack_retransmits()), (5, 10, 7));
+        assert_eq!(tally.moved()[Counter::ReqQFullDrop], 5);
+    }
+
+    #[test]
+    fn json_names_what_was_counted() {
+        let tally = Tally { connections: 2, ..Tally::of(&[(Class::SynAcceptQueueFull, 3)]) };
+        let json = serde_json::to_string(&tally).unwrap();
+        assert_eq!(json, r#"{"connections":2,"syn/accept_queue_full":3}"#);
+        assert_eq!(serde_json::from_str::<Tally>(&json).unwrap(), tally);
+    }
 }

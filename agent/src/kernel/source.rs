@@ -2,33 +2,30 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     time::Duration,
 };
 
-use anyhow::Result;
-use floodmark_common::{TimeWaitKey, Totals};
+use anyhow::{Result, anyhow};
+use floodmark_common::{ServiceKey, Totals};
 use log::warn;
 
 use super::{
-    counters::{Counters, Growth},
-    estimate::{Remainder, Suspect, share},
+    canary::{self, Heard, compare},
+    counters::{Counters, Growth, ServiceCounts},
     events::Events,
     ladder::{Rung, Signal, Standing},
-    mib,
+    lower_rung::LowerRung,
+    mib::{self, MibCounts},
     netns::{Netns, visit},
     object::Object,
-    sample::{
-        KernelEvent, KernelSample, ListenerDelta, ListenerId, MibCounts, NetnsId, QueueDepth,
-    },
-    sock_diag::listeners_here,
+    sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, Tally},
+    service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
 };
 use crate::time::{UnixMs, Window};
 
 /// Readings of maps, MIBs, maps are repeated this often while the two map readings differ.
 const SANDWICHES: u32 = 3;
-/// Where shares are estimated, the drop counters of quiet namespaces are read at every so many
-/// samples, since they also grow by what is no ListenDrop.
-const REFRESH_DROPS: u32 = 5;
 /// How long the counts of a namespace are kept after it was last seen.
 const RETENTION: Duration = Duration::from_secs(600);
 
@@ -39,11 +36,24 @@ pub struct KernelSource {
     events: Option<Events>,
     /// Each namespace's name and its counters' growth since the agent's baseline.
     mibs: BTreeMap<NetnsId, Mib>,
-    /// `SK_MEMINFO_DROPS` of every listener as last seen; kept only where shares are estimated.
-    drops: BTreeMap<NetnsId, HashMap<ListenerId, u32>>,
-    samples: u32,
+    /// Shares out what no program counts, where there is such.
+    lower_rung: LowerRung,
+    /// What was counted between attaching and the baseline of the MIBs.
+    services_before: HashMap<ServiceKey, ServiceCounts>,
     sampled: UnixMs,
     ring_full: u64,
+    canary: Canary,
+    canary_netns: Option<NetnsId>,
+}
+
+/// The canary and what was heard of it.
+enum Canary {
+    /// Nobody let one go, or it could not: why.
+    None(String),
+    /// It sings, and so much was heard of it so far.
+    Singing(canary::Canary, Box<Tally>),
+    /// It has sung.
+    Heard(BTreeMap<Signal, Heard>),
 }
 
 struct Mib {
@@ -54,12 +64,14 @@ struct Mib {
 }
 
 /// The agent's own troubles since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// The programs' totals, with their losses.
     pub totals: Totals,
     /// Ring buffer records the agent could not decode.
     pub undecodable: u64,
+    /// How often the kernel skipped each program.
+    pub misses: Vec<(String, u64)>,
 }
 
 impl KernelSource {
@@ -69,10 +81,19 @@ impl KernelSource {
     ///
     /// When the namespaces cannot be looked into, or the object lacks one of its maps.
     pub fn attach(namespaces: &[Netns]) -> Result<Self> {
-        let mut object = Object::attach();
+        Self::attach_at_most(namespaces, Rung::Fentry)
+    }
+
+    /// As [`attach`](Self::attach), but on no rung above `highest`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn attach_at_most(namespaces: &[Netns], highest: Rung) -> Result<Self> {
+        let mut object = Object::attach(highest);
         let (mut counters, mut events) = (None, None);
         if let Some(maps) = object.take_maps()? {
-            counters = Some(Counters::new(maps.listeners, maps.time_wait, maps.totals));
+            counters = Some(Counters::new(maps.counting));
             events = Some(Events::new(maps.events, maps.messages));
         }
         let mut source = Self {
@@ -80,13 +101,40 @@ impl KernelSource {
             counters,
             events,
             mibs: BTreeMap::new(),
-            drops: BTreeMap::new(),
-            samples: 0,
+            lower_rung: LowerRung::default(),
+            services_before: HashMap::new(),
             sampled: UnixMs::now(),
             ring_full: 0,
+            canary: Canary::None("none was let go".to_owned()),
+            canary_netns: None,
         };
         source.take_baseline(namespaces)?;
         Ok(source)
+    }
+
+    /// Lets a canary go, which takes somewhat more than a second and is heard meanwhile by
+    /// [`sample`](Self::sample).
+    pub fn release_canary(&mut self) {
+        self.canary = match canary::Canary::release() {
+            Ok(canary) => {
+                self.canary_netns = Some(canary.netns);
+                Canary::Singing(canary, Box::default())
+            }
+            Err(error) => Canary::None(format!("{error:#}")),
+        };
+    }
+
+    /// What was heard of the canary, signal by signal; `None` while it sings.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, and why.
+    pub fn heard(&self) -> Result<Option<&BTreeMap<Signal, Heard>>> {
+        match &self.canary {
+            Canary::None(why) => Err(anyhow!("no canary: {why}")),
+            Canary::Singing(..) => Ok(None),
+            Canary::Heard(heard) => Ok(Some(heard)),
+        }
     }
 
     /// How each signal is had.
@@ -96,7 +144,9 @@ impl KernelSource {
 
     /// Waiting detail events, at most `most`.
     pub fn events(&mut self, most: usize) -> Vec<KernelEvent> {
-        self.events.as_mut().map(|events| events.drain(most)).unwrap_or_default()
+        let mut events = self.events.as_mut().map(|events| events.drain(most)).unwrap_or_default();
+        events.retain(|event| !self.is_canarys(event.listener.netns));
+        events
     }
 
     /// What was lost since the last sample.
@@ -106,14 +156,10 @@ impl KernelSource {
     /// When a map cannot be read or the namespaces cannot be visited.
     pub fn sample(&mut self, namespaces: &[Netns]) -> Result<KernelSample> {
         let from = self.sampled;
+        // Asked before the maps are read, so that they then hold all of its song.
+        let sung = matches!(&self.canary, Canary::Singing(canary, _) if canary.is_done());
         let estimates = !self.counts_everything();
-        // Read before the MIBs: where those stand still, this holds nothing that is yet to be shared.
-        let quiet = if estimates && self.samples.is_multiple_of(REFRESH_DROPS) {
-            visit(namespaces, drop_counters)?
-        } else {
-            Vec::new()
-        };
-        self.samples = self.samples.wrapping_add(1);
+        let around = if estimates { self.lower_rung.look_around(namespaces)? } else { Vec::new() };
         let mut counted: Vec<Growth> = self.growth()?;
         let mut mibs = self.mib_growth(namespaces)?;
         // A count that moved between the two readings of the maps may or may not be in the MIBs.
@@ -127,18 +173,19 @@ impl KernelSource {
                 *mibs.entry(netns).or_default() += grown;
             }
         }
+        if estimates {
+            counted.extend(self.growth()?);
+        }
         self.sampled = UnixMs::now();
+        if sung {
+            self.hear_canary()?;
+        }
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();
         if estimates {
-            for found in quiet {
-                if mibs.get(&found.0).is_some_and(|grown| grown.listen_drops == 0) {
-                    self.remember_drops(&found);
-                }
-            }
-            listeners.extend(self.estimate(namespaces, &mibs, &counted)?);
+            listeners.extend(self.lower_rung.settle(namespaces, &around, &mibs, &counted)?);
         }
-        let ring_full = self.health()?.totals.ring_full;
-        let events_lost = ring_full - std::mem::replace(&mut self.ring_full, ring_full);
+        let ring_full = self.totals()?.ring_full;
+        let events_lost = ring_full - mem::replace(&mut self.ring_full, ring_full);
         Ok(KernelSample { window: Window { from, to: self.sampled }, listeners, events_lost })
     }
 
@@ -148,13 +195,58 @@ impl KernelSource {
         pairs.map(|(netns, mib)| (*netns, (mib.name.clone(), mib.since_start))).collect()
     }
 
-    /// TIME_WAIT entries since start, by service.
+    /// What became of connections since start, by service, busiest first; and for each namespace the
+    /// growth of its counters that this stands for.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
-    pub fn time_wait(&self) -> Result<Vec<(TimeWaitKey, u64)>> {
-        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::time_wait)
+    pub fn services(&self) -> Result<(Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>)> {
+        let (mut services, mut sums) = (Vec::new(), BTreeMap::new());
+        for (key, counts) in self.service_counts()? {
+            let netns = NetnsId(key.netns);
+            if self.is_canarys(netns) {
+                continue;
+            }
+            let counts = self.since_baseline(&key, counts);
+            let moved = moved(&counts, self.object.time_wait_at_expiry);
+            *sums.entry(netns).or_insert_with(MibCounts::default) += moved;
+            let by_word = ServiceClass::ALL.into_iter().zip(counts);
+            let by_word = by_word.filter(|(_, count)| *count > 0);
+            let counts = by_word.map(|(class, count)| (word(class).to_owned(), count)).collect();
+            let is_local = key.is_local != 0;
+            services.push(ServiceCount { netns, port: key.port, is_local, counts });
+        }
+        services.sort_by_key(|service| std::cmp::Reverse(service.counts.values().sum::<u64>()));
+        Ok((services, sums))
+    }
+
+    /// Connects that found no local port, since start.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn no_port(&self) -> Result<Vec<NoPortCount>> {
+        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::no_port)
+    }
+
+    fn service_counts(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
+        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::services)
+    }
+
+    /// Whether a namespace was the canary's and has not become anybody else's.
+    fn is_canarys(&self, netns: NetnsId) -> bool {
+        self.canary_netns == Some(netns) && !self.mibs.contains_key(&netns)
+    }
+
+    fn since_baseline(&self, key: &ServiceKey, mut counts: ServiceCounts) -> ServiceCounts {
+        if let Some(before) = self.services_before.get(key) {
+            counts
+                .iter_mut()
+                .zip(before)
+                .for_each(|(now, before)| *now = now.saturating_sub(*before));
+        }
+        counts
     }
 
     /// The agent's own troubles.
@@ -163,20 +255,57 @@ impl KernelSource {
     ///
     /// When the map cannot be read.
     pub fn health(&self) -> Result<Health> {
-        let totals = self.counters.as_ref().map_or(Ok(Totals::default()), Counters::totals)?;
+        let totals = self.totals()?;
         let undecodable = self.events.as_ref().map_or(0, |events| events.undecodable);
-        Ok(Health { totals, undecodable })
+        Ok(Health { totals, undecodable, misses: self.object.misses() })
+    }
+
+    fn totals(&self) -> Result<Totals> {
+        self.counters.as_ref().map_or(Ok(Totals::default()), Counters::totals)
     }
 
     /// Whether every overflow is counted in the kernel, so that nothing is left to estimate.
     fn counts_everything(&self) -> bool {
-        [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops]
+        [Signal::SynDrops, Signal::AckDrops, Signal::CookieDrops, Signal::IcmpDrops]
             .iter()
-            .all(|signal| self.object.rung(*signal) == Rung::Fentry)
+            .all(|signal| self.object.rung(*signal) >= Rung::Kprobe)
     }
 
+    /// What the maps grew by. The canary's part is nobody's loss.
     fn growth(&mut self) -> Result<Vec<Growth>> {
-        self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)
+        let mut growth = self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)?;
+        if let Canary::Singing(canary, tally) = &mut self.canary {
+            let own = growth.extract_if(.., |growth| growth.listener.netns == canary.netns);
+            own.for_each(|growth| **tally += growth.tally);
+        }
+        Ok(growth)
+    }
+
+    /// Takes the canary's song in. A signal that did not hear all of it goes down a rung.
+    fn hear_canary(&mut self) -> Result<()> {
+        let idle = Canary::None(String::new());
+        let Canary::Singing(canary, tally) = mem::replace(&mut self.canary, idle) else {
+            return Ok(());
+        };
+        let services = self.service_counts()?;
+        let own = services.iter().filter(|(key, _)| key.netns == canary.netns.0);
+        let time_wait = own.map(|(_, counts)| counts[ServiceClass::TimeWait as usize]).sum();
+        let song = match canary.finish() {
+            Ok(song) => song,
+            Err(error) => {
+                self.canary = Canary::None(format!("{error:#}"));
+                return Ok(());
+            }
+        };
+        let heard = compare(self.standings(), &song, &tally, time_wait);
+        for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
+            let Heard { happened, heard } = heard;
+            let reason = format!("the canary's test failed: {heard} heard of {happened}");
+            warn!("{}: {reason}", signal.name());
+            self.object.demote(*signal, &reason)?;
+        }
+        self.canary = Canary::Heard(heard);
+        Ok(())
     }
 
     /// Forgets the counts of listeners that have closed for good, so that the maps keep room for
@@ -189,7 +318,7 @@ impl KernelSource {
         let now = UnixMs::now();
         self.mibs.retain(|_, mib| mib.seen.later(RETENTION) >= now);
         let mibs = &self.mibs;
-        self.drops.retain(|netns, _| mibs.contains_key(netns));
+        self.lower_rung.forget(|netns| mibs.contains_key(&netns));
         match &mut self.counters {
             Some(counters) => counters.forget(closed, |netns| mibs.contains_key(&netns)),
             None => Ok(()),
@@ -198,22 +327,15 @@ impl KernelSource {
 
     fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
         self.growth()?;
+        self.services_before = self.service_counts()?.into_iter().collect();
         for (netns, raw) in visit(namespaces, |netns| (netns.clone(), mib::read_here()))? {
             let (since_start, seen) = (MibCounts::default(), self.sampled);
             self.mibs.insert(netns.id, Mib { name: netns.name, raw: raw?, since_start, seen });
         }
         if !self.counts_everything() {
-            for found in visit(namespaces, drop_counters)? {
-                self.remember_drops(&found);
-            }
+            self.lower_rung.take_baseline(namespaces)?;
         }
         Ok(())
-    }
-
-    /// Also forgets the listeners of that namespace that are there no longer.
-    fn remember_drops(&mut self, (netns, queues): &DropCounters) {
-        let drops = queues.iter().map(|(listener, _, drops)| (*listener, *drops)).collect();
-        self.drops.insert(*netns, drops);
     }
 
     /// Growth of every namespace's counters since the last call. A namespace not seen before is
@@ -235,6 +357,9 @@ impl KernelSource {
                 since_start: MibCounts::default(),
                 seen: now,
             });
+            if raw.is_reborn(&mib.raw) {
+                self.lower_rung.forget(|other| other != netns.id);
+            }
             let grown = raw.since(&mib.raw);
             mib.seen = now;
             mib.raw = raw;
@@ -242,51 +367,6 @@ impl KernelSource {
             growth.insert(netns.id, grown);
         }
         Ok(growth)
-    }
-
-    /// Shares out what the MIBs counted and the programs did not see.
-    fn estimate(
-        &mut self,
-        namespaces: &[Netns],
-        mibs: &BTreeMap<NetnsId, MibCounts>,
-        counted: &[Growth],
-    ) -> Result<Vec<ListenerDelta>> {
-        let in_trouble: Vec<Netns> = namespaces
-            .iter()
-            .filter(|netns| mibs.get(&netns.id).is_some_and(|grown| grown.listen_drops > 0))
-            .cloned()
-            .collect();
-        let mut deltas = Vec::new();
-        for (netns, queues) in visit(&in_trouble, drop_counters)? {
-            let grown = mibs.get(&netns).copied().unwrap_or_default();
-            let known = |wanted: &dyn Fn(&ListenerId) -> bool| -> (u64, u64) {
-                let of = counted.iter().filter(|growth| wanted(&growth.listener));
-                of.fold((0, 0), |(overflows, drops), growth| {
-                    (overflows + growth.tally.overflows(), drops + growth.tally.drops())
-                })
-            };
-            let (overflows, drops) = known(&|listener| listener.netns == netns);
-            let overflows = grown.listen_overflows.saturating_sub(overflows);
-            let drops = grown.listen_drops.saturating_sub(drops);
-            let before = self.drops.remove(&netns).unwrap_or_default();
-            self.remember_drops(&(netns, queues.clone()));
-            let mut depths = HashMap::new();
-            let mut suspects = Vec::new();
-            for (listener, queue, now) in queues {
-                let before = before.get(&listener).copied().unwrap_or(0);
-                let (known, _) = known(&|counted| *counted == listener);
-                suspects.push(Suspect { listener, drops: now.wrapping_sub(before), known });
-                depths.insert(listener, queue);
-            }
-            let shares = share(&Remainder { overflows, drops }, &suspects);
-            deltas.extend(shares.into_iter().map(|share| ListenerDelta {
-                listener: share.listener,
-                tally: share.tally,
-                attribution: share.attribution,
-                queue: depths.get(&share.listener).copied(),
-            }));
-        }
-        Ok(deltas)
     }
 }
 
@@ -297,17 +377,4 @@ fn exact(growth: &Growth) -> ListenerDelta {
         attribution: super::sample::Attribution::Exact,
         queue: Some(growth.queue),
     }
-}
-
-type DropCounters = (NetnsId, Vec<(ListenerId, QueueDepth, u32)>);
-
-/// Listeners of the calling thread's namespace with their queues and drop counters; none where
-/// sock_diag is not to be had, which the inventory has said already.
-fn drop_counters(netns: &Netns) -> DropCounters {
-    let sockets = listeners_here().unwrap_or_default().into_iter();
-    let counters = sockets.map(|socket| {
-        let id = ListenerId { netns: netns.id, addr: socket.addr, inode: socket.inode };
-        (id, socket.queue, socket.drops)
-    });
-    (netns.id, counters.collect())
 }

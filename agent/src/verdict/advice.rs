@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::{
         inventory::{Listener, Owner},
-        kernel::{Attribution, ListenerId, NetnsId, QueueDepth, Tally},
+        kernel::{Attribution, Class, ListenerId, NetnsId, QueueDepth, Tally},
         time::{UnixMs, Window},
         verdict::ProxyReport,
     };
@@ -108,7 +108,7 @@ mod tests {
             rungs: BTreeMap::new(),
             listeners: vec![ListenerReport {
                 listener,
-                tally: Tally { syn_overflow: overflows, ..Tally::default() },
+                tally: Tally::of(&[(Class::SynAcceptQueueFull, overflows)]),
                 attribution: Attribution::Exact,
                 queue_high: limit + 1,
                 peers: Vec::new(),
@@ -116,7 +116,8 @@ mod tests {
             namespaces: Vec::new(),
             proxy: ProxyReport::default(),
             events_lost: 0,
-            time_wait: Vec::new(),
+            services: Vec::new(),
+            no_port: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use super::{
     verdict::{Cause, Confidence},
 };
 use crate::{
-    kernel::{Attribution, Tally},
+    kernel::{Attribution, Class, Tally},
     proxy::{Failure, Phase},
 };
 
@@ -122,9 +122,9 @@ fn timed_out(facts: &Facts) -> Ruling {
     let tally = &losses.tally;
     let (cause, confidence) = if tally.overflows() > 0 {
         (Cause::AcceptQueueOverflow, overflow_confidence(facts, losses))
-    } else if tally.syn_queue_full > 0 {
+    } else if tally[Class::SynQueueFull] > 0 {
         (Cause::SynQueueFull, confidence_of(facts, losses))
-    } else if tally.other_drops > 0 {
+    } else if tally.drops() > 0 {
         (Cause::HandshakeDropped, confidence_of(facts, losses))
     } else {
         return no_evidence(facts);
@@ -137,7 +137,7 @@ fn timed_out(facts: &Facts) -> Ruling {
 /// makes it likely.
 fn overflow_confidence(facts: &Facts, losses: &Losses) -> Confidence {
     let sure = confidence_of(facts, losses);
-    let late = losses.tally.ack_overflow + losses.tally.cookie_overflow > 0;
+    let late = final_acks(&losses.tally) + losses.tally[Class::CookieAcceptQueueFull] > 0;
     if facts.phase == Phase::Connect || late { sure } else { sure.min(Confidence::Medium) }
 }
 
@@ -152,7 +152,7 @@ fn confidence_of(facts: &Facts, losses: &Losses) -> Confidence {
 /// With `tcp_abort_on_overflow` a full queue answers by a reset.
 fn reset(facts: &Facts) -> Ruling {
     match &facts.losses {
-        Some(losses) if losses.tally.resets > 0 => ruling(
+        Some(losses) if losses.tally[Class::AckAcceptQueueFullReset] > 0 => ruling(
             Cause::AcceptQueueOverflow,
             confidence_of(facts, losses),
             &format!("{}, answered by a reset (tcp_abort_on_overflow)", in_words(&losses.tally)),
@@ -183,28 +183,33 @@ fn no_evidence(facts: &Facts) -> Ruling {
 /// "dropped 12 SYNs and 3 final ACKs, accept queue full".
 pub fn in_words(tally: &Tally) -> String {
     let parts = [
-        (tally.syn_overflow, "SYN", ""),
-        (tally.ack_overflow, "final ACK", ""),
-        (tally.cookie_overflow, "ACK", " with a SYN cookie"),
-        (tally.unstaged_overflow, "handshake segment", ""),
+        (tally[Class::SynAcceptQueueFull], "SYN", ""),
+        (final_acks(tally), "final ACK", ""),
+        (tally[Class::CookieAcceptQueueFull], "ACK", " with a SYN cookie"),
+        (tally[Class::FastOpenQueueFull], "Fast Open request", ""),
+        (tally[Class::UnstagedAcceptQueueFull], "handshake segment", ""),
     ];
     let mut clauses = Vec::new();
     if tally.overflows() > 0 {
         clauses.push(format!("dropped {}, accept queue full", enumerate(&parts)));
     }
-    if tally.syn_queue_full > 0 {
-        let parts = [(tally.syn_queue_full, "SYN", "")];
+    if tally[Class::SynQueueFull] > 0 {
+        let parts = [(tally[Class::SynQueueFull], "SYN", "")];
         clauses.push(format!("dropped {}, SYN queue full", enumerate(&parts)));
     }
-    let rest = tally.other_drops - tally.syn_queue_full.min(tally.other_drops);
+    let rest = tally.drops() - tally.overflows() - tally[Class::SynQueueFull];
     if rest > 0 {
         let parts = [(rest, "handshake segment", "")];
         clauses.push(format!("dropped {} for another reason", enumerate(&parts)));
     }
-    if tally.synack_retransmits > 0 {
-        clauses.push(format!("sent {} again", plural(tally.synack_retransmits, "SYN/ACK", "")));
+    if tally.synack_retransmits() > 0 {
+        clauses.push(format!("sent {} again", plural(tally.synack_retransmits(), "SYN/ACK", "")));
     }
     format!("the listener {}", clauses.join("; "))
+}
+
+fn final_acks(tally: &Tally) -> u64 {
+    tally[Class::AckAcceptQueueFull] + tally[Class::AckAcceptQueueFullReset]
 }
 
 fn enumerate(parts: &[(u64, &str, &str)]) -> String {
@@ -244,20 +249,19 @@ mod tests {
         (cause, confidence)
     }
 
-    const SYNS: Tally = Tally {
-        syn_overflow: 3,
-        ack_overflow: 0,
-        cookie_overflow: 0,
-        unstaged_overflow: 0,
-        other_drops: 0,
-        syn_queue_full: 0,
-        resets: 0,
-        synack_retransmits: 0,
-    };
+    fn syns_and(others: &[(Class, u64)]) -> Tally {
+        let mut tally = Tally::of(&[(Class::SynAcceptQueueFull, 3)]);
+        tally += Tally::of(others);
+        tally
+    }
+
+    fn syns() -> Tally {
+        syns_and(&[])
+    }
 
     #[test]
     fn a_connect_timeout_with_overflow_is_an_overflow() {
-        let facts = facts(Phase::Connect, errno::ETIMEDOUT, SYNS);
+        let facts = facts(Phase::Connect, errno::ETIMEDOUT, syns());
         assert_eq!(cause_of(&facts), (Cause::AcceptQueueOverflow, Confidence::High));
     }
 
@@ -271,24 +275,24 @@ mod tests {
 
     #[test]
     fn retransmits_alone_are_no_cause() {
-        let tally = Tally { synack_retransmits: 9, ..Tally::default() };
+        let tally = Tally::of(&[(Class::RetransmitSilence, 9)]);
         let facts = facts(Phase::Connect, errno::ETIMEDOUT, tally);
         assert_eq!(cause_of(&facts).0, Cause::NoKernelEvidence);
     }
 
     #[test]
     fn a_read_timeout_needs_a_lost_ack_to_be_sure() {
-        let syn_only = facts(Phase::ResponseHeader, errno::ETIMEDOUT, SYNS);
+        let syn_only = facts(Phase::ResponseHeader, errno::ETIMEDOUT, syns());
         assert_eq!(cause_of(&syn_only), (Cause::AcceptQueueOverflow, Confidence::Medium));
-        let with_ack = Tally { ack_overflow: 1, ..SYNS };
+        let with_ack = syns_and(&[(Class::AckAcceptQueueFull, 1)]);
         let with_ack = facts(Phase::ResponseHeader, errno::ETIMEDOUT, with_ack);
         assert_eq!(cause_of(&with_ack), (Cause::AcceptQueueOverflow, Confidence::High));
     }
 
     #[test]
     fn a_shared_out_or_ambiguous_loss_is_less_sure() {
-        let mut facts = facts(Phase::Connect, errno::ETIMEDOUT, SYNS);
-        facts.losses = Some(Losses { tally: SYNS, attribution: Attribution::Proportional });
+        let mut facts = facts(Phase::Connect, errno::ETIMEDOUT, syns());
+        facts.losses = Some(Losses { tally: syns(), attribution: Attribution::Proportional });
         assert_eq!(cause_of(&facts).1, Confidence::Medium);
         facts.trail = Trail::Ambiguous;
         assert_eq!(cause_of(&facts).1, Confidence::Low);
@@ -296,9 +300,9 @@ mod tests {
 
     #[test]
     fn a_reset_is_an_overflow_only_where_the_kernel_aborted() {
-        let plain = facts(Phase::ResponseHeader, errno::ECONNRESET, SYNS);
+        let plain = facts(Phase::ResponseHeader, errno::ECONNRESET, syns());
         assert_eq!(cause_of(&plain).0, Cause::Reset);
-        let aborted = Tally { ack_overflow: 2, resets: 2, ..Tally::default() };
+        let aborted = Tally::of(&[(Class::AckAcceptQueueFullReset, 2)]);
         let aborted = facts(Phase::ResponseHeader, errno::ECONNRESET, aborted);
         assert_eq!(cause_of(&aborted), (Cause::AcceptQueueOverflow, Confidence::High));
     }
@@ -312,13 +316,17 @@ mod tests {
             (errno::EAGAIN, Cause::AcceptQueueOverflow),
             (5, Cause::NoKernelEvidence),
         ] {
-            assert_eq!(cause_of(&facts(Phase::Connect, errno, SYNS)).0, cause, "errno {errno}");
+            assert_eq!(cause_of(&facts(Phase::Connect, errno, syns())).0, cause, "errno {errno}");
         }
     }
 
     #[test]
     fn says_what_was_dropped() {
-        let tally = Tally { ack_overflow: 1, other_drops: 5, syn_queue_full: 4, ..SYNS };
+        let tally = syns_and(&[
+            (Class::AckAcceptQueueFull, 1),
+            (Class::SynQueueFull, 4),
+            (Class::SynOther, 1),
+        ]);
         assert_eq!(
             in_words(&tally),
             "the listener dropped 3 SYNs and 1 final ACK, accept queue full; dropped 4 SYNs, SYN \

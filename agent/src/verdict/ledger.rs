@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::{
-    report::{ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport},
+    report::{ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
 };
 use crate::{
     inventory::{Inventory, Listener},
     kernel::{
-        Attribution, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, Tally,
+        Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
+        NoPortCount, QueueDepth, ServiceCount, Tally,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
@@ -71,6 +72,20 @@ struct Account {
     alive: UnixMs,
     /// As last seen in the inventory: an owner that has died is still named.
     listener: Option<Listener>,
+}
+
+/// The kernel's side of a report, over the same time as the ledger's.
+pub struct KernelSide<'a> {
+    /// The rung in use for each signal.
+    pub rungs: BTreeMap<String, String>,
+    /// Each namespace's name and the growth of its own counters.
+    pub kernel: &'a BTreeMap<NetnsId, (String, MibCounts)>,
+    /// What became of connections, by service.
+    pub services: Vec<ServiceCount>,
+    /// The growth of each namespace's counters that those stand for.
+    pub services_moved: BTreeMap<NetnsId, MibCounts>,
+    /// Connects that found no local port.
+    pub no_port: Vec<NoPortCount>,
 }
 
 impl Account {
@@ -208,28 +223,25 @@ impl Ledger {
         sums
     }
 
-    /// The report on everything since start. `kernel` holds each namespace's name and the growth of
-    /// its own counters over the same time.
-    pub fn report(
-        &self,
-        now: UnixMs,
-        rungs: BTreeMap<String, String>,
-        kernel: &BTreeMap<NetnsId, (String, MibCounts)>,
-        time_wait: Vec<TimeWaitReport>,
-    ) -> Report {
+    /// The report on everything since start.
+    pub fn report(&self, now: UnixMs, kernel: KernelSide<'_>) -> Report {
+        let KernelSide { rungs, kernel, services, services_moved, no_port } = kernel;
         let attributed = self.attributed();
         let namespaces = kernel
             .iter()
-            .filter(|(_, (_, counts))| counts.listen_drops > 0 || counts.listen_overflows > 0)
+            .filter(|(_, (_, counts))| Counter::RECONCILED.iter().any(|c| counts[*c] > 0))
             .map(|(netns, (name, counts))| {
-                let tally = attributed.get(netns).copied().unwrap_or_default();
+                let mut attributed = attributed.get(netns).map(Tally::moved).unwrap_or_default();
+                attributed += services_moved.get(netns).copied().unwrap_or_default();
                 NetnsReport {
                     netns: *netns,
                     name: name.clone(),
                     kernel: *counts,
-                    unattributed_overflows: counts.listen_overflows as i64
-                        - tally.overflows() as i64,
-                    unattributed_drops: counts.listen_drops as i64 - tally.drops() as i64,
+                    unattributed: counts
+                        .unattributed(&attributed)
+                        .filter(|(_, rest)| *rest != 0)
+                        .map(|(counter, rest)| (counter.name().to_owned(), rest))
+                        .collect(),
                 }
             })
             .collect();
@@ -243,7 +255,8 @@ impl Ledger {
                 ..self.proxy.clone()
             },
             events_lost: self.events_lost,
-            time_wait,
+            services,
+            no_port,
         }
     }
 
@@ -280,7 +293,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::ListenerDelta;
+    use crate::kernel::{Class, ListenerDelta};
 
     fn sample(second: u64, ports: impl Iterator<Item = u32>) -> KernelSample {
         let delta = |port: u32| ListenerDelta {
@@ -289,7 +302,7 @@ mod tests {
                 addr: ([10, 0, 0, 1], 80).into(),
                 inode: port,
             },
-            tally: Tally { syn_overflow: 1, ..Tally::default() },
+            tally: Tally::of(&[(Class::SynAcceptQueueFull, 1)]),
             attribution: Attribution::Exact,
             queue: None,
         };

@@ -12,6 +12,6 @@ mod verdict;
 pub use advice::{Step, advice};
 pub use cause::in_words;
 pub use join::{Correlator, LONGEST_ATTEMPT, SETTLE};
-pub use ledger::{Ledger, VerdictKind};
-pub use report::{ListenerReport, NetnsReport, ProxyReport, Report, TimeWaitReport};
+pub use ledger::{KernelSide, Ledger, VerdictKind};
+pub use report::{ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, Verdict};

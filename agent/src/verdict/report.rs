@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::verdict::Verdict;
 use crate::{
     inventory::Listener,
-    kernel::{Attribution, MibCounts, NetnsId, Tally},
+    kernel::{Attribution, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
     time::Window,
 };
 
@@ -26,8 +26,10 @@ pub struct Report {
     pub proxy: ProxyReport,
     /// Detail events lost in the ring buffer (their counts are not).
     pub events_lost: u64,
-    /// TIME_WAIT entries seen, busiest first.
-    pub time_wait: Vec<TimeWaitReport>,
+    /// What became of connections besides, by service, busiest first.
+    pub services: Vec<ServiceCount>,
+    /// Connects of this host that found no local port.
+    pub no_port: Vec<NoPortCount>,
 }
 
 /// One listener's losses.
@@ -54,10 +56,9 @@ pub struct NetnsReport {
     pub name: String,
     /// Growth of the kernel's counters.
     pub kernel: MibCounts,
-    /// ListenOverflows minus what was attributed to listeners.
-    pub unattributed_overflows: i64,
-    /// ListenDrops minus what was attributed to listeners.
-    pub unattributed_drops: i64,
+    /// What of them was not attributed to listeners or services, by the kernel's names; negative where too
+    /// much was. Only what is not 0.
+    pub unattributed: BTreeMap<String, i64>,
 }
 
 /// What the proxies said, and what became of it.
@@ -75,17 +76,4 @@ pub struct ProxyReport {
     pub causes: BTreeMap<String, u64>,
     /// The verdicts; the newest where there are too many to keep.
     pub verdicts: Vec<Arc<Verdict>>,
-}
-
-/// TIME_WAIT entries of one service.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct TimeWaitReport {
-    /// In which namespace.
-    pub netns: NetnsId,
-    /// The service's port: the lower one of the connection.
-    pub port: u16,
-    /// True if the side that closed first is the service's own, false if it is its client.
-    pub by_service: bool,
-    /// Entries.
-    pub count: u64,
 }

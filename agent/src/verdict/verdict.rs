@@ -30,9 +30,9 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the event was joined with kernel evidence of a listener.
+    /// Whether the event was joined with losses that the kernel counted at a listener.
     pub fn is_joined(&self) -> bool {
-        self.listener.is_some() && !self.evidence.is_empty()
+        self.listener.is_some() && self.evidence.drops() > 0
     }
 }
 

@@ -12,12 +12,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Counts the tests that `output` reports in the words of Rust's test harness. A step that
+    /// Counts the tests that `output` reports in the words of Rust's test harness or of the
+    /// scenarios. A step that
     /// reports none counts as one test, and so does a failure that no test accounts for.
     pub fn of(name: &str, succeeded: bool, output: &str, took: Duration) -> Self {
         let (mut passed, mut failed) = output
             .lines()
-            .filter_map(test_result)
+            .filter_map(|line| test_result(line).or_else(|| scenarios_result(line)))
             .fold((0, 0), |(passed, failed), result| (passed + result.0, failed + result.1));
         if succeeded && passed + failed == 0 {
             passed = 1;
@@ -39,6 +40,15 @@ fn test_result(line: &str) -> Option<(usize, usize)> {
     let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
     let mut counts = counts.split("; ");
     let passed = counts.next()?.strip_suffix(" passed")?.parse().ok()?;
+    let failed = counts.next()?.strip_suffix(" failed")?.parse().ok()?;
+    Some((passed, failed))
+}
+
+/// Passed and failed in the last line of the scenarios: `53 passed, 0 skipped, 0 failed`.
+fn scenarios_result(line: &str) -> Option<(usize, usize)> {
+    let mut counts = line.trim().split(", ");
+    let passed = counts.next()?.strip_suffix(" passed")?.parse().ok()?;
+    counts.next()?.strip_suffix(" skipped")?;
     let failed = counts.next()?.strip_suffix(" failed")?.parse().ok()?;
     Some((passed, failed))
 }

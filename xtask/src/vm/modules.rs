@@ -10,9 +10,11 @@ use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
 
-/// What the lab and the tests use: links between namespaces, sockets' diagnosis, bad links. No
+/// What the lab and the tests use: links between namespaces and to crafted peers, sockets'
+/// diagnosis, bad links. No
 /// guest can load a module on demand, since it has no modprobe.
-const WANTED: [&str; 6] = ["veth", "dummy", "inet_diag", "tcp_diag", "unix_diag", "sch_netem"];
+const WANTED: [&str; 7] =
+    ["veth", "dummy", "tun", "inet_diag", "tcp_diag", "unix_diag", "sch_netem"];
 
 /// A module's file name and content, decompressed.
 pub type Module = (String, Vec<u8>);

@@ -15,12 +15,12 @@ pub struct Series {
 
 /// Every series known.
 pub const ALL: [Series; 6] = [
-    series("5.10", &["bullseye", "bullseye-security"], false),
+    series("5.10", &["bullseye", "bullseye-security"], true),
     series("6.1", &["bookworm", "bookworm-security"], true),
     series("6.12", &["trixie", "trixie-security"], true),
     series("6.18", &["trixie-backports"], false),
     series("7.2", &["trixie-backports", "sid"], false),
-    series("7.3", &["experimental"], false),
+    series("7.3", &["experimental"], true),
 ];
 
 const fn series(name: &'static str, suites: &'static [&'static str], by_default: bool) -> Series {

@@ -66,7 +66,7 @@ async fn serves_metrics_and_report() {
     assert_eq!(status, 200);
     assert!(head.contains("content-type: application/json"), "{head}");
     let report: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(report["listeners"][0]["tally"]["syn_overflow"], 10);
+    assert_eq!(report["listeners"][0]["tally"]["syn/accept_queue_full"], 10);
 }
 
 #[tokio::test]

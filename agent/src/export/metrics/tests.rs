@@ -9,6 +9,8 @@ use super::{
     *,
 };
 
+const UNATTRIBUTED: &str = "floodmark_kernel_counter_unattributed";
+
 /// The values of all samples of `name` whose labels hold each of `labels`.
 fn values(text: &str, name: &str, labels: &[&str]) -> Vec<f64> {
     text.lines()
@@ -54,24 +56,26 @@ fn drops_of_a_listener_add_up_to_what_the_kernel_counts() {
     assert_eq!(sum(&["cause=\"accept_queue_full\""]), tally.overflows() as f64);
     assert_eq!(sum(&["cause=\"accept_queue_full\"", "stage=\"ack\""]), 5.0);
     assert_eq!(sum(&["cause=\"syn_queue_full\""]), 1.0);
-    assert_eq!(values(&text, "floodmark_unattributed_listen_overflows", &["app1"]), [1.0]);
-    assert_eq!(values(&text, "floodmark_unattributed_listen_drops", &["app1"]), [2.0]);
+    assert_eq!(values(&text, UNATTRIBUTED, &["app1", "\"ListenOverflows\""]), [1.0]);
+    assert_eq!(values(&text, UNATTRIBUTED, &["app1", "\"ListenDrops\""]), [2.0]);
 }
 
 /// A counter that appears with its first drops in it has no increase.
 #[test]
 fn a_quiet_namespace_is_exported_at_zero() {
     let text = render(&snapshot()).unwrap();
-    for name in ["floodmark_kernel_listen_drops_total", "floodmark_unattributed_listen_drops"] {
-        assert_eq!(values(&text, name, &["net:[4026532002]"]), [0.0], "{name}");
+    for name in ["floodmark_kernel_counter_total", UNATTRIBUTED] {
+        let labels = ["net:[4026532002]", "\"ListenDrops\""];
+        assert_eq!(values(&text, name, &labels), [0.0], "{name}");
     }
 }
 
 #[test]
 fn a_namespace_has_one_name_in_all_families() {
     let text = render(&snapshot()).unwrap();
-    let name = "floodmark_time_wait_entries_total";
-    assert_eq!(values(&text, name, &["netns=\"app1\"", "closed_by=\"service\""]), [4.0]);
+    let name = "floodmark_connection_events_total";
+    assert_eq!(values(&text, name, &["netns=\"app1\"", "side=\"service\""]), [4.0]);
+    assert_eq!(values(&text, "floodmark_connect_no_port_total", &["netns=\"app1\""]), [6.0]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    kernel::{Attribution, ListenerDelta, QueueDepth},
+    kernel::{Attribution, Class, ListenerDelta, QueueDepth},
     proxy::ProxyKind,
 };
 
@@ -48,7 +48,7 @@ fn lost(second: u64, syns: u64) -> KernelSample {
         window: Window { from: at(second), to: at(second + 1) },
         listeners: vec![ListenerDelta {
             listener,
-            tally: Tally { syn_overflow: syns, ..Tally::default() },
+            tally: Tally::of(&[(Class::SynAcceptQueueFull, syns)]),
             attribution: Attribution::Exact,
             queue: Some(QueueDepth { len: 129, limit: 128 }),
         }],
@@ -68,7 +68,7 @@ fn a_marking_is_joined_with_losses_of_the_minute_before() {
     correlator.on_event(marked(60), None, at(60));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!(verdict.cause, Cause::AcceptQueueOverflow);
-    assert_eq!(verdict.evidence.syn_overflow, 7);
+    assert_eq!(verdict.evidence[Class::SynAcceptQueueFull], 7);
     assert_eq!(verdict.window, Window { from: at(0), to: at(61) });
     assert!(verdict.is_joined());
 }
@@ -92,7 +92,7 @@ fn an_event_waits_until_its_last_second_has_been_sampled() {
     correlator.on_sample(&lost(60, 2));
     let verdicts = correlator.decide(at(63), &inventory);
     assert_eq!(verdicts.len(), 1);
-    assert_eq!(verdicts[0].evidence.syn_overflow, 2);
+    assert_eq!(verdicts[0].evidence[Class::SynAcceptQueueFull], 2);
     assert!(correlator.decide(at(99), &inventory).is_empty(), "each event is decided once");
 }
 

@@ -1,0 +1,90 @@
+//! This host as a client: connects without a local port, SYNs sent again.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::bpf_get_current_comm,
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
+};
+use floodmark_common::{AF_INET, NoPortKey, NoPortTally, RawAddr, ServiceClass};
+
+use crate::{
+    kernel::{
+        Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_NUM, OFF_SK_STATE,
+        OFF_SK_V6_DADDR, Typed,
+    },
+    listener::netns_of,
+    maps::{NO_PORT, totals},
+    segment::in6_addr,
+    service::count,
+};
+
+const EADDRNOTAVAIL: i32 = 99;
+const TCP_SYN_SENT: u8 = 2;
+
+/// kernel: net/ipv4/inet_hashtables.c `inet_hash_connect(death_row, sk)`.
+#[fexit(function = "inet_hash_connect")]
+pub fn connect_hashed(ctx: FExitContext) -> i32 {
+    settle(&ctx);
+    0
+}
+
+/// kernel: net/ipv6/inet6_hashtables.c `inet6_hash_connect(death_row, sk)`.
+#[fexit(function = "inet6_hash_connect")]
+pub fn connect6_hashed(ctx: FExitContext) -> i32 {
+    settle(&ctx);
+    0
+}
+
+/// No port was found if the call failed so and the socket is still without: one that was bound
+/// beforehand fails alike where its own pair of ports is taken.
+#[inline(always)]
+fn settle(ctx: &FExitContext) {
+    if ctx.arg::<u64>(2) as i32 != -EADDRNOTAVAIL {
+        return;
+    }
+    let sk: *const u8 = ctx.arg(1);
+    // SAFETY: `sk` is a program argument of type `struct sock *`.
+    let key = unsafe {
+        if Typed::field::<u16>(sk, &OFF_SK_NUM) != 0 {
+            return;
+        }
+        let family = Typed::field::<u16>(sk, &OFF_SK_FAMILY);
+        let mut addr = RawAddr::default();
+        if family == AF_INET {
+            let word: u32 = Typed::field(sk, &OFF_SK_DADDR);
+            addr[..4].copy_from_slice(&word.to_ne_bytes());
+        } else {
+            addr = in6_addr::<Typed>(sk, &OFF_SK_V6_DADDR);
+        }
+        NoPortKey {
+            netns: netns_of::<Typed>(sk),
+            pid: ctx.tgid(),
+            addr,
+            port: u16::from_be(Typed::field(sk, &OFF_SK_DPORT)),
+            family,
+        }
+    };
+    if NO_PORT.get_ptr(key).is_none() {
+        let command = bpf_get_current_comm().unwrap_or_default();
+        let _ = NO_PORT.insert(key, NoPortTally { failures: 0, command }, u64::from(BPF_NOEXIST));
+    }
+    match NO_PORT.get_ptr_mut(key) {
+        // SAFETY: this CPU's slot of a per-CPU map.
+        Some(tally) => unsafe { (*tally).failures += 1 },
+        None => totals(|t| t.map_full += 1),
+    }
+}
+
+/// kernel: net/ipv4/tcp_output.c `__tcp_retransmit_skb` -> `trace_tcp_retransmit_skb(sk, skb, …)`:
+/// a SYN sent again is the part of TCPSynRetrans that is no SYN/ACK.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn segment_retransmitted(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    // SAFETY: `sk` is a program argument of type `struct sock *`.
+    if unsafe { Typed::field::<u8>(sk, &OFF_SK_STATE) } == TCP_SYN_SENT {
+        count::<Typed>(sk, ServiceClass::SynRepeated);
+    }
+    0
+}

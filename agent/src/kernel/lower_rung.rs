@@ -1,0 +1,256 @@
+//! Losses that no program saw, on hosts that refuse function hooks: how many they are is in the MIBs,
+//! whose they are in the listeners' drop counters. Keeps the balance between the two, because they
+//! cannot be read at one instant.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+
+use super::{
+    counters::Growth,
+    estimate::{Remainder, Suspect, moved_by, share},
+    mib::{Counter, MibCounts},
+    netns::{Netns, visit},
+    sample::{ListenerDelta, ListenerId, NetnsId, QueueDepth},
+    sock_diag::listeners_here,
+};
+
+/// The drop counters of quiet namespaces are read at every so many samples, since they also grow by
+/// what is no ListenDrop.
+const REFRESH: u32 = 5;
+
+/// Shares out, sample by sample, what the MIBs counted and no program did.
+#[derive(Default)]
+pub struct LowerRung {
+    /// `SK_MEMINFO_DROPS` of every listener as last seen.
+    drops: BTreeMap<NetnsId, HashMap<ListenerId, u32>>,
+    owed: BTreeMap<NetnsId, Owed>,
+    samples: u32,
+}
+
+/// Growth of the MIBs that no program has counted and nobody has been given yet. Negative while what
+/// was counted is not in a reading of the MIBs yet.
+#[derive(Default)]
+struct Owed {
+    overflows: i64,
+    /// ListenDrops that were no overflow.
+    others: i64,
+    /// What of `others` was owed at the last sample already. procfs reads ListenOverflows before
+    /// ListenDrops, so what looks like a drop of another kind may be an overflow yet to show.
+    ripe: i64,
+    /// Whose drop counters moved last: one is read later than the MIBs, so it may have moved already
+    /// for what shows in them only now.
+    last: Vec<Suspect>,
+}
+
+impl Owed {
+    /// Takes new suspects for the last ones, if any of their counters moved; beside them, if those
+    /// have not paid for all that is owed.
+    fn suspect(&mut self, mut suspects: Vec<Suspect>) {
+        if suspects.iter().all(|suspect| u64::from(suspect.drops) <= suspect.explained) {
+            return;
+        }
+        if self.ripe > 0 {
+            for suspect in &mut suspects {
+                let known = self.last.iter().find(|last| last.listener == suspect.listener);
+                if let Some(last) = known {
+                    suspect.drops = suspect.drops.wrapping_add(last.drops);
+                    suspect.explained += last.explained;
+                }
+            }
+        }
+        self.last = suspects;
+    }
+}
+
+/// The drop counters of one namespace.
+pub type DropCounters = (NetnsId, Vec<(ListenerId, QueueDepth, u32)>);
+
+impl LowerRung {
+    /// Takes the drop counters as they stand for a beginning.
+    pub fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
+        for found in visit(namespaces, drop_counters)? {
+            self.remember(&found);
+        }
+        Ok(())
+    }
+
+    /// Now and then, to be called before the MIBs are read: the drop counters of all namespaces. In
+    /// those where the MIBs then stand still, they hold nothing that is yet to be shared.
+    pub fn look_around(&mut self, namespaces: &[Netns]) -> Result<Vec<DropCounters>> {
+        self.samples = self.samples.wrapping_add(1);
+        if self.samples.is_multiple_of(REFRESH) {
+            visit(namespaces, drop_counters)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Shares out what the MIBs `grown` hold beyond what was `counted`. The maps must have been read
+    /// after the MIBs, lest what a program will count is shared out first.
+    pub fn settle(
+        &mut self,
+        namespaces: &[Netns],
+        around: &[DropCounters],
+        grown: &BTreeMap<NetnsId, MibCounts>,
+        counted: &[Growth],
+    ) -> Result<Vec<ListenerDelta>> {
+        for found in around {
+            let is_still =
+                grown.get(&found.0).is_some_and(|grown| grown[Counter::ListenDrops] == 0);
+            if is_still && !self.owes(found.0) {
+                self.remember(found);
+            }
+        }
+        self.enter(grown, counted);
+        let in_debt: Vec<Netns> =
+            namespaces.iter().filter(|netns| self.owes(netns.id)).cloned().collect();
+        let mut deltas = Vec::new();
+        for found in visit(&in_debt, drop_counters)? {
+            deltas.extend(self.pay(&found, counted));
+        }
+        self.owed.values_mut().for_each(|owed| owed.ripe = owed.others.max(0));
+        Ok(deltas)
+    }
+
+    /// Forgets namespaces that are no longer `known`.
+    pub fn forget(&mut self, known: impl Fn(NetnsId) -> bool) {
+        self.drops.retain(|netns, _| known(*netns));
+        self.owed.retain(|netns, _| known(*netns));
+    }
+
+    fn owes(&self, netns: NetnsId) -> bool {
+        self.owed.get(&netns).is_some_and(|owed| owed.overflows > 0 || owed.others > 0)
+    }
+
+    fn enter(&mut self, grown: &BTreeMap<NetnsId, MibCounts>, counted: &[Growth]) {
+        let has_grown = |grown: &MibCounts| {
+            grown[Counter::ListenOverflows] > 0 || grown[Counter::ListenDrops] > 0
+        };
+        for (netns, grown) in grown.iter().filter(|(_, grown)| has_grown(grown)) {
+            let owed = self.owed.entry(*netns).or_default();
+            let overflows = grown[Counter::ListenOverflows] as i64;
+            owed.overflows += overflows;
+            owed.others += grown[Counter::ListenDrops] as i64 - overflows;
+        }
+        for growth in counted.iter().filter(|growth| growth.tally.drops() > 0) {
+            let owed = self.owed.entry(growth.listener.netns).or_default();
+            let overflows = growth.tally.overflows() as i64;
+            owed.overflows -= overflows;
+            owed.others -= growth.tally.drops() as i64 - overflows;
+        }
+    }
+
+    /// Shares out what is owed in one namespace.
+    fn pay(&mut self, found: &DropCounters, counted: &[Growth]) -> Vec<ListenerDelta> {
+        let (netns, queues) = found;
+        let before = self.drops.remove(netns).unwrap_or_default();
+        self.remember(found);
+        let explained = |listener: &ListenerId| {
+            let own = counted.iter().filter(|growth| growth.listener == *listener);
+            own.map(|growth| moved_by(&growth.tally)).sum()
+        };
+        let suspects: Vec<Suspect> = queues
+            .iter()
+            .map(|(listener, _, now)| {
+                let before = before.get(listener).copied().unwrap_or(0);
+                let (drops, explained) = (now.wrapping_sub(before), explained(listener));
+                Suspect { listener: *listener, drops, explained }
+            })
+            .collect();
+        let owed = self.owed.entry(*netns).or_default();
+        let overflows = owed.overflows.max(0) as u64;
+        let others = owed.others.min(owed.ripe).max(0) as u64;
+        let remainder = Remainder { overflows, drops: overflows + others };
+        owed.suspect(suspects);
+        let shares = share(&remainder, &owed.last);
+        for share in &shares {
+            let overflows = share.tally.overflows() as i64;
+            owed.overflows -= overflows;
+            owed.others -= share.tally.drops() as i64 - overflows;
+        }
+        let queue_of = |listener: &ListenerId| {
+            queues.iter().find(|(other, ..)| other == listener).map(|(_, queue, _)| *queue)
+        };
+        let delta = |share: super::estimate::Share| ListenerDelta {
+            listener: share.listener,
+            tally: share.tally,
+            attribution: share.attribution,
+            queue: queue_of(&share.listener),
+        };
+        shares.into_iter().map(delta).collect()
+    }
+
+    /// Also forgets the listeners of that namespace that are there no longer.
+    fn remember(&mut self, (netns, queues): &DropCounters) {
+        let drops = queues.iter().map(|(listener, _, drops)| (*listener, *drops)).collect();
+        self.drops.insert(*netns, drops);
+    }
+}
+
+/// Listeners of the calling thread's namespace with their queues and drop counters; none where
+/// sock_diag is not to be had, which the inventory has said already.
+fn drop_counters(netns: &Netns) -> DropCounters {
+    let sockets = listeners_here().unwrap_or_default().into_iter();
+    let counters = sockets.map(|socket| (socket.id(netns.id), socket.queue, socket.drops));
+    (netns.id, counters.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Class;
+
+    const NETNS: NetnsId = NetnsId(7);
+
+    fn listener() -> ListenerId {
+        ListenerId { netns: NETNS, addr: ([10, 0, 0, 1], 80).into(), inode: 5 }
+    }
+
+    fn grown(overflows: u64, drops: u64) -> BTreeMap<NetnsId, MibCounts> {
+        let mut grown = MibCounts::default();
+        grown[Counter::ListenOverflows] = overflows;
+        grown[Counter::ListenDrops] = drops;
+        BTreeMap::from([(NETNS, grown)])
+    }
+
+    fn found(drops: u32) -> DropCounters {
+        (NETNS, vec![(listener(), QueueDepth::default(), drops)])
+    }
+
+    /// One sample: the MIBs have grown so much, the drop counter stands there.
+    fn paid(rung: &mut LowerRung, overflows: u64, drops: u64, counter: u32) -> (u64, u64) {
+        rung.enter(&grown(overflows, drops), &[]);
+        let deltas = rung.pay(&found(counter), &[]);
+        rung.owed.values_mut().for_each(|owed| owed.ripe = owed.others.max(0));
+        let sum = |class| deltas.iter().map(|delta| delta.tally[class]).sum();
+        (sum(Class::UnstagedAcceptQueueFull), sum(Class::UnstagedOther))
+    }
+
+    /// The MIBs are read in the middle of a burst, the drop counter after it.
+    #[test]
+    fn what_shows_late_in_the_mibs_goes_to_whom_the_counter_pointed() {
+        let mut rung = LowerRung::default();
+        rung.remember(&found(0));
+        assert_eq!(paid(&mut rung, 4, 4, 10), (4, 0));
+        assert_eq!(paid(&mut rung, 6, 6, 10), (6, 0), "the counter has moved for these before");
+    }
+
+    /// A drop may show in one reading and its overflow in the next.
+    #[test]
+    fn a_torn_reading_makes_no_drop_of_another_kind() {
+        let mut rung = LowerRung::default();
+        rung.remember(&found(0));
+        assert_eq!(paid(&mut rung, 4, 5, 5), (4, 0));
+        assert_eq!(paid(&mut rung, 1, 0, 5), (1, 0));
+        assert_eq!(paid(&mut rung, 0, 0, 5), (0, 0), "and nothing is owed any more");
+    }
+
+    #[test]
+    fn drops_of_another_kind_come_a_sample_later() {
+        let mut rung = LowerRung::default();
+        rung.remember(&found(0));
+        assert_eq!(paid(&mut rung, 0, 3, 3), (0, 0));
+        assert_eq!(paid(&mut rung, 0, 0, 3), (0, 3));
+    }
+}

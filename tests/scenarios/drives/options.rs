@@ -1,0 +1,88 @@
+//! Listeners with options that change the handshake.
+
+use anyhow::Result;
+use socket2::{Protocol, Socket};
+
+use crate::{
+    claim::{at_least, exactly},
+    counters::until_counted,
+    namespace::{Namespace, sysctl},
+    peer::Peer,
+    scenario::{Driven, Scenario, Skip},
+    sockets::{Listener, client, knock, knock_with, set_tcp_option},
+    tun::{HERE, Tun},
+};
+
+pub const ALL: &[Scenario] = &[
+    Scenario::new("defer_accept", defer_accept),
+    Scenario::new("fast_open_overflow", fast_open),
+    Scenario::new("mptcp_overflow", mptcp),
+];
+
+/// A bare ACK only proves the client alive, and is asked for again in the end. It moves `sk_drops`,
+/// yet nothing is lost.
+fn defer_accept(_: &[Namespace]) -> Result<Driven> {
+    let tun = Tun::open()?;
+    let listener = Listener::with(Protocol::TCP, "0.0.0.0:0", 64, |socket| {
+        set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, 1)
+    })?;
+    let peers = Peer::half_open(&tun, 1..=20, listener.at(HERE))?;
+    for peer in &peers {
+        peer.ack()?;
+    }
+    until_counted("TCPSynRetrans", 20)?;
+    drop(peers);
+    let claims = [
+        exactly("ack/deferred", 20).all_of("TCPDeferAcceptDrop"),
+        at_least("synack_retransmit/deferred", 20).all_of("TCPSynRetrans"),
+        exactly("ListenDrops", 0),
+    ];
+    Ok(Driven::new(claims, (listener, tun)))
+}
+
+/// Three connections come with their SYNs and fill the queue; the next SYNs find no room.
+fn fast_open(_: &[Namespace]) -> Result<Driven> {
+    // Client and server, both without cookies (`TFO_*` in net/tcp.h).
+    const BOTH_WITHOUT_COOKIES: &str = "519";
+    sysctl("ipv4/tcp_fastopen", BOTH_WITHOUT_COOKIES)?;
+    let listener = Listener::with(Protocol::TCP, "127.0.0.1:0", 2, |socket| {
+        set_tcp_option(socket, libc::TCP_FASTOPEN, 64)
+    })?;
+    let clients = (0..12)
+        .map(|_| {
+            let client = client(Protocol::TCP, listener.addr)?;
+            let sent = client.send_to_with_flags(b"x", &listener.addr.into(), libc::MSG_FASTOPEN);
+            // Not sent yet, as without an answer the SYN goes alone.
+            match sent {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error.into()),
+                _ => Ok(client),
+            }
+        })
+        .collect::<Result<Vec<Socket>>>()?;
+    until_counted("ListenOverflows", 9)?;
+    let claims = [
+        at_least("TCPFastOpenPassive", 3),
+        at_least("syn/accept_queue_full", 9).all_of("ListenOverflows"),
+        at_least("ListenDrops", 9).at(listener.addr),
+    ];
+    drop(clients);
+    Ok(Driven::new(claims, listener))
+}
+
+/// The handshake runs on a subflow's socket (`subflow_v4_conn_request`), for clients of both kinds.
+fn mptcp(_: &[Namespace]) -> Result<Driven> {
+    let listener = Listener::with(Protocol::MPTCP, "127.0.0.1:0", 2, |_| Ok(()))
+        .map_err(|error| Skip(format!("no MPTCP here: {error:#}")))?;
+    let mut clients = listener.fill(listener.addr, 3)?;
+    for _ in 0..10 {
+        clients.push(knock_with(Protocol::MPTCP, listener.addr)?);
+        clients.push(knock(listener.addr)?);
+    }
+    until_counted("ListenOverflows", 20)?;
+    drop(clients);
+    let claims = [
+        at_least("syn/accept_queue_full", 20).all_of("ListenOverflows"),
+        at_least("ListenDrops", 20).at(listener.addr),
+    ];
+    Ok(Driven::new(claims, listener))
+}

@@ -1,0 +1,148 @@
+//! What came of the scenarios, as a table or as JSON.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::Serialize;
+
+use crate::claim::{Claim, Expected};
+
+/// Everything of one run.
+#[derive(Debug, Serialize)]
+pub struct Run {
+    pub kernel: String,
+    /// How the agent has each of its signals here.
+    pub rungs: BTreeMap<String, String>,
+    /// Why not better.
+    pub refusals: Vec<String>,
+    pub scenarios: Vec<Report>,
+    /// What would make the agent's counts wrong.
+    pub troubles: BTreeMap<String, u64>,
+}
+
+/// What came of one scenario.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub name: &'static str,
+    /// Why it could not be played here.
+    pub skipped: Option<String>,
+    /// What kept its drive from its end.
+    pub error: Option<String>,
+    pub rows: Vec<Row>,
+    pub ok: bool,
+}
+
+impl Report {
+    pub fn of(name: &'static str, rows: Vec<Row>) -> Self {
+        let ok = rows.iter().all(|row| row.ok);
+        Self { name, skipped: None, error: None, rows, ok }
+    }
+
+    pub fn skipped(name: &'static str, reason: String) -> Self {
+        Self { name, skipped: Some(reason), error: None, rows: Vec::new(), ok: true }
+    }
+
+    pub fn failed(name: &'static str, error: String) -> Self {
+        Self { name, skipped: None, error: Some(error), rows: Vec::new(), ok: false }
+    }
+
+    /// The scenario's part of the table.
+    pub fn print(&self) {
+        let said = match (&self.skipped, &self.error, self.ok) {
+            (Some(reason), ..) => format!("skipped: {reason}"),
+            (_, Some(error), _) => format!("FAILED: {error}"),
+            (.., true) => "ok".to_owned(),
+            (.., false) => "FAILED".to_owned(),
+        };
+        println!("{}: {said}", self.name);
+        for row in self.rows.iter().filter(|row| !row.is_idle()) {
+            row.print();
+        }
+    }
+}
+
+/// One claim, and what was found.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub class: &'static str,
+    /// The one listener it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<SocketAddr>,
+    pub expected: Expected,
+    /// What the agent says; `None` if it cannot tell yet, or not on its rung.
+    pub attributed: Option<u64>,
+    /// What the kernel counted; `None` if it has no counter for that.
+    pub kernel: Option<u64>,
+    /// By how much the two differ, added up over the namespaces.
+    pub unattributed: Option<u64>,
+    pub ok: bool,
+}
+
+impl Row {
+    pub fn new(
+        claim: &Claim,
+        attributed: Option<u64>,
+        kernel: Option<u64>,
+        unattributed: Option<u64>,
+        ok: bool,
+    ) -> Self {
+        let Claim { class, listener, expected, .. } = *claim;
+        Self { class, listener, expected, attributed, kernel, unattributed, ok }
+    }
+
+    /// A total that was checked and that nothing moved.
+    fn is_idle(&self) -> bool {
+        self.ok && self.expected == Expected::AtLeast(0) && self.kernel == Some(0)
+    }
+
+    fn print(&self) {
+        let number = |found: Option<u64>| found.map_or("-".to_owned(), |found| found.to_string());
+        let class = match self.listener {
+            Some(listener) => format!("{} at {listener}", self.class),
+            None => self.class.to_owned(),
+        };
+        let mark = match (self.ok, self.attributed) {
+            (false, _) => "WRONG",
+            (true, None) => "not attributed yet",
+            (true, Some(_)) => "",
+        };
+        let line = format!(
+            "  {class:<44} expected {:<9} attributed {:<7} kernel {:<7} unattributed {:<4} {mark}",
+            self.expected.to_string(),
+            number(self.attributed),
+            number(self.kernel),
+            number(self.unattributed),
+        );
+        println!("{}", line.trim_end());
+    }
+}
+
+impl Run {
+    /// The table's heading.
+    pub fn print_heading(&self) {
+        println!("kernel {}", self.kernel);
+        for (signal, rung) in &self.rungs {
+            println!("  {signal}: {rung}");
+        }
+        for refusal in &self.refusals {
+            println!("  {refusal}");
+        }
+    }
+
+    /// The table's last lines.
+    pub fn print_sum(&self) {
+        let count = |what: fn(&Report) -> bool| self.scenarios.iter().filter(|r| what(r)).count();
+        let skipped = count(|report| report.skipped.is_some());
+        let failed = count(|report| !report.ok);
+        let passed = self.scenarios.len() - skipped - failed;
+        for (trouble, count) in self.troubles.iter().filter(|(_, count)| **count > 0) {
+            println!("the agent's own trouble: {trouble} {count}");
+        }
+        println!("{passed} passed, {skipped} skipped, {failed} failed");
+    }
+
+    /// Whether everything that could be played passed.
+    pub fn is_ok(&self) -> bool {
+        self.scenarios.iter().all(|report| report.ok)
+            && self.troubles.values().all(|count| *count == 0)
+    }
+}
