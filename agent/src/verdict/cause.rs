@@ -203,7 +203,17 @@ pub fn in_words(tally: &Tally) -> String {
         clauses.push(format!("dropped {} for another reason", enumerate(&parts)));
     }
     if tally.synack_retransmits() > 0 {
-        clauses.push(format!("sent {} again", plural(tally.synack_retransmits(), "SYN/ACK", "")));
+        let own = match tally[Class::RetransmitOwnDrop] {
+            0 => String::new(),
+            count => format!(", {count} of them for a final ACK it had dropped itself"),
+        };
+        let again = plural(tally.synack_retransmits(), "SYN/ACK", "");
+        clauses.push(format!("sent {again} again{own}"));
+    }
+    let expired =
+        tally[Class::ExpiredOwnDrop] + tally[Class::ExpiredSilence] + tally[Class::ExpiredPruned];
+    if expired > 0 {
+        clauses.push(format!("gave up {}", plural(expired, "pending request", "")));
     }
     format!("the listener {}", clauses.join("; "))
 }
@@ -318,6 +328,21 @@ mod tests {
         ] {
             assert_eq!(cause_of(&facts(Phase::Connect, errno, syns())).0, cause, "errno {errno}");
         }
+    }
+
+    #[test]
+    fn says_why_a_synack_was_sent_again() {
+        let tally = Tally::of(&[
+            (Class::AckAcceptQueueFull, 4),
+            (Class::RetransmitOwnDrop, 2),
+            (Class::RetransmitSilence, 1),
+            (Class::ExpiredSilence, 1),
+        ]);
+        assert_eq!(
+            in_words(&tally),
+            "the listener dropped 4 final ACKs, accept queue full; sent 3 SYN/ACKs again, 2 of them \
+             for a final ACK it had dropped itself; gave up 1 pending request"
+        );
     }
 
     #[test]
