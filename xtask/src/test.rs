@@ -141,7 +141,9 @@ fn all_steps() -> Result<Vec<Step>> {
         }),
         Step::new("unit", || {
             let privileged = ["--", "--skip", build::PRIVILEGED_PREFIX];
-            Ok(cargo([&["test"], &HOST_CODE[..], &privileged].concat()))
+            let mut cargo = cargo([&["test"], &HOST_CODE[..], &privileged].concat());
+            cargo.env("PATH", place::path_with_tools()?);
+            Ok(cargo)
         }),
         Step::new("host", privileged_tests),
         Step::new("scenarios", || {

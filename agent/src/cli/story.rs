@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc};
 use crate::{
     kernel::{Attribution, Counter, Rung, Standing},
     proxy::EventKind,
-    verdict::{ListenerReport, Report, Verdict, advice, in_words},
+    verdict::{ListenerReport, NetnsReport, Report, Verdict, advice, in_words},
 };
 
 /// Listeners told of; the others are counted.
@@ -79,10 +79,14 @@ fn tell_listener(out: &mut String, report: &ListenerReport) -> std::fmt::Result 
 }
 
 fn tell_reconciliation(out: &mut String, report: &Report) -> std::fmt::Result {
-    for netns in &report.namespaces {
+    let has_lost = |netns: &&NetnsReport| {
+        netns.kernel[Counter::ListenOverflows] + netns.kernel[Counter::ListenDrops] > 0
+    };
+    for netns in report.namespaces.iter().filter(has_lost) {
         let rest: Vec<String> = netns
             .unattributed
             .iter()
+            .filter(|(counter, _)| counter.starts_with("Listen"))
             .map(|(counter, count)| format!("{count} of {counter}"))
             .collect();
         let difference = if rest.is_empty() {

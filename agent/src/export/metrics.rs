@@ -196,9 +196,9 @@ fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
     for (netns, (name, kernel)) in &snapshot.namespaces {
         let report = snapshot.report.namespaces.iter().find(|report| report.netns == *netns);
         for counter in Counter::RECONCILED {
-            let labels = [("netns", name.as_str()), ("counter", counter.name())];
+            let labels = [("netns", name.as_str()), ("mib", counter.name())];
             families.counter(
-                "floodmark_kernel_counter_total",
+                "floodmark_kernel_mib_total",
                 "Growth of the kernel's own counters (TcpExt) of a namespace since the agent \
                  started.",
                 &labels,
@@ -206,7 +206,7 @@ fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
             );
             let rest = report.and_then(|report| report.unattributed.get(counter.name()));
             families.gauge(
-                "floodmark_kernel_counter_unattributed",
+                "floodmark_kernel_mib_unattributed",
                 "Growth of a counter minus what was attributed to listeners; may be negative. \
                  Other than 0 for longer than a scrape, something is not seen.",
                 &labels,

@@ -31,6 +31,9 @@ use super::{
     sample::{NetnsId, Tally},
 };
 
+/// Where canaries listen, and nobody else: whatever another agent's canary loses on this host is
+/// nobody's loss either.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 70, 76, 77);
 /// Clients that find no room, at the SYN and at the final ACK.
 const TURNED_AWAY: usize = 3;
 /// Time for segments to cross the loopback.
@@ -182,7 +185,7 @@ fn turn_acks_away() -> Result<()> {
 
 /// A connection closed by its client first.
 fn enter_time_wait() -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = TcpListener::bind((ADDRESS, 0))?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let (server, _) = listener.accept()?;
     drop(client);
@@ -199,7 +202,7 @@ struct Perch {
 
 impl Perch {
     fn new(backlog: i32) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind((ADDRESS, 0))?;
         let SocketAddr::V4(addr) = listener.local_addr()? else {
             return Err(anyhow!("an IPv4 listener with another address"));
         };

@@ -43,7 +43,6 @@ pub struct KernelSource {
     sampled: UnixMs,
     ring_full: u64,
     canary: Canary,
-    canary_netns: Option<NetnsId>,
 }
 
 /// The canary and what was heard of it.
@@ -106,7 +105,6 @@ impl KernelSource {
             sampled: UnixMs::now(),
             ring_full: 0,
             canary: Canary::None("none was let go".to_owned()),
-            canary_netns: None,
         };
         source.take_baseline(namespaces)?;
         Ok(source)
@@ -116,10 +114,7 @@ impl KernelSource {
     /// [`sample`](Self::sample).
     pub fn release_canary(&mut self) {
         self.canary = match canary::Canary::release() {
-            Ok(canary) => {
-                self.canary_netns = Some(canary.netns);
-                Canary::Singing(canary, Box::default())
-            }
+            Ok(canary) => Canary::Singing(canary, Box::default()),
             Err(error) => Canary::None(format!("{error:#}")),
         };
     }
@@ -145,7 +140,7 @@ impl KernelSource {
     /// Waiting detail events, at most `most`.
     pub fn events(&mut self, most: usize) -> Vec<KernelEvent> {
         let mut events = self.events.as_mut().map(|events| events.drain(most)).unwrap_or_default();
-        events.retain(|event| !self.is_canarys(event.listener.netns));
+        events.retain(|event| !is_canarys(&event.listener));
         events
     }
 
@@ -205,7 +200,8 @@ impl KernelSource {
         let (mut services, mut sums) = (Vec::new(), BTreeMap::new());
         for (key, counts) in self.service_counts()? {
             let netns = NetnsId(key.netns);
-            if self.is_canarys(netns) {
+            // A canary's, or gone before it was ever looked into.
+            if !self.mibs.contains_key(&netns) {
                 continue;
             }
             let counts = self.since_baseline(&key, counts);
@@ -232,11 +228,6 @@ impl KernelSource {
 
     fn service_counts(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
         self.counters.as_ref().map_or(Ok(Vec::new()), Counters::services)
-    }
-
-    /// Whether a namespace was the canary's and has not become anybody else's.
-    fn is_canarys(&self, netns: NetnsId) -> bool {
-        self.canary_netns == Some(netns) && !self.mibs.contains_key(&netns)
     }
 
     fn since_baseline(&self, key: &ServiceKey, mut counts: ServiceCounts) -> ServiceCounts {
@@ -274,9 +265,12 @@ impl KernelSource {
     /// What the maps grew by. The canary's part is nobody's loss.
     fn growth(&mut self) -> Result<Vec<Growth>> {
         let mut growth = self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)?;
-        if let Canary::Singing(canary, tally) = &mut self.canary {
-            let own = growth.extract_if(.., |growth| growth.listener.netns == canary.netns);
-            own.for_each(|growth| **tally += growth.tally);
+        for canarys in growth.extract_if(.., |growth| is_canarys(&growth.listener)) {
+            if let Canary::Singing(canary, tally) = &mut self.canary
+                && canarys.listener.netns == canary.netns
+            {
+                **tally += canarys.tally;
+            }
         }
         Ok(growth)
     }
@@ -368,6 +362,11 @@ impl KernelSource {
         }
         Ok(growth)
     }
+}
+
+/// Whether a listener is this agent's canary's, or another's on this host.
+fn is_canarys(listener: &ListenerId) -> bool {
+    listener.addr.ip() == canary::ADDRESS
 }
 
 fn exact(growth: &Growth) -> ListenerDelta {

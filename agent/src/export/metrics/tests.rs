@@ -9,7 +9,7 @@ use super::{
     *,
 };
 
-const UNATTRIBUTED: &str = "floodmark_kernel_counter_unattributed";
+const UNATTRIBUTED: &str = "floodmark_kernel_mib_unattributed";
 
 /// The values of all samples of `name` whose labels hold each of `labels`.
 fn values(text: &str, name: &str, labels: &[&str]) -> Vec<f64> {
@@ -64,7 +64,7 @@ fn drops_of_a_listener_add_up_to_what_the_kernel_counts() {
 #[test]
 fn a_quiet_namespace_is_exported_at_zero() {
     let text = render(&snapshot()).unwrap();
-    for name in ["floodmark_kernel_counter_total", UNATTRIBUTED] {
+    for name in ["floodmark_kernel_mib_total", UNATTRIBUTED] {
         let labels = ["net:[4026532002]", "\"ListenDrops\""];
         assert_eq!(values(&text, name, &labels), [0.0], "{name}");
     }
