@@ -149,13 +149,25 @@ fn confidence_of(facts: &Facts, losses: &Losses) -> Confidence {
     }
 }
 
-/// With `tcp_abort_on_overflow` a full queue answers by a reset.
+/// With `tcp_abort_on_overflow` a full queue answers by a reset. Without, it does so in the end: the
+/// proxy, whose final ACK was dropped, believes it is connected and sends its request again and
+/// again, until the listener has given the handshake up (`reqsk_timer_handler`) and knows of no
+/// connection.
 fn reset(facts: &Facts) -> Ruling {
     match &facts.losses {
         Some(losses) if losses.tally[Class::AckAcceptQueueFullReset] > 0 => ruling(
             Cause::AcceptQueueOverflow,
             confidence_of(facts, losses),
             &format!("{}, answered by a reset (tcp_abort_on_overflow)", in_words(&losses.tally)),
+        ),
+        Some(losses) if facts.phase != Phase::Connect && lost_final_acks(&losses.tally) => ruling(
+            Cause::AcceptQueueOverflow,
+            confidence_of(facts, losses).min(Confidence::Medium),
+            &format!(
+                "{}; a connection whose final ACK is dropped ends by a reset once its request has \
+                 expired",
+                in_words(&losses.tally)
+            ),
         ),
         _ => ruling(
             Cause::Reset,
@@ -216,6 +228,11 @@ pub fn in_words(tally: &Tally) -> String {
         clauses.push(format!("gave up {}", plural(expired, "pending request", "")));
     }
     format!("the listener {}", clauses.join("; "))
+}
+
+/// Whether final ACKs were lost to a full queue, as far as the rung in use can tell.
+fn lost_final_acks(tally: &Tally) -> bool {
+    final_acks(tally) + tally[Class::UnstagedAcceptQueueFull] > 0
 }
 
 fn final_acks(tally: &Tally) -> u64 {
@@ -309,12 +326,19 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_an_overflow_only_where_the_kernel_aborted() {
+    fn a_reset_is_no_overflow_where_only_syns_were_lost() {
         let plain = facts(Phase::ResponseHeader, errno::ECONNRESET, syns());
         assert_eq!(cause_of(&plain).0, Cause::Reset);
         let aborted = Tally::of(&[(Class::AckAcceptQueueFullReset, 2)]);
         let aborted = facts(Phase::ResponseHeader, errno::ECONNRESET, aborted);
         assert_eq!(cause_of(&aborted), (Cause::AcceptQueueOverflow, Confidence::High));
+    }
+
+    #[test]
+    fn a_reset_after_lost_final_acks_is_the_end_of_a_request_that_expired() {
+        let lost = Tally::of(&[(Class::AckAcceptQueueFull, 9), (Class::ExpiredOwnDrop, 1)]);
+        let late = facts(Phase::ResponseHeader, errno::ECONNRESET, lost);
+        assert_eq!(cause_of(&late), (Cause::AcceptQueueOverflow, Confidence::Medium));
     }
 
     #[test]

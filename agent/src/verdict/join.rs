@@ -264,8 +264,10 @@ fn distinct_places(ids: &[ListenerId]) -> usize {
 /// The stretch of time in which the kernel's part of an attempt may lie.
 fn reach(event: &ProxyEvent, failure: Option<Failure>) -> Window {
     const ETIMEDOUT: i32 = 110;
+    // After as long, a client whose final ACK was dropped hears a reset: its request has expired.
+    const ECONNRESET: i32 = 104;
     let long = match failure {
-        Some(Failure::Errno { errno }) => errno == ETIMEDOUT,
+        Some(Failure::Errno { errno }) => errno == ETIMEDOUT || errno == ECONNRESET,
         Some(_) => false,
         None => true,
     };
