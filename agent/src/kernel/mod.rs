@@ -17,7 +17,8 @@ pub mod sock_diag;
 mod source;
 
 pub use class::Class;
-pub use ladder::{Refusal, Rung, Signal, Standing};
+pub use hooks::{Attach, Hook};
+pub use ladder::{LADDER, Refusal, Rung, Signal, Standing, Way};
 pub use mib::{Counter, MibCounts};
 pub use object::Object;
 pub use sample::{

@@ -14,7 +14,7 @@ use log::{Log, debug};
 
 use super::{
     btf::Btf,
-    hooks::{Attach, Hook},
+    hooks::Hook,
     ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
     layout::{Layout, TW_AT_ENTRY},
 };
@@ -160,7 +160,7 @@ impl Loaded {
             .ok_or_else(|| format!("the object has no program {}", hook.program))?;
         load_and_attach(program, hook, &self.aya_btf).map_err(|error| {
             debug!("{}: {error:?}", hook.program);
-            format!("{} on {}: {}", place(hook.attach), hook.target, first_cause(&error))
+            format!("{} on {}: {}", hook.attach.name(), hook.target, first_cause(&error))
         })
     }
 
@@ -200,16 +200,6 @@ fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(
             program.attach(hook.target, 0).map(drop)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn place(attach: Attach) -> &'static str {
-    match attach {
-        Attach::Entry => "fentry",
-        Attach::Exit => "fexit",
-        Attach::KprobeEntry => "kprobe",
-        Attach::KprobeExit => "kretprobe",
-        Attach::Tracepoint => "tp_btf",
     }
 }
 

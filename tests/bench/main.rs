@@ -1,0 +1,100 @@
+//! `floodmark-bench`: what the agent's programs cost in the kernel, beside programs that do nothing
+//! and beside the tools that people use today. Needs a kernel that allows fentry, and root.
+
+mod contender;
+mod empty;
+mod hooks;
+mod page;
+mod report;
+mod rounds;
+mod stats;
+mod tool;
+mod workload;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use contender::{Contender, Kind};
+use report::Report;
+
+const ATTRIBUTED: &str = "each loss with listener, cause and peer";
+/// Where Debian keeps the C library's headers, one of which `tcpdrop.bt` includes.
+const HEADERS: &str = "/usr/include/x86_64-linux-gnu";
+const DROPS: &str = include_str!("drops.bt");
+
+/// Measure what is attached to the kernel's handshake.
+#[derive(Parser)]
+struct Cli {
+    /// The agent
+    #[arg(long)]
+    agent: PathBuf,
+    /// The object with the empty programs
+    #[arg(long)]
+    empty: PathBuf,
+    /// Rounds in which everything is measured once
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Times that each workload is done in a round
+    #[arg(long, default_value_t = 1000)]
+    times: u32,
+    /// Print one JSON object with the report and its page, instead of the page alone
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("floodmark-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let contenders = contenders(cli)?;
+    let all = rounds::play(&contenders, cli.rounds, cli.times)?;
+    let report = Report::new(&contenders, &all, cli.rounds, cli.times);
+    let page = page::render(&report);
+    if cli.json {
+        println!("{}", serde_json::json!({ "report": report, "page": page }));
+    } else {
+        print!("{page}");
+    }
+    Ok(())
+}
+
+/// Floodmark's programs come before the empty ones, which go to the same places.
+fn contenders(cli: &Cli) -> Result<Vec<Contender>> {
+    let object =
+        fs::read(&cli.empty).with_context(|| format!("reading {}", cli.empty.display()))?;
+    let contender = |name, tells, kind| Contender { name, tells, kind };
+    Ok(vec![
+        contender("nothing", "", Kind::Nothing),
+        contender("Floodmark's programs", ATTRIBUTED, Kind::Programs),
+        contender("empty programs", "nothing, on Floodmark's hooks", Kind::Empty(object)),
+        contender("Floodmark's agent", ATTRIBUTED, Kind::Agent(cli.agent.clone())),
+        contender(
+            "bpftrace, kprobe and kretprobe",
+            "drops per port, by sk_drops",
+            Kind::Tool("bpftrace", &["-e", DROPS]),
+        ),
+        contender(
+            "bpftrace's tcpsynbl.bt",
+            "accept queue lengths, \"dropping a SYN\" at the final ACK",
+            Kind::Tool("bpftrace", &["/usr/sbin/tcpsynbl.bt"]),
+        ),
+        contender(
+            "bpftrace's tcpdrop.bt",
+            "each segment freed as dropped, with a stack",
+            Kind::Tool("bpftrace", &["-I", HEADERS, "/usr/sbin/tcpdrop.bt"]),
+        ),
+        contender(
+            "bcc's tcpsynbl (libbpf-tools)",
+            "accept queue lengths",
+            Kind::Tool("tcpsynbl", &[]),
+        ),
+    ])
+}
