@@ -36,7 +36,7 @@ pub enum Kind {
     /// Programs that do nothing, from this object, on the agent's hooks.
     Empty(Vec<u8>),
     /// A program with its arguments.
-    Tool(&'static str, &'static [&'static str]),
+    Tool(&'static str, Vec<String>),
 }
 
 /// A contender at work; detached when dropped.

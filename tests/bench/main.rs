@@ -4,14 +4,20 @@
 mod contender;
 mod empty;
 mod hooks;
+mod idle;
 mod page;
 mod report;
 mod rounds;
 mod stats;
 mod tool;
+mod tools;
 mod workload;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -19,9 +25,6 @@ use contender::{Contender, Kind};
 use report::Report;
 
 const ATTRIBUTED: &str = "each loss with listener, cause and peer";
-/// Where Debian keeps the C library's headers, one of which `tcpdrop.bt` includes.
-const HEADERS: &str = "/usr/include/x86_64-linux-gnu";
-const DROPS: &str = include_str!("drops.bt");
 
 /// Measure what is attached to the kernel's handshake.
 #[derive(Parser)]
@@ -68,33 +71,21 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Floodmark's programs come before the empty ones, which go to the same places.
 fn contenders(cli: &Cli) -> Result<Vec<Contender>> {
-    let object =
-        fs::read(&cli.empty).with_context(|| format!("reading {}", cli.empty.display()))?;
     let contender = |name, tells, kind| Contender { name, tells, kind };
-    Ok(vec![
+    let mut contenders = vec![
         contender("nothing", "", Kind::Nothing),
         contender("Floodmark's programs", ATTRIBUTED, Kind::Programs),
-        contender("empty programs", "nothing, on Floodmark's hooks", Kind::Empty(object)),
+        contender(
+            "empty programs",
+            "nothing, on Floodmark's hooks",
+            Kind::Empty(read(&cli.empty)?),
+        ),
         contender("Floodmark's agent", ATTRIBUTED, Kind::Agent(cli.agent.clone())),
-        contender(
-            "bpftrace, kprobe and kretprobe",
-            "drops per port, by sk_drops",
-            Kind::Tool("bpftrace", &["-e", DROPS]),
-        ),
-        contender(
-            "bpftrace's tcpsynbl.bt",
-            "accept queue lengths, \"dropping a SYN\" at the final ACK",
-            Kind::Tool("bpftrace", &["/usr/sbin/tcpsynbl.bt"]),
-        ),
-        contender(
-            "bpftrace's tcpdrop.bt",
-            "each segment freed as dropped, with a stack",
-            Kind::Tool("bpftrace", &["-I", HEADERS, "/usr/sbin/tcpdrop.bt"]),
-        ),
-        contender(
-            "bcc's tcpsynbl (libbpf-tools)",
-            "accept queue lengths",
-            Kind::Tool("tcpsynbl", &[]),
-        ),
-    ])
+    ];
+    contenders.extend(tools::all()?);
+    Ok(contenders)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("reading {}", file.display()))
 }

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::report::{PerRun, Program, Report, Summary};
+use crate::{
+    report::{PerRun, Program, Report, Summary},
+    tools::BCC,
+};
 
 /// What is demanded of every program, in multiples of an empty one.
 const BOUND: f64 = 4.0;
@@ -88,7 +91,7 @@ fn failures(report: &Report) -> String {
         let failure = summary.failure.as_ref()?;
         Some(format!("\n{} was not measured: {failure}\n", summary.name))
     });
-    failed.collect()
+    failed.chain([format!("\n{BCC}\n")]).collect()
 }
 
 fn line(page: &mut String, cells: &str) {

@@ -1,7 +1,5 @@
 //! What the rounds come to: medians over the rounds, ratios taken within each round.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use crate::{
@@ -144,10 +142,7 @@ impl Summary {
     fn new(contender: &Contender, outcomes: &Outcomes, bare: &[Outcome], times: u32) -> Self {
         let failure = outcomes.as_ref().err().map(|error| format!("{error:#}"));
         let outcomes = outcomes.as_deref().unwrap_or_default();
-        let per_time = |workload| {
-            let sums = outcomes.iter().map(|outcome| total_ns(&outcome.costs[&workload]));
-            median(sums.map(|sum| sum / f64::from(times)).collect())
-        };
+        let per_time = |workload| Some(total_ns(outcomes, workload)? / f64::from(times));
         let pairs = outcomes.iter().zip(bare);
         Self {
             name: contender.name,
@@ -168,8 +163,15 @@ fn cost_of(costs: &Costs, label: &str) -> Cost {
     costs.iter().find(|(name, _)| name == label).map_or(Cost::default(), |(_, cost)| *cost)
 }
 
-fn total_ns(costs: &Costs) -> f64 {
-    costs.iter().map(|(_, cost)| cost.time).sum::<Duration>().as_nanos() as f64
+/// The sum of all programs' medians, which are in one order in every round. Not the median of the
+/// sums: a processor that is interrupted within a program spoils one program in one round.
+fn total_ns(outcomes: &[Outcome], workload: Workload) -> Option<f64> {
+    let programs = outcomes.first()?.costs[&workload].len();
+    let of_program = |number: usize| {
+        let rounds = outcomes.iter().filter_map(|outcome| outcome.costs[&workload].get(number));
+        median(rounds.map(|(_, cost)| cost.time.as_nanos() as f64).collect())
+    };
+    Some((0..programs).filter_map(of_program).fold(0.0, |sum, ns| sum + ns))
 }
 
 /// The middle one, or the mean of the two in the middle; `None` of nothing.

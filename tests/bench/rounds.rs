@@ -9,7 +9,7 @@ use floodmark::kernel::Hook;
 
 use crate::{
     contender::{Attached, Contender, Kind},
-    hooks,
+    hooks, idle,
     stats::{self, Cost},
     workload::Workload,
 };
@@ -32,20 +32,24 @@ pub type Outcomes = Result<Vec<Outcome>>;
 pub fn play(contenders: &[Contender], rounds: u32, times: u32) -> Result<Vec<Outcomes>> {
     let mut all: Vec<Outcomes> = contenders.iter().map(|_| Ok(Vec::new())).collect();
     let mut hooks = Vec::new();
-    // The first to connect after boot pays for what nobody else does.
-    Workload::Accepted.run(times, || ())?;
+    // A machine just booted is busy with itself for a while.
+    idle::wait()?;
     for round in 1..=rounds {
         for (contender, outcomes) in contenders.iter().zip(&mut all) {
             let Ok(outcomes_so_far) = outcomes else { continue };
-            eprintln!("round {round} of {rounds}: {}", contender.name);
+            eprint!("round {round} of {rounds}: {}: ", contender.name);
             match measure(contender, &hooks, times) {
                 Ok(outcome) => {
+                    eprintln!("{:.0} connections/s", outcome.per_second);
                     if matches!(contender.kind, Kind::Programs) {
                         hooks = hooks_of(&outcome);
                     }
                     outcomes_so_far.push(outcome);
                 }
-                Err(error) if matches!(contender.kind, Kind::Tool(..)) => *outcomes = Err(error),
+                Err(error) if matches!(contender.kind, Kind::Tool(..)) => {
+                    eprintln!("{error:#}");
+                    *outcomes = Err(error);
+                }
                 Err(error) => return Err(error).context(contender.name),
             }
         }

@@ -26,7 +26,7 @@ pub struct Tool {
 
 impl Tool {
     /// Starts it and waits until its programs are attached.
-    pub fn start(program: &str, args: &[&str]) -> Result<Self> {
+    pub fn start(program: &str, args: &[String]) -> Result<Self> {
         let output = std::env::temp_dir().join("tool.log");
         let file = File::create(&output).context("making a file for the tool's output")?;
         let before = stats::read().len();

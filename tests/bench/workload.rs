@@ -1,7 +1,7 @@
 //! What is done to a listener, a given number of times, in a network namespace of its own.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
@@ -17,6 +17,8 @@ use nix::{
 };
 use serde::Serialize;
 
+/// Below the clients' ports, as services' ports are; the agent tells the sides apart by that.
+const PORT: u16 = 8080;
 /// Times that do not count, so that maps hold their entries and caches are warm.
 const WARM_UP: u32 = 200;
 
@@ -89,8 +91,8 @@ struct Target {
 
 impl Target {
     fn new(workload: Workload) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("listening")?;
-        let addr = listener.local_addr()?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+        let listener = TcpListener::bind(addr).context("listening")?;
         let mut queued = Vec::new();
         if workload == Workload::Dropped {
             // std has its own backlog. With 0 the SYN queue would count as full, too.

@@ -1,11 +1,6 @@
 //! `cargo xtask bench`: what Floodmark costs, measured and written down.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -100,21 +95,7 @@ fn payload() -> Result<Payload> {
     for script in SCRIPTS {
         payload.add(script, Path::new(script));
     }
-    for header in headers()? {
-        payload.add(&header, Path::new(&header));
-    }
     Ok(payload)
-}
-
-/// The C library's headers that `tcpdrop.bt` includes, by the compiler's list of them.
-fn headers() -> Result<Vec<String>> {
-    let output = Command::new("c++")
-        .args(["-M", "-include", "sys/socket.h", "-x", "c", "/dev/null"])
-        .output()
-        .context("start c++")?;
-    let list = String::from_utf8_lossy(&output.stdout);
-    let paths = list.split_whitespace().filter(|word| word.starts_with("/usr/include/"));
-    Ok(paths.map(str::to_owned).collect())
 }
 
 fn heading(kernel: &Kernel) -> Result<String> {
