@@ -233,7 +233,7 @@ impl ServiceClass {
 pub struct ServiceKey {
     /// `net->ns.inum`.
     pub netns: u32,
-    /// The lower port of the connection, taken for the service's.
+    /// The lower port of the connection, taken for the service's; 0 where both are ephemeral.
     pub port: u16,
     /// 1 if that port is local, so this is the service's side; 0 if it is its client's.
     pub is_local: u16,

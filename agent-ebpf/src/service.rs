@@ -22,12 +22,17 @@ pub fn count<A: Access>(sk: *const u8, class: ServiceClass) {
     count_between(netns_of::<A>(sk), local, u16::from_be(remote), class);
 }
 
-/// Counts for the service between two ports. The lower one is taken for the service's, as ephemeral
-/// ports start at 32768.
+/// Where ephemeral ports begin by default (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: u16 = 32768;
+
+/// Counts for the service between two ports. The lower one is taken for the service's, unless both
+/// are ephemeral: then nobody knows, and keys by client would fill the map; port 0 stands for those.
 #[inline(always)]
 pub fn count_between(netns: u32, local: u16, remote: u16, class: ServiceClass) {
     totals(|t| t.service_counts[class as usize] += 1);
-    let key = ServiceKey { netns, port: local.min(remote), is_local: u16::from(local <= remote) };
+    let lower = local.min(remote);
+    let port = if lower < EPHEMERAL { lower } else { 0 };
+    let key = ServiceKey { netns, port, is_local: u16::from(local <= remote) };
     let known = SERVICES.get_ptr_mut(key);
     let tally = known.or_else(|| {
         let _ = SERVICES.insert(key, &BLANK, u64::from(BPF_NOEXIST));

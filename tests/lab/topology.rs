@@ -17,7 +17,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new(name: String) -> Result<Self> {
+    /// Makes one, with loopback up.
+    pub fn new(name: String) -> Result<Self> {
         ip(&["netns", "add", &name]).context("network namespaces need root")?;
         let namespace = Self { name };
         ip(&["-n", &namespace.name, "link", "set", "lo", "up"])?;

@@ -64,6 +64,18 @@ pub fn release(package: &str, name: &str) -> Result<PathBuf> {
         .with_context(|| format!("package {package} has no program {name}"))
 }
 
+/// The object with the empty eBPF programs, which the agent's build leaves beside its own.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn empty_programs() -> Result<PathBuf> {
+    release("floodmark", "floodmark")?;
+    let object = place::target("bpf/bpfel-unknown-none/release/floodmark-empty");
+    anyhow::ensure!(object.exists(), "{} is missing; cargo clean -p floodmark", object.display());
+    Ok(object)
+}
+
 /// The executables of the packages with privileged tests, built but not run.
 ///
 /// # Errors

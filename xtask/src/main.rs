@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a developer or a CI machine does with Floodmark, one file per verb.
 
 mod apt;
+mod bench;
 mod build;
 mod demo;
 mod place;
@@ -31,6 +32,7 @@ enum Verb {
     Test(test::Args),
     Vm(vm::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::main(&args),
         Verb::Vm(args) => vm::main(&args),
         Verb::Demo(args) => demo::main(&args),
+        Verb::Bench(args) => bench::main(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -16,7 +16,7 @@ use packages::Package;
 #[derive(clap::Args)]
 pub struct Args {
     /// Install only for these purposes.
-    #[arg(long, value_delimiter = ',', default_values_t = Group::ALL)]
+    #[arg(long, value_delimiter = ',', default_values_t = Group::BY_DEFAULT)]
     only: Vec<Group>,
 }
 
@@ -29,10 +29,12 @@ pub enum Group {
     Lab,
     /// Virtual machines with other kernels.
     Vm,
+    /// Benchmarks: the tools that Floodmark is compared with.
+    Bench,
 }
 
 impl Group {
-    const ALL: [Self; 3] = [Self::Build, Self::Lab, Self::Vm];
+    const BY_DEFAULT: [Self; 3] = [Self::Build, Self::Lab, Self::Vm];
 
     fn packages(self) -> Vec<Package> {
         match self {
@@ -47,6 +49,10 @@ impl Group {
                 Package::with_program("kmod", "depmod"),
                 Package::with_program("xz-utils", "xz"),
             ],
+            Self::Bench => vec![
+                Package::with_program("bpftrace", "bpftrace"),
+                Package::with_program("libbpf-tools", "tcpsynbl"),
+            ],
         }
     }
 }
@@ -57,6 +63,7 @@ impl std::fmt::Display for Group {
             Self::Build => "build",
             Self::Lab => "lab",
             Self::Vm => "vm",
+            Self::Bench => "bench",
         })
     }
 }
@@ -88,6 +95,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
                 tornado::ensure()?;
             }
             Group::Vm => qemu::ensure()?,
+            Group::Bench => {}
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ use crate::{
     setup::{self, Group},
 };
 use payload::Payload;
-pub use qemu::{GuestOutput, run};
+pub use qemu::{GuestOutput, Machine, run, run_on};
 use series::Series;
 
 /// Where the agent lies in a guest.

@@ -22,6 +22,19 @@ pub enum Attach {
     Tracepoint,
 }
 
+impl Attach {
+    /// The kernel's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Entry => "fentry",
+            Self::Exit => "fexit",
+            Self::KprobeEntry => "kprobe",
+            Self::KprobeExit => "kretprobe",
+            Self::Tracepoint => "tp_btf",
+        }
+    }
+}
+
 /// One program and its place.
 #[derive(Debug)]
 pub struct Hook {

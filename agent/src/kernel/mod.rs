@@ -21,7 +21,8 @@ mod source;
 
 pub use canary::Heard;
 pub use class::Class;
-pub use ladder::{Refusal, Rung, Signal, Standing};
+pub use hooks::{Attach, Hook};
+pub use ladder::{LADDER, Refusal, Rung, Signal, Standing, Way};
 pub use mib::{Counter, MibCounts};
 pub use object::Object;
 pub use sample::{

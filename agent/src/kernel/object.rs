@@ -20,7 +20,7 @@ use log::{Log, debug};
 
 use super::{
     btf::Btf,
-    hooks::{Attach, Hook},
+    hooks::Hook,
     ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
     layout::{Layout, TW_AT_ENTRY},
     remedy::{missing_capabilities, remedy},
@@ -201,7 +201,7 @@ impl Loaded {
         for (done, hook) in hooks.iter().enumerate() {
             if let Err(reason) = self.attach(hook) {
                 hooks[..=done].iter().for_each(|hook| self.unload(hook.program));
-                return Err((format!("{} on {}", place(hook.attach), hook.target), reason));
+                return Err((format!("{} on {}", hook.attach.name(), hook.target), reason));
             }
         }
         Ok(())
@@ -274,16 +274,6 @@ fn misses(program: &Program) -> Option<u64> {
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
-}
-
-fn place(attach: Attach) -> &'static str {
-    match attach {
-        Attach::Entry => "fentry",
-        Attach::Exit => "fexit",
-        Attach::KprobeEntry => "kprobe",
-        Attach::KprobeExit => "kretprobe",
-        Attach::Tracepoint => "tp_btf",
-    }
 }
 
 /// Every signal at its lowest rung, with one reason for all the higher ones.

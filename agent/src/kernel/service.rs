@@ -17,7 +17,7 @@ use super::{
 pub struct ServiceCount {
     /// In which namespace.
     pub netns: NetnsId,
-    /// The service's port: the lower one of the connection.
+    /// The service's port: the lower one of the connection; 0 for all where both are ephemeral.
     pub port: u16,
     /// True where this is the service's side, false where it is its client's.
     pub is_local: bool,

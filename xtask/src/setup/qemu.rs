@@ -46,6 +46,17 @@ pub fn command() -> Command {
     }
 }
 
+/// The first line of what QEMU says of its version.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn version() -> Result<String> {
+    let output = command().arg("--version").output().context("start QEMU")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(said.lines().next().unwrap_or_default().to_owned())
+}
+
 /// By its own loader and libraries: this machine's may be older than what it was linked with.
 fn unpacked_command(root: &Path) -> Command {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");

@@ -89,7 +89,8 @@ impl Payload {
         Ok(())
     }
 
-    fn add(&mut self, at: &str, from: &Path) {
+    /// Adds a file as `at`.
+    pub fn add(&mut self, at: &str, from: &Path) {
         self.files.insert(merged(at), from.to_path_buf());
     }
 

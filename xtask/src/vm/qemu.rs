@@ -12,13 +12,30 @@ use anyhow::{Context, Result, bail};
 use super::{kernel::Kernel, modules, payload::Payload};
 use crate::{place, setup::qemu, step::Progress};
 
-/// Two, so that the storm of one meets the accepting of the other.
-const PROCESSORS: &str = "2";
 /// QEMU's status for the value that init writes to the exit device: (value << 1) | 1.
 const PASSED: i32 = 33;
 const FAILED: i32 = 35;
 /// The status of timeout(1) for a command that ran out of time.
 const TIMED_OUT: i32 = 124;
+
+/// What a guest runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// Two processors, so that the storm of one meets the accepting of the other.
+    Pair,
+    /// One processor, whose time is the number of instructions it has executed, 8 ns for each: what
+    /// is measured in it does not depend on the host's load.
+    Counting,
+}
+
+impl Machine {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Pair => &["-smp", "2"],
+            Self::Counting => &["-smp", "1", "-icount", "shift=3"],
+        }
+    }
+}
 
 /// What a guest's command did.
 #[derive(Debug)]
@@ -38,13 +55,28 @@ impl GuestOutput {
     }
 }
 
-/// Boots `kernel` with `payload` and runs `command` in it.
+/// Boots `kernel` with `payload` on a [`Machine::Pair`] and runs `command` in it.
+///
+/// # Errors
+///
+/// As [`run_on`].
+pub fn run(
+    kernel: &Kernel,
+    payload: &Payload,
+    command: &[&str],
+    timeout: Duration,
+) -> Result<GuestOutput> {
+    run_on(Machine::Pair, kernel, payload, command, timeout)
+}
+
+/// Boots `kernel` with `payload` on `machine` and runs `command` in it.
 ///
 /// # Errors
 ///
 /// When QEMU cannot be started, or the guest ends in any other way than by its command's end: a
 /// panic, a power-off, the timeout. The error names the console's log.
-pub fn run(
+pub fn run_on(
+    machine: Machine,
     kernel: &Kernel,
     payload: &Payload,
     command: &[&str],
@@ -59,7 +91,7 @@ pub fn run(
 
     let progress = Progress::start(&format!("guest {}", kernel.release));
     let started = Instant::now();
-    let status = guest.boot(kernel, timeout);
+    let status = guest.boot(machine, kernel, timeout);
     let ended = status.and_then(|status| guest.outcome(status, timeout));
     progress.finish(ended.as_ref().is_ok_and(|output| output.code == 0), started.elapsed());
     if ended.is_err() {
@@ -87,7 +119,7 @@ impl Guest {
     }
 
     /// Runs QEMU to its end and returns its exit status.
-    fn boot(&self, kernel: &Kernel, timeout: Duration) -> Result<i32> {
+    fn boot(&self, machine: Machine, kernel: &Kernel, timeout: Duration) -> Result<i32> {
         let qemu = qemu::command();
         let status = Command::new("timeout")
             // In the foreground, so that an interrupt from the terminal reaches QEMU, too.
@@ -99,7 +131,8 @@ impl Guest {
             .args("-M pc -accel tcg -cpu max -nodefaults -no-user-config".split(' '))
             .args("-display none -monitor none -no-reboot".split(' '))
             .args("-device isa-debug-exit,iobase=0xf4,iosize=0x04".split(' '))
-            .args(["-smp", PROCESSORS, "-m", &self.megabytes()?.to_string()])
+            .args(machine.arguments())
+            .args(["-m", &self.megabytes()?.to_string()])
             .args(["-serial", &format!("file:{}", self.console.display())])
             .args(["-serial", &format!("file:{}", self.stdout.display())])
             .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"])

@@ -1,0 +1,100 @@
+//! The report as Markdown.
+
+use std::fmt::Write;
+
+use crate::{
+    report::{PerRun, Program, Report, Summary},
+    tools::BCC,
+};
+
+/// What is demanded of every program, in multiples of an empty one.
+const BOUND: f64 = 4.0;
+
+/// The report's tables.
+pub fn render(report: &Report) -> String {
+    [programs(report), contenders(report), failures(report)].concat()
+}
+
+fn programs(report: &Report) -> String {
+    let mut page = format!(
+        "## The agent's programs\n\n\
+         Rounds: {}; accepted connections, and dropped SYNs, in each: {}. Runs are per accepted connection or dropped SYN; ns are the \
+         kernel's `run_time_ns` per run; × is that over an empty program's on the same hook in the \
+         same round. Demanded: at most {BOUND}.\n\n\
+         | program | at | for | runs per connection | ns | × empty | runs per dropped SYN | ns | × \
+         empty |\n| --- | --- | --- | --: | --: | --: | --: | --: | --: |\n",
+        report.rounds, report.times
+    );
+    for program in &report.programs {
+        let Program { program: name, attach, target, signal, accepted, dropped } = program;
+        let (accepted, dropped) = (per_run(accepted.as_ref()), per_run(dropped.as_ref()));
+        line(
+            &mut page,
+            &format!("`{name}` | {attach} `{target}` | {signal} | {accepted} | {dropped}"),
+        );
+    }
+    page.push('\n');
+    page.push_str(&above_bound(report));
+    page
+}
+
+fn per_run(cost: Option<&PerRun>) -> String {
+    cost.map_or("0 | – | –".to_owned(), |cost| {
+        format!("{:.2} | {:.0} | {:.2}", cost.runs, cost.ns, cost.ratio)
+    })
+}
+
+fn above_bound(report: &Report) -> String {
+    let runs = report.programs.iter().flat_map(|program| {
+        let runs = [(&program.accepted, "accepted"), (&program.dropped, "dropped")];
+        runs.map(|(run, word)| run.as_ref().map(|run| (program.program, word, run.ratio)))
+    });
+    let above = runs.flatten().filter(|(_, _, ratio)| *ratio > BOUND);
+    let above: Vec<String> =
+        above.map(|(name, word, ratio)| format!("`{name}` ({word}: {ratio:.2})")).collect();
+    if above.is_empty() {
+        format!("Every program is within {BOUND}.\n\n")
+    } else {
+        format!("Above {BOUND}: {}.\n\n", above.join(", "))
+    }
+}
+
+fn contenders(report: &Report) -> String {
+    let mut page = "## Beside others\n\n\
+         What everything attached costs together. Connections per second are counted with the \
+         kernel's statistics off. The agent also samples once a second, which weighs more on this \
+         machine of 125 million instructions a second than on a real one.\n\n\
+         | attached | what it tells | programs | ns per connection | ns per dropped SYN | \
+         connections/s | of none attached |\n\
+         | --- | --- | --: | --: | --: | --: | --: |\n"
+        .to_owned();
+    for summary in &report.contenders {
+        line(&mut page, &contender(summary));
+    }
+    page
+}
+
+fn contender(summary: &Summary) -> String {
+    let Summary { name, tells, programs, .. } = summary;
+    if summary.failure.is_some() {
+        return format!("{name} | {tells} | not measured | | | |");
+    }
+    let whole = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.0}"));
+    let share = summary.of_bare.map_or("–".to_owned(), |share| format!("{share:.3}"));
+    let (accepted, dropped) = (whole(summary.accepted_ns), whole(summary.dropped_ns));
+    let per_second = whole(summary.per_second);
+    format!("{name} | {tells} | {programs} | {accepted} | {dropped} | {per_second} | {share}")
+}
+
+fn failures(report: &Report) -> String {
+    let failed = report.contenders.iter().filter_map(|summary| {
+        let failure = summary.failure.as_ref()?;
+        Some(format!("\n{} was not measured: {failure}\n", summary.name))
+    });
+    failed.chain([format!("\n{BCC}\n")]).collect()
+}
+
+fn line(page: &mut String, cells: &str) {
+    // Writing to a string does not fail.
+    let _ = writeln!(page, "| {cells} |");
+}
