@@ -90,7 +90,7 @@ async fn ready(State(latest): State<Latest>) -> Response {
     for standing in &snapshot.standings {
         let heard = snapshot.canary.get(&standing.signal).map(|heard| match heard.is_exact() {
             true => " heard the canary",
-            false => " did not hear the canary above",
+            false => " did not hear all of the canary",
         });
         let (signal, rung) = (standing.signal.name(), standing.rung);
         let _ = writeln!(text, "{signal} {rung}{}", heard.unwrap_or_default());

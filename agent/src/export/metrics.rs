@@ -64,7 +64,7 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
         families.gauge(
             "floodmark_canary_heard",
             "1 where a signal told of every handshake that the agent lost on purpose at its start, \
-             0 where it did not and went down a rung.",
+             0 where it did not; if it told of none it went down a rung.",
             &[("signal", signal.name())],
             f64::from(u8::from(heard.is_exact())),
         );

@@ -376,3 +376,30 @@ impl Hook {
         self.needs.iter().find_map(|constants| layout.missing(constants))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objection(hook: &Hook) -> Option<String> {
+        let btf = Btf::read(Btf::VMLINUX.as_ref()).ok()?;
+        let layout = Layout::resolve(&btf);
+        hook.objection(&btf, &layout)
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_what_a_hook_was_written_for_is_refused() {
+        if !std::path::Path::new(Btf::VMLINUX).exists() {
+            println!("skipped: this kernel has no BTF");
+            return;
+        }
+        let known = || hook("p", Attach::Entry, "tcp_conn_request", CONN_REQUEST, &[]);
+        assert_eq!(objection(&known()), None);
+        let unknown = Hook { target: "tcp_no_such_function", ..known() };
+        assert_eq!(objection(&unknown).unwrap(), "tcp_no_such_function is not in this kernel");
+        let other = Hook { args: &["sock"], ..known() };
+        assert!(objection(&other).unwrap().contains("has other arguments here"));
+        let more = Hook { arg_count: Some(9), ..known() };
+        assert!(objection(&more).unwrap().contains("has other arguments here"));
+    }
+}

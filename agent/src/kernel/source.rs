@@ -169,6 +169,7 @@ impl KernelSource {
             }
         }
         if estimates {
+            // After the MIBs, lest what a program will count is shared out first.
             counted.extend(self.growth()?);
         }
         self.sampled = UnixMs::now();
@@ -275,7 +276,7 @@ impl KernelSource {
         Ok(growth)
     }
 
-    /// Takes the canary's song in. A signal that did not hear all of it goes down a rung.
+    /// Takes the canary's song in. A signal that heard nothing of it goes down a rung.
     fn hear_canary(&mut self) -> Result<()> {
         let idle = Canary::None(String::new());
         let Canary::Singing(canary, tally) = mem::replace(&mut self.canary, idle) else {
@@ -293,10 +294,12 @@ impl KernelSource {
         };
         let heard = compare(self.standings(), &song, &tally, time_wait);
         for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
-            let Heard { happened, heard } = heard;
-            let reason = format!("the canary's test failed: {heard} heard of {happened}");
+            let reason =
+                format!("the canary's test failed: {} heard of {}", heard.heard, heard.happened);
             warn!("{}: {reason}", signal.name());
-            self.object.demote(*signal, &reason)?;
+            if heard.is_deaf() {
+                self.object.demote(*signal, &reason)?;
+            }
         }
         self.canary = Canary::Heard(heard);
         Ok(())
