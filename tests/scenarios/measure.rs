@@ -180,7 +180,10 @@ impl Measure {
             | Counter::TimeWaitShort
             | Counter::TimeWaitOverflow
             | Counter::TimeWaitRecycled => self.rung(Signal::TimeWait) >= Rung::Kprobe,
-            _ => Counter::RECONCILED.contains(&counter) && moving.all(|class| self.tells(class)),
+            _ => {
+                Counter::reconciled().any(|one| one == counter)
+                    && moving.all(|class| self.tells(class))
+            }
         }
     }
 

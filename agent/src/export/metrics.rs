@@ -195,7 +195,7 @@ fn about_a_class(families: &mut Families, base: &[(&str, &str); 3], class: Class
 fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
     for (netns, (name, kernel)) in &snapshot.namespaces {
         let report = snapshot.report.namespaces.iter().find(|report| report.netns == *netns);
-        for counter in Counter::RECONCILED {
+        for counter in Counter::reconciled() {
             let labels = [("netns", name.as_str()), ("mib", counter.name())];
             families.counter(
                 "floodmark_kernel_mib_total",

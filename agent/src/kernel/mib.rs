@@ -70,22 +70,9 @@ impl Counter {
 
     /// The counters that are accounted for, one for one, by what is attributed to listeners and
     /// services.
-    pub const RECONCILED: [Self; 14] = [
-        Self::ListenOverflows,
-        Self::ListenDrops,
-        Self::ReqQFullDrop,
-        Self::ReqQFullDoCookies,
-        Self::SyncookiesSent,
-        Self::SyncookiesRecv,
-        Self::SyncookiesFailed,
-        Self::EmbryonicRsts,
-        Self::DeferAcceptDrop,
-        Self::SynRetrans,
-        Self::TimeWaitOverflow,
-        Self::TimeWait,
-        Self::TimeWaitShort,
-        Self::TimeWaitRecycled,
-    ];
+    pub fn reconciled() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|counter| *counter != Self::PassiveOpens)
+    }
 
     /// The kernel's name for it (net/ipv4/proc.c).
     pub const fn name(self) -> &'static str {
@@ -153,7 +140,7 @@ impl MibCounts {
     /// What of each reconciled counter is not in `attributed`; negative where too much was.
     pub fn unattributed(&self, attributed: &Self) -> impl Iterator<Item = (Counter, i64)> {
         let rest = |counter| self[counter].wrapping_sub(attributed[counter]) as i64;
-        Counter::RECONCILED.into_iter().map(move |counter| (counter, rest(counter)))
+        Counter::reconciled().map(move |counter| (counter, rest(counter)))
     }
 }
 

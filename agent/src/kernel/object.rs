@@ -97,8 +97,10 @@ impl Object {
         let standing = self.standings.iter_mut().find(|standing| standing.signal == signal);
         let (Some(ways), Some(standing)) = (ways, standing) else { return Ok(()) };
         let Some(way) = self.taken.remove(&signal) else { return Ok(()) };
+        // First, since what fails must not take the other programs with it.
+        let (btf, layout, aya_btf) = kernel_types()?;
         let Some(ebpf) = self.ebpf.take() else { return Ok(()) };
-        let mut loaded = Loaded::again(ebpf)?;
+        let mut loaded = Loaded { ebpf, btf, layout, aya_btf };
         ways[way].hooks.iter().chain(ways[way].extras).for_each(|hook| loaded.unload(hook.program));
         let (mut lower, next) = loaded.climb(signal, ways, way + 1);
         let failed = Refusal { rung: standing.rung, place: None, reason: reason.to_owned() };
@@ -149,9 +151,7 @@ struct Loaded {
 
 impl Loaded {
     fn load() -> Result<Self> {
-        let btf = Btf::read(Btf::VMLINUX.as_ref())?;
-        let layout = Layout::resolve(&btf);
-        let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
+        let (btf, layout, aya_btf) = kernel_types()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&aya_btf));
         let values: Vec<(&str, u64)> = layout.values().collect();
@@ -161,14 +161,6 @@ impl Loaded {
         }
         let ebpf = loader.load(OBJECT).map_err(|error| anyhow!(first_cause(&error)))?;
         drop(loader);
-        Ok(Self { ebpf, btf, layout, aya_btf })
-    }
-
-    /// With programs that are in the kernel already.
-    fn again(ebpf: Ebpf) -> Result<Self> {
-        let btf = Btf::read(Btf::VMLINUX.as_ref())?;
-        let layout = Layout::resolve(&btf);
-        let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
         Ok(Self { ebpf, btf, layout, aya_btf })
     }
 
@@ -236,6 +228,14 @@ impl Loaded {
             _ => Ok(()),
         };
     }
+}
+
+/// What the running kernel says of its types, as the agent reads it and as aya does.
+fn kernel_types() -> Result<(Btf, Layout, AyaBtf)> {
+    let btf = Btf::read(Btf::VMLINUX.as_ref())?;
+    let layout = Layout::resolve(&btf);
+    let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
+    Ok((btf, layout, aya_btf))
 }
 
 /// The first of `ways` that is no higher than `highest`.

@@ -229,7 +229,7 @@ impl Ledger {
         let attributed = self.attributed();
         let namespaces = kernel
             .iter()
-            .filter(|(_, (_, counts))| Counter::RECONCILED.iter().any(|c| counts[*c] > 0))
+            .filter(|(_, (_, counts))| Counter::reconciled().any(|c| counts[c] > 0))
             .map(|(netns, (name, counts))| {
                 let mut attributed = attributed.get(netns).map(Tally::moved).unwrap_or_default();
                 attributed += services_moved.get(netns).copied().unwrap_or_default();
