@@ -45,7 +45,13 @@ pub enum Class {
     /// SYN dropped by `tcp_conn_request`: the last quarter of `tcp_max_syn_backlog` is kept for
     /// peers already proven (`tcp_peer_is_proven`).
     SynLastQuarter,
-    /// SYN dropped by `tcp_conn_request` for any other reason.
+    /// SYN dropped by `tcp_conn_request`: no memory for the request (`inet_reqsk_alloc`).
+    SynNoMemory,
+    /// SYN dropped by `tcp_conn_request`: no route for the answer (`inet_csk_route_req`).
+    SynNoRoute,
+    /// SYN dropped by `tcp_conn_request`: a security module refused (`security_inet_conn_request`).
+    SynPolicy,
+    /// SYN dropped by `tcp_conn_request` for a reason that nobody watched for.
     SynOther,
     /// Fast Open child not made by `tcp_fastopen_create_child`, accept queue full; the SYN itself
     /// is answered all the same.
@@ -60,6 +66,9 @@ pub enum Class {
     AckAcceptQueueFull,
     /// The same, answered by a reset (`tcp_abort_on_overflow`).
     AckAcceptQueueFullReset,
+    /// Segment for a pending request dropped by `tcp_check_req`: its child could not take over the
+    /// port (`__inet_inherit_port`).
+    AckPortInheritance,
     /// Segment for a pending request dropped by `tcp_check_req`: no child for another reason.
     AckChildFailed,
     /// The same after the request had moved to another listener (`tcp_migrate_req`).
@@ -70,6 +79,8 @@ pub enum Class {
     RequestReset,
     /// ACK with a good cookie dropped, accept queue full.
     CookieAcceptQueueFull,
+    /// ACK with a good cookie dropped: its child could not take over the port.
+    CookiePortInheritance,
     /// ACK with a good cookie dropped: no child for another reason.
     CookieChildFailed,
     /// ACK with a good cookie (`cookie_v4_check`, `cookie_v6_check`).
@@ -93,6 +104,11 @@ pub enum Class {
     /// Request given up by its timer before all retries: the SYN queue was filling up
     /// (`reqsk_timer_handler`'s young/old rule), or its SYN/ACK could not be sent.
     ExpiredPruned,
+    /// Request given up by its timer because the listener has closed.
+    ExpiredListenerClosed,
+    /// Connection reset in the accept queue, or on its way there, because the listener has closed
+    /// (`inet_child_forget`).
+    UnacceptedListenerClosed,
     /// Accept queue full at a step that the rung in use cannot tell. Never counted by a program.
     UnstagedAcceptQueueFull,
     /// Dropped for another reason at a step that the rung in use cannot tell. Never counted by a
@@ -111,12 +127,17 @@ impl Class {
             Self::SynAcceptQueueFull
                 | Self::SynQueueFull
                 | Self::SynLastQuarter
+                | Self::SynNoMemory
+                | Self::SynNoRoute
+                | Self::SynPolicy
                 | Self::SynOther
                 | Self::AckAcceptQueueFull
                 | Self::AckAcceptQueueFullReset
+                | Self::AckPortInheritance
                 | Self::AckChildFailed
                 | Self::AckMigrationFailed
                 | Self::CookieAcceptQueueFull
+                | Self::CookiePortInheritance
                 | Self::CookieChildFailed
                 | Self::IcmpRequestKilled
         )
@@ -127,6 +148,9 @@ impl Class {
         Self::SynAcceptQueueFull,
         Self::SynQueueFull,
         Self::SynLastQuarter,
+        Self::SynNoMemory,
+        Self::SynNoRoute,
+        Self::SynPolicy,
         Self::SynOther,
         Self::FastOpenQueueFull,
         Self::FastOpenChildFailed,
@@ -134,11 +158,13 @@ impl Class {
         Self::SynCookieWanted,
         Self::AckAcceptQueueFull,
         Self::AckAcceptQueueFullReset,
+        Self::AckPortInheritance,
         Self::AckChildFailed,
         Self::AckMigrationFailed,
         Self::AckDeferred,
         Self::RequestReset,
         Self::CookieAcceptQueueFull,
+        Self::CookiePortInheritance,
         Self::CookieChildFailed,
         Self::CookieReceived,
         Self::CookieFailed,
@@ -150,6 +176,8 @@ impl Class {
         Self::ExpiredOwnDrop,
         Self::ExpiredSilence,
         Self::ExpiredPruned,
+        Self::ExpiredListenerClosed,
+        Self::UnacceptedListenerClosed,
         Self::UnstagedAcceptQueueFull,
         Self::UnstagedOther,
     ];
@@ -157,7 +185,7 @@ impl Class {
 
 /// What one CPU counted for one listener.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTally {
     /// Segments by [`Class`], as the kernel's MIBs count them.
     pub counts: [u64; CLASSES],
@@ -176,7 +204,24 @@ pub struct ListenerTally {
     pub queue_limit: u32,
 }
 
+impl Default for ListenerTally {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
 impl ListenerTally {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        counts: [0; CLASSES],
+        connections: 0,
+        events_withheld: 0,
+        limit_since_ns: 0,
+        limit_sent: 0,
+        queue_high: 0,
+        queue_limit: 0,
+    };
+
     /// One more of `class`.
     #[inline(always)]
     pub fn count(&mut self, class: Class, more: u64) {
@@ -275,7 +320,7 @@ pub struct NoPortTally {
 
 /// Namespace-independent totals of one CPU. Bumped before any attribution, which can fail.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
     /// Everything counted, by [`Class`].
     pub counts: [u64; CLASSES],
@@ -289,6 +334,19 @@ pub struct Totals {
     pub nested: u64,
     /// Brackets left that were never entered: the hook was attached in between.
     pub orphan_exits: u64,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            counts: [0; CLASSES],
+            service_counts: [0; SERVICE_CLASSES],
+            ring_full: 0,
+            map_full: 0,
+            nested: 0,
+            orphan_exits: 0,
+        }
+    }
 }
 
 /// One dropped or repeated segment, as sent through the ring buffer `EVENTS`.

@@ -35,6 +35,22 @@ pub enum Site {
     CookieCheck = 3,
 }
 
+/// Something that fails inside a bracket, and which the counters do not tell from others.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Failure {
+    /// `tcp_peer_is_proven`: the peer is not.
+    Unproven = 1,
+    /// `inet_reqsk_alloc`: no memory.
+    NoMemory = 2,
+    /// `security_inet_conn_request`: refused.
+    Policy = 4,
+    /// `inet_csk_route_req`, `inet6_csk_route_req`: no route.
+    NoRoute = 8,
+    /// `__inet_inherit_port`: the child gets no port.
+    PortInheritance = 16,
+}
+
 /// ListenOverflows and ListenDrops: neighbours in `enum LINUX_MIB_*` on every kernel (the agent
 /// checks), so one read fetches both.
 #[repr(C)]
@@ -89,8 +105,8 @@ pub struct Bracket {
     pub skb: u64,
     pub req: u64,
     site: u32,
-    /// Set by `tcp_peer_is_proven` inside the bracket.
-    pub unproven: u32,
+    /// What failed inside the bracket, as far as somebody watches: bits of [`Failure`].
+    failures: u32,
     before: Listen,
     /// `sk_drops` at the entry.
     sk_drops: u32,
@@ -138,7 +154,7 @@ pub fn open<A: Access>(site: Site, sk: *const u8) -> Option<&'static mut Bracket
     bracket.before = bracket.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
     // SAFETY: `sk` is a `struct sock *`.
     bracket.sk_drops = unsafe { A::field(sk, &OFF_SK_DROPS) };
-    bracket.unproven = 0;
+    bracket.failures = 0;
     bracket.sk = wash(bracket, sk as u64);
     bracket.site = site as u32;
     Some(bracket)
@@ -165,7 +181,21 @@ pub fn close_any(site: Site) -> Option<(*const u8, &'static mut Bracket)> {
     Some((bracket.sk as *const u8, bracket))
 }
 
+/// Notes that something failed, if a bracket is open on this CPU.
+#[inline(always)]
+pub fn note(failure: Failure) {
+    if let Some(bracket) = slot().filter(|bracket| bracket.site != 0) {
+        bracket.failures |= failure as u32;
+    }
+}
+
 impl Bracket {
+    /// Whether `failure` was noted since the entry.
+    #[inline(always)]
+    pub fn failed(&self, failure: Failure) -> bool {
+        self.failures & failure as u32 != 0
+    }
+
     /// Growth of ListenOverflows and ListenDrops since the entry. `tcp_listendrop` bumps `sk_drops` of
     /// the listener first, so where that stands still they have not moved, and one load tells it.
     #[inline(always)]

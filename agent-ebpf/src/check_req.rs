@@ -11,7 +11,7 @@ use aya_ebpf::{
 use floodmark_common::Class;
 
 use crate::{
-    bracket::{Bracket, Listen, Site, close, close_any, open},
+    bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
     kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed},
     listener::{count, record},
     segment::sender,
@@ -101,7 +101,7 @@ fn settle<A: Access>(
         count::<A>(sk, Class::AckDeferred, deferred);
     }
     if listen.drops > 0 {
-        let class = cause::<A>(&listen, resets, sk, req);
+        let class = cause::<A>(bracket, &listen, resets, sk, req);
         let peer = sender::<A>(skb);
         record::<A>(ctx, sk, class, listen.drops, &peer);
     }
@@ -110,9 +110,18 @@ fn settle<A: Access>(
 /// Why a segment was dropped. With `tcp_abort_on_overflow` the request goes with a reset; a request
 /// that moved to this listener from one that closed fails as TCPMigrateReqFailure.
 #[inline(always)]
-fn cause<A: Access>(listen: &Listen, resets: u64, sk: *const u8, req: *const u8) -> Class {
+fn cause<A: Access>(
+    bracket: &Bracket,
+    listen: &Listen,
+    resets: u64,
+    sk: *const u8,
+    req: *const u8,
+) -> Class {
     if listen.overflows > 0 {
         return if resets > 0 { Class::AckAcceptQueueFullReset } else { Class::AckAcceptQueueFull };
+    }
+    if bracket.failed(Failure::PortInheritance) {
+        return Class::AckPortInheritance;
     }
     // SAFETY: `req` is a `struct request_sock *`.
     let listener: *const u8 = unsafe { A::field(req, &OFF_REQ_LISTENER) };

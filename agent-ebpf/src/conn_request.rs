@@ -12,7 +12,7 @@ use aya_ebpf::{
 use floodmark_common::Class;
 
 use crate::{
-    bracket::{Bracket, Listen, Site, close, close_any, current, open},
+    bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
     kernel::{Access, Probed, Typed},
     listener::{count, record},
     segment::sender,
@@ -57,18 +57,6 @@ pub fn syn_left_kprobe(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// kernel: net/ipv4/tcp_metrics.c `tcp_peer_is_proven(req, dst)`, asked only while the SYN queue
-/// fills up and cookies are off; the answer "no" in the last quarter is a drop.
-#[fexit(function = "tcp_peer_is_proven")]
-pub fn peer_judged(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u64>(2) & 0xff == 0
-        && let Some(bracket) = current(Site::ConnRequest)
-    {
-        bracket.unproven = 1;
-    }
-    0
-}
-
 /// Tells from the counters what became of the SYN.
 #[inline(always)]
 fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
@@ -104,7 +92,10 @@ fn cause(bracket: &mut Bracket, listen: &Listen, queue_full: u64) -> Class {
         (true, false) => Class::SynAcceptQueueFull,
         (false, true) => Class::FastOpenChildFailed,
         (false, false) if queue_full > 0 => Class::SynQueueFull,
-        (false, false) if bracket.unproven != 0 => Class::SynLastQuarter,
+        (false, false) if bracket.failed(Failure::Unproven) => Class::SynLastQuarter,
+        (false, false) if bracket.failed(Failure::NoMemory) => Class::SynNoMemory,
+        (false, false) if bracket.failed(Failure::Policy) => Class::SynPolicy,
+        (false, false) if bracket.failed(Failure::NoRoute) => Class::SynNoRoute,
         (false, false) => Class::SynOther,
     }
 }

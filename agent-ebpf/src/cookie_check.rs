@@ -10,7 +10,7 @@ use aya_ebpf::{
 use floodmark_common::Class;
 
 use crate::{
-    bracket::{Bracket, Site, close, close_any, open},
+    bracket::{Bracket, Failure, Site, close, close_any, open},
     kernel::{Access, Probed, Typed},
     listener::{count, record},
     segment::sender,
@@ -90,8 +90,13 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
         count::<A>(sk, Class::CookieFailed, cookies.failed);
     }
     if listen.drops > 0 {
-        let full = listen.overflows > 0;
-        let class = if full { Class::CookieAcceptQueueFull } else { Class::CookieChildFailed };
+        let class = if listen.overflows > 0 {
+            Class::CookieAcceptQueueFull
+        } else if bracket.failed(Failure::PortInheritance) {
+            Class::CookiePortInheritance
+        } else {
+            Class::CookieChildFailed
+        };
         let peer = bracket.peer;
         record::<A>(ctx, sk, class, listen.drops, &peer);
     }

@@ -3,7 +3,7 @@
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use aya_log_ebpf::warn;
 use floodmark_common::{
-    AF_INET, CLASSES, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
+    AF_INET, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
 };
 
 use crate::{
@@ -17,15 +17,7 @@ use crate::{
 };
 
 /// A tally at zero, to insert without taking up the stack.
-static BLANK: ListenerTally = ListenerTally {
-    counts: [0; CLASSES],
-    connections: 0,
-    events_withheld: 0,
-    limit_since_ns: 0,
-    limit_sent: 0,
-    queue_high: 0,
-    queue_limit: 0,
-};
+static BLANK: ListenerTally = ListenerTally::ZERO;
 
 /// Inode number of the network namespace of `sk`.
 #[inline(always)]

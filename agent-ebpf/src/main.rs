@@ -12,6 +12,7 @@ mod conn_request;
 mod connect;
 mod cookie_check;
 mod drop_reason;
+mod failure;
 mod kernel;
 mod listener;
 mod maps;

@@ -12,11 +12,13 @@ use crate::{
     kernel::{
         Access, BIT_REQ_ACKED, BIT_REQ_NUM_TIMEOUT, OFF_CSK_DEFER_ACCEPT, OFF_CSK_SYN_RETRIES,
         OFF_NET_SYNACK_RETRIES, OFF_REQ_ACKED, OFF_REQ_LISTENER, OFF_REQ_NUM_TIMEOUT,
-        OFF_REQ_SNT_ISN, OFF_SK_NET, Probed, Typed,
+        OFF_REQ_SNT_ISN, OFF_SK_NET, OFF_SK_STATE, Probed, Typed,
     },
     listener::record,
     segment::requester,
 };
+
+const TCP_LISTEN: u8 = 10;
 
 /// kernel: net/ipv4/tcp_output.c `tcp_rtx_synack` -> `trace_tcp_retransmit_synack(sk, req)`, one for
 /// one with the SYN/ACK part of TCPSynRetrans. The request's own listener is taken: for a Fast Open
@@ -99,6 +101,26 @@ fn icmp(ctx: &impl aya_ebpf::EbpfContext, req: *const u8, seq: u64, abort: u64) 
     record::<Probed>(ctx, sk, Class::IcmpRequestKilled, 1, &peer);
 }
 
+/// kernel: net/ipv4/inet_connection_sock.c `inet_child_forget(sk, req, child)`: the listener has
+/// closed, and with it goes a connection that nobody had accepted.
+#[fentry(function = "inet_child_forget")]
+pub fn child_forgotten(ctx: FEntryContext) -> i32 {
+    let (sk, req): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+    let peer = requester::<Typed>(req);
+    record::<Typed>(&ctx, sk, Class::UnacceptedListenerClosed, 1, &peer);
+    0
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn child_forgotten_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(req)) = (ctx.arg::<*const u8>(0), ctx.arg::<*const u8>(1)) {
+        let peer = requester::<Probed>(req);
+        record::<Probed>(&ctx, sk, Class::UnacceptedListenerClosed, 1, &peer);
+    }
+    0
+}
+
 /// How far a pending request has come.
 #[derive(PartialEq, Eq)]
 enum Standing {
@@ -129,9 +151,14 @@ fn standing(req: *const u8) -> Standing {
 }
 
 /// Why the timer gave a request up: `reqsk_timer_handler` does after as many SYN/ACKs as the
-/// listener or its namespace allows, and earlier where the SYN queue fills up.
+/// listener or its namespace allows, earlier where the SYN queue fills up, and at once where the
+/// listener has closed and no other takes the request over.
 #[inline(always)]
 fn expiry<A: Access>(sk: *const u8, req: *const u8) -> Class {
+    // SAFETY: `sk` is a `struct sock *`.
+    if unsafe { A::field::<u8>(sk, &OFF_SK_STATE) } != TCP_LISTEN {
+        return Class::ExpiredListenerClosed;
+    }
     if standing(req) == Standing::Refused {
         return Class::ExpiredOwnDrop;
     }

@@ -41,6 +41,8 @@ const PROXY_QUEUE: usize = 4096;
 pub struct AgentConfig {
     /// nginx error logs to follow.
     pub nginx_error_logs: Vec<PathBuf>,
+    /// Tell the rarer causes of a drop apart from the first drop on.
+    pub watch_causes: bool,
 }
 
 /// Everything known at a tick, for whoever exports it.
@@ -91,6 +93,9 @@ impl Agent {
     pub fn start(config: &AgentConfig) -> Result<Self> {
         let namespaces = discover()?;
         let mut kernel = KernelSource::attach(&namespaces)?;
+        if config.watch_causes {
+            kernel.watch_causes()?;
+        }
         kernel.release_canary();
         let mut inventory = Inventory::default();
         inventory.sweep(&namespaces, true)?;

@@ -50,7 +50,8 @@ impl Connections {
 impl Measure {
     /// Attaches what this kernel allows.
     pub fn attach(highest: Rung) -> Result<Self> {
-        let source = KernelSource::attach_at_most(&discover()?, highest)?;
+        let mut source = KernelSource::attach_at_most(&discover()?, highest)?;
+        source.watch_causes()?;
         Ok(Self { source, tallies: BTreeMap::new(), before: Connections::default() })
     }
 
@@ -154,7 +155,9 @@ impl Measure {
     fn tells(&self, class: Class) -> bool {
         let by_bracket = |signal| self.rung(signal) >= Rung::Kprobe;
         match (class, meaning_of(class).stage) {
-            (Class::SynLastQuarter, _) => self.rung(Signal::SynDrops) == Rung::Fentry,
+            (Class::SynLastQuarter | Class::SynNoRoute | Class::SynPolicy, _) => {
+                self.rung(Signal::SynDrops) == Rung::Fentry
+            }
             (Class::AckAcceptQueueFull, _) => self.rung(Signal::AckDrops) >= Rung::Tracepoint,
             (_, "syn" | "fast_open") => by_bracket(Signal::SynDrops),
             (_, "ack") => by_bracket(Signal::AckDrops),
@@ -162,6 +165,7 @@ impl Measure {
             (_, "icmp") => by_bracket(Signal::IcmpDrops),
             // Why it was sent again is known from the ACKs and SYNs that came before.
             (_, "synack_retransmit") => by_bracket(Signal::AckDrops),
+            (_, "accept") => by_bracket(Signal::UnacceptedResets),
             (_, "expired") => by_bracket(Signal::ExpiredRequests),
             _ => true,
         }

@@ -36,7 +36,10 @@ pub(super) struct DiagnoseArgs {
 /// Exit status 0 where nothing was lost and no peer marked, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let stop = stop_signal()?;
-    let agent = Agent::start(&AgentConfig { nginx_error_logs: args.proxy.nginx_error_logs })?;
+    let agent = Agent::start(&AgentConfig {
+        nginx_error_logs: args.proxy.nginx_error_logs,
+        watch_causes: true,
+    })?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);
     let enough = async {

@@ -26,6 +26,10 @@ pub(super) struct RunArgs {
     /// Write each verdict as a line of JSON to standard output
     #[arg(long)]
     verdicts: bool,
+    /// Tell no memory, no route, policy and port inheritance apart from the first drop on; without,
+    /// once one of them was dropped. Costs five programs more for each connection
+    #[arg(long)]
+    watch_causes: bool,
     #[command(flatten)]
     proxy: ProxyArgs,
 }
@@ -36,7 +40,10 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     let (snapshots, latest) = watch::channel(None);
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
-    let agent = Agent::start(&AgentConfig { nginx_error_logs: args.proxy.nginx_error_logs })?;
+    let agent = Agent::start(&AgentConfig {
+        nginx_error_logs: args.proxy.nginx_error_logs,
+        watch_causes: args.watch_causes,
+    })?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);

@@ -173,6 +173,14 @@ fn about_a_class(families: &mut Families, base: &[(&str, &str); 3], class: Class
             &[netns, listener, inode, ("cause", cause)],
             count,
         );
+    } else if class == Class::UnacceptedListenerClosed {
+        families.counter(
+            "floodmark_listener_unaccepted_resets_total",
+            "Connections reset in the accept queue because their listener closed \
+             (inet_child_forget).",
+            base,
+            count,
+        );
     } else if counters.is_empty() {
         families.counter(
             "floodmark_listener_requests_expired_total",

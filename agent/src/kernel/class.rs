@@ -64,6 +64,9 @@ pub const fn meaning_of(class: Class) -> Meaning {
             meaning("syn", "syn_queue_full", Silent, &[Counter::ListenDrops, Counter::ReqQFullDrop])
         }
         Class::SynLastQuarter => meaning("syn", "last_quarter", Silent, DROP),
+        Class::SynNoMemory => meaning("syn", "no_memory", Silent, DROP),
+        Class::SynNoRoute => meaning("syn", "no_route", Silent, DROP),
+        Class::SynPolicy => meaning("syn", "policy", Silent, DROP),
         Class::SynOther => meaning("syn", "other", Silent, DROP),
         Class::FastOpenQueueFull => meaning("fast_open", "accept_queue_full", GoesOn, OVERFLOW),
         Class::FastOpenChildFailed => meaning("fast_open", "child_failed", GoesOn, DROP),
@@ -73,6 +76,7 @@ pub const fn meaning_of(class: Class) -> Meaning {
         }
         Class::AckAcceptQueueFull => meaning("ack", "accept_queue_full", Silent, OVERFLOW),
         Class::AckAcceptQueueFullReset => meaning("ack", "accept_queue_full", Reset, OVERFLOW),
+        Class::AckPortInheritance => meaning("ack", "port_inheritance", Silent, DROP),
         Class::AckChildFailed => meaning("ack", "child_failed", Silent, DROP),
         Class::AckMigrationFailed => meaning("ack", "migration_failed", Silent, DROP),
         Class::AckDeferred => meaning("ack", "deferred", GoesOn, &[Counter::DeferAcceptDrop]),
@@ -80,6 +84,7 @@ pub const fn meaning_of(class: Class) -> Meaning {
         Class::CookieAcceptQueueFull => {
             meaning("cookie_ack", "accept_queue_full", Silent, OVERFLOW)
         }
+        Class::CookiePortInheritance => meaning("cookie_ack", "port_inheritance", Silent, DROP),
         Class::CookieChildFailed => meaning("cookie_ack", "child_failed", Silent, DROP),
         Class::CookieReceived => meaning("cookie_ack", "good", GoesOn, &[Counter::SyncookiesRecv]),
         Class::CookieFailed => meaning("cookie_ack", "bad", Silent, &[Counter::SyncookiesFailed]),
@@ -93,6 +98,8 @@ pub const fn meaning_of(class: Class) -> Meaning {
         Class::ExpiredOwnDrop => meaning("expired", "own_drop", Silent, &[]),
         Class::ExpiredSilence => meaning("expired", "silence", Silent, &[]),
         Class::ExpiredPruned => meaning("expired", "pruned", Silent, &[]),
+        Class::ExpiredListenerClosed => meaning("expired", "listener_closed", Silent, &[]),
+        Class::UnacceptedListenerClosed => meaning("accept", "listener_closed", Reset, &[]),
         Class::UnstagedAcceptQueueFull => meaning("unknown", "accept_queue_full", Silent, OVERFLOW),
         Class::UnstagedOther => meaning("unknown", "other", Silent, DROP),
     }

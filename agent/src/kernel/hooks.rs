@@ -79,6 +79,7 @@ const REQUEST: &[&str] = &[
     "OFF_CSK_DEFER_ACCEPT",
 ];
 const EXPIRY: &[&str] = &[
+    "OFF_SK_STATE",
     "OFF_REQ_NUM_TIMEOUT",
     "BIT_REQ_NUM_TIMEOUT",
     "OFF_CSK_SYN_RETRIES",
@@ -153,15 +154,32 @@ pub const SYN_BRACKET_KPROBE: &[Hook] = &[
     bracket("syn_entered_kprobe", Attach::KprobeEntry, "tcp_conn_request", CONN_REQUEST),
 ];
 
+const fn failure(
+    program: &'static str,
+    target: &'static str,
+    args: &'static [&'static str],
+    arg_count: usize,
+) -> Hook {
+    Hook { program, attach: Attach::Exit, target, args, arg_count: Some(arg_count), needs: &[] }
+}
+
 /// Tells the last-quarter rule from other reasons to drop a SYN. Runs only under pressure.
-pub const LAST_QUARTER: &[Hook] = &[Hook {
-    program: "peer_judged",
-    attach: Attach::Exit,
-    target: "tcp_peer_is_proven",
-    args: &["request_sock", "dst_entry"],
-    arg_count: Some(2),
-    needs: &[],
-}];
+pub const LAST_QUARTER: &[Hook] =
+    &[failure("peer_judged", "tcp_peer_is_proven", &["request_sock", "dst_entry"], 2)];
+
+/// Tell the remaining reasons to drop a segment apart. They run for each SYN, or each connection.
+pub const CAUSES: &[Hook] = &[
+    failure("request_allocated", "inet_reqsk_alloc", &["request_sock_ops", "sock", "bool"], 3),
+    failure(
+        "request_permitted",
+        "security_inet_conn_request",
+        &["sock", "sk_buff", "request_sock"],
+        3,
+    ),
+    failure("request_routed", "inet_csk_route_req", &["sock", "flowi4", "request_sock"], 3),
+    failure("request_routed6", "inet6_csk_route_req", &["sock", "flowi6", "request_sock", "u8"], 4),
+    failure("port_inherited", "__inet_inherit_port", &["sock", "sock"], 2),
+];
 
 /// Final ACKs, exactly.
 pub const ACK_BRACKET: &[Hook] = &[
@@ -207,6 +225,26 @@ pub const EXPIRED_KPROBE: &[Hook] = &[hook(
     "__inet_csk_reqsk_queue_drop",
     QUEUE_DROP,
     &[REQUEST, EXPIRY, LISTENER],
+)];
+
+const CHILD_FORGET: &[&str] = &["sock", "request_sock", "sock"];
+
+/// Connections reset un-accepted because their listener closed.
+pub const UNACCEPTED: &[Hook] = &[hook(
+    "child_forgotten",
+    Attach::Entry,
+    "inet_child_forget",
+    CHILD_FORGET,
+    &[REQUEST, LISTENER],
+)];
+
+/// The same by kprobe.
+pub const UNACCEPTED_KPROBE: &[Hook] = &[hook(
+    "child_forgotten_kprobe",
+    Attach::KprobeEntry,
+    "inet_child_forget",
+    CHILD_FORGET,
+    &[REQUEST, LISTENER],
 )];
 
 /// Requests ended by an ICMP error.

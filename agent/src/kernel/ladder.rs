@@ -9,7 +9,7 @@ use super::hooks::{
     ACK_BRACKET, ACK_BRACKET_KPROBE, ACK_REASON, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, EXPIRED,
     EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, NO_PORT, SYN_BRACKET,
     SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_EXPIRED,
-    TIME_WAIT_HASHED, TIME_WAIT_SCHEDULED, TIME_WAIT_STATES,
+    TIME_WAIT_HASHED, TIME_WAIT_SCHEDULED, TIME_WAIT_STATES, UNACCEPTED, UNACCEPTED_KPROBE,
 };
 
 /// Something the agent wants to know of the kernel.
@@ -28,6 +28,8 @@ pub enum Signal {
     SynackRetransmits,
     /// Pending requests given up by their timer (`reqsk_timer_handler`).
     ExpiredRequests,
+    /// Connections reset un-accepted because their listener closed (`inet_child_forget`).
+    UnacceptedResets,
     /// TIME_WAIT entries (`inet_twsk_alloc`).
     TimeWait,
     /// SYNs of this host's clients sent again (`__tcp_retransmit_skb`).
@@ -48,6 +50,7 @@ impl Signal {
             Self::IcmpDrops => "icmp_drops",
             Self::SynackRetransmits => "synack_retransmits",
             Self::ExpiredRequests => "expired_requests",
+            Self::UnacceptedResets => "unaccepted_resets",
             Self::TimeWait => "time_wait",
             Self::SynRetransmits => "syn_retransmits",
             Self::PortExhaustion => "port_exhaustion",
@@ -180,6 +183,14 @@ pub const LADDER: &[(Signal, &[Way])] = &[
         &[
             way(Rung::Fentry, EXPIRED, "nothing"),
             way(Rung::Kprobe, EXPIRED_KPROBE, KPROBE),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
+        ],
+    ),
+    (
+        Signal::UnacceptedResets,
+        &[
+            way(Rung::Fentry, UNACCEPTED, "nothing"),
+            way(Rung::Kprobe, UNACCEPTED_KPROBE, KPROBE),
             way(Rung::None, &[], NETLINK_NO_COUNT),
         ],
     ),

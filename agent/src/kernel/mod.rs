@@ -2,6 +2,7 @@
 
 mod btf;
 mod canary;
+mod causes;
 pub mod class;
 mod counters;
 pub mod estimate;
@@ -9,6 +10,7 @@ mod events;
 mod hooks;
 mod ladder;
 mod layout;
+mod loaded;
 mod lower_rung;
 pub mod mib;
 pub mod netns;

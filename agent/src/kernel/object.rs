@@ -6,11 +6,11 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aya::{
-    Btf as AyaBtf, Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::{Program, ProgramError},
+    programs::Program,
 };
 use aya_log::EbpfLogger;
 use floodmark_common::{
@@ -19,14 +19,12 @@ use floodmark_common::{
 use log::{Log, debug};
 
 use super::{
-    btf::Btf,
-    hooks::Hook,
+    hooks::CAUSES,
     ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
-    layout::{Layout, TW_AT_ENTRY},
-    remedy::{missing_capabilities, remedy},
+    layout::TW_AT_ENTRY,
+    loaded::{Loaded, kernel_types},
+    remedy::missing_capabilities,
 };
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
 
 /// The programs in the kernel, and how each signal is had.
 pub struct Object {
@@ -94,21 +92,58 @@ impl Object {
     /// When the kernel's BTF can no longer be read.
     pub fn demote(&mut self, signal: Signal, reason: &str) -> Result<()> {
         let ways = LADDER.iter().find(|(other, _)| *other == signal).map(|(_, ways)| *ways);
-        let standing = self.standings.iter_mut().find(|standing| standing.signal == signal);
-        let (Some(ways), Some(standing)) = (ways, standing) else { return Ok(()) };
+        let Some(ways) = ways else { return Ok(()) };
         let Some(way) = self.taken.remove(&signal) else { return Ok(()) };
-        // First, since what fails must not take the other programs with it.
-        let (btf, layout, aya_btf) = kernel_types()?;
-        let Some(ebpf) = self.ebpf.take() else { return Ok(()) };
-        let mut loaded = Loaded { ebpf, btf, layout, aya_btf };
-        ways[way].hooks.iter().chain(ways[way].extras).for_each(|hook| loaded.unload(hook.program));
-        let (mut lower, next) = loaded.climb(signal, ways, way + 1);
+        let climbed = self.with_types(|loaded| {
+            let hooks = ways[way].hooks.iter().chain(ways[way].extras);
+            hooks.for_each(|hook| loaded.unload(hook.program));
+            loaded.climb(signal, ways, way + 1)
+        })?;
+        let Some((mut lower, next)) = climbed else { return Ok(()) };
+        let Some(standing) = self.standings.iter_mut().find(|standing| standing.signal == signal)
+        else {
+            return Ok(());
+        };
         let failed = Refusal { rung: standing.rung, place: None, reason: reason.to_owned() };
         lower.refused.splice(0..0, standing.refused.drain(..).chain([failed]));
         *standing = lower;
         self.taken.extend(next.map(|way| (signal, way)));
-        self.ebpf = Some(loaded.ebpf);
         Ok(())
+    }
+
+    /// Attaches the hooks that tell the rarer causes of a drop apart, or takes them off again. One
+    /// that this kernel refuses leaves its cause among the others.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's BTF can no longer be read.
+    pub fn watch_causes(&mut self, on: bool) -> Result<()> {
+        // They note what they see in the brackets by trampoline.
+        if self.rung(Signal::SynDrops) < Rung::Fentry && self.rung(Signal::AckDrops) < Rung::Fentry
+        {
+            return Ok(());
+        }
+        self.with_types(|loaded| {
+            for hook in CAUSES {
+                if !on {
+                    loaded.unload(hook.program);
+                } else if let Err(reason) = loaded.attach(hook) {
+                    debug!("{}: {reason}", hook.program);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Lends the object out together with the kernel's types; `None` where there is no object.
+    fn with_types<T>(&mut self, job: impl FnOnce(&mut Loaded) -> T) -> Result<Option<T>> {
+        // First, since what fails must not take the programs with it.
+        let (btf, layout, aya_btf) = kernel_types()?;
+        let Some(ebpf) = self.ebpf.take() else { return Ok(None) };
+        let mut loaded = Loaded { ebpf, btf, layout, aya_btf };
+        let outcome = job(&mut loaded);
+        self.ebpf = Some(loaded.ebpf);
+        Ok(Some(outcome))
     }
 
     /// Takes the maps out; `None` where the kernel takes no BPF.
@@ -141,132 +176,9 @@ impl Object {
     }
 }
 
-/// The object loaded, with what is needed to attach it. The BTFs are large and dropped afterwards.
-struct Loaded {
-    ebpf: Ebpf,
-    btf: Btf,
-    layout: Layout,
-    aya_btf: AyaBtf,
-}
-
-impl Loaded {
-    fn load() -> Result<Self> {
-        let (btf, layout, aya_btf) = kernel_types()?;
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(&aya_btf));
-        let values: Vec<(&str, u64)> = layout.values().collect();
-        for (name, value) in &values {
-            // Not `must_exist`: the linker drops a constant that no program reads.
-            loader.override_global(name, value, false);
-        }
-        let ebpf = loader.load(OBJECT).map_err(|error| anyhow!(first_cause(&error)))?;
-        drop(loader);
-        Ok(Self { ebpf, btf, layout, aya_btf })
-    }
-
-    /// Takes the best of `ways` that works, from number `first` on, and tells which.
-    fn climb(&mut self, signal: Signal, ways: &[Way], first: usize) -> (Standing, Option<usize>) {
-        let mut refused = Vec::new();
-        for (number, way) in ways.iter().enumerate().skip(first) {
-            match self.attach_all(way.hooks) {
-                Ok(()) => {
-                    for extra in way.extras {
-                        if let Err(reason) = self.attach(extra) {
-                            debug!("{}: {reason}", extra.program);
-                        }
-                    }
-                    let blind_spot = way.blind_spot.to_owned();
-                    let standing = Standing { signal, rung: way.rung, blind_spot, refused };
-                    return (standing, Some(number));
-                }
-                Err((place, reason)) => {
-                    refused.push(Refusal { rung: way.rung, place: Some(place), reason });
-                }
-            }
-        }
-        let blind_spot = "everything".to_owned();
-        (Standing { signal, rung: Rung::None, blind_spot, refused }, None)
-    }
-
-    /// Attaches all of `hooks`, or none.
-    fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), (String, String)> {
-        for (done, hook) in hooks.iter().enumerate() {
-            if let Err(reason) = self.attach(hook) {
-                hooks[..=done].iter().for_each(|hook| self.unload(hook.program));
-                return Err((format!("{} on {}", hook.attach.name(), hook.target), reason));
-            }
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, hook: &Hook) -> Result<(), String> {
-        if let Some(objection) = hook.objection(&self.btf, &self.layout) {
-            return Err(objection);
-        }
-        let program = self
-            .ebpf
-            .program_mut(hook.program)
-            .ok_or_else(|| format!("the object has no program {}", hook.program))?;
-        load_and_attach(program, hook, &self.aya_btf).map_err(|error| {
-            debug!("{}: {error:?}", hook.program);
-            let cause = first_cause(&error);
-            match remedy(hook.attach) {
-                Some(remedy) => format!("{cause}; {remedy}"),
-                None => cause,
-            }
-        })
-    }
-
-    /// Also detaches.
-    fn unload(&mut self, name: &str) {
-        // Fails for one that was never loaded, which is what is wanted.
-        let _ = match self.ebpf.program_mut(name) {
-            Some(Program::FEntry(program)) => program.unload(),
-            Some(Program::FExit(program)) => program.unload(),
-            Some(Program::BtfTracePoint(program)) => program.unload(),
-            Some(Program::KProbe(program)) => program.unload(),
-            _ => Ok(()),
-        };
-    }
-}
-
-/// What the running kernel says of its types, as the agent reads it and as aya does.
-fn kernel_types() -> Result<(Btf, Layout, AyaBtf)> {
-    let btf = Btf::read(Btf::VMLINUX.as_ref())?;
-    let layout = Layout::resolve(&btf);
-    let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
-    Ok((btf, layout, aya_btf))
-}
-
 /// The first of `ways` that is no higher than `highest`.
 fn first_at_most(ways: &[Way], highest: Rung) -> usize {
     ways.iter().position(|way| way.rung <= highest).unwrap_or(ways.len())
-}
-
-fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(), ProgramError> {
-    match program {
-        Program::FEntry(program) => {
-            program.load(hook.target, btf)?;
-            program.attach().map(drop)
-        }
-        Program::FExit(program) => {
-            program.load(hook.target, btf)?;
-            program.attach().map(drop)
-        }
-        Program::BtfTracePoint(program) => {
-            program.load(hook.target, btf)?;
-            program.attach().map(drop)
-        }
-        Program::KProbe(program) => {
-            // One program may serve several functions.
-            match program.load() {
-                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-                Err(error) => return Err(error),
-            }
-            program.attach(hook.target, 0).map(drop)
-        }
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
 }
 
 /// kernel: `bpf_prog_show_fdinfo`; aya does not hand this number on. `None` for one not loaded.
@@ -290,40 +202,6 @@ fn without_bpf(reason: &str) -> Vec<Standing> {
             Some(Standing { signal: *signal, rung: lowest.rung, blind_spot, refused })
         })
         .collect()
-}
-
-/// The innermost error, in one line: "Operation not permitted (os error 1)" tells more than the
-/// names of the layers above it. A verifier's refusal keeps its last words.
-fn first_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let mut text = cause.to_string();
-    if let Some(log) = verifier_log(error) {
-        let last = log.lines().rev().find(|line| !is_statistics(line));
-        text = format!("{text}; verifier: {}", last.unwrap_or_default().trim());
-    }
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn verifier_log(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let error = error.downcast_ref::<ProgramError>()?;
-    match error {
-        ProgramError::LoadError { verifier_log, .. } => {
-            let text = verifier_log.to_string();
-            (!text.trim().is_empty()).then_some(text)
-        }
-        _ => None,
-    }
-}
-
-/// The verifier ends its log with what it processed.
-fn is_statistics(line: &str) -> bool {
-    line.trim().is_empty()
-        || ["processed ", "verification time", "stack depth"]
-            .iter()
-            .any(|start| line.starts_with(start))
 }
 
 /// Before 5.11 maps and programs are charged to RLIMIT_MEMLOCK. Where raising it is refused, a

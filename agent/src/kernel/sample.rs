@@ -44,7 +44,7 @@ pub struct ListenerId {
 /// What happened at one listener, by [`Class`]. In segments: one stuck client counts once per segment
 /// dropped, just as the kernel's own counters do. As JSON, an object of what is not 0, by the words
 /// of the classes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, u64>", into = "BTreeMap<String, u64>")]
 pub struct Tally {
     counts: [u64; CLASSES],
@@ -55,6 +55,12 @@ pub struct Tally {
 
 /// Name of [`Tally::connections`] in JSON.
 const CONNECTIONS: &str = "connections";
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self::counted([0; CLASSES], 0)
+    }
+}
 
 impl Tally {
     /// A tally of these classes.

@@ -12,6 +12,7 @@ use log::warn;
 
 use super::{
     canary::{self, Heard, compare},
+    causes::CauseWatch,
     counters::{Counters, Growth, ServiceCounts},
     events::Events,
     ladder::{Rung, Signal, Standing},
@@ -43,6 +44,7 @@ pub struct KernelSource {
     sampled: UnixMs,
     ring_full: u64,
     canary: Canary,
+    causes: CauseWatch,
 }
 
 /// The canary and what was heard of it.
@@ -105,9 +107,21 @@ impl KernelSource {
             sampled: UnixMs::now(),
             ring_full: 0,
             canary: Canary::None("none was let go".to_owned()),
+            causes: CauseWatch::default(),
         };
         source.take_baseline(namespaces)?;
         Ok(source)
+    }
+
+    /// Attaches the hooks that tell the rarer causes of a drop apart, for good. Otherwise they are
+    /// attached after a drop that nothing explains, and taken off when there are no more of them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's BTF can no longer be read.
+    pub fn watch_causes(&mut self) -> Result<()> {
+        self.causes = CauseWatch::Always;
+        self.object.watch_causes(true)
     }
 
     /// Lets a canary go, which takes somewhat more than a second and is heard meanwhile by
@@ -175,6 +189,11 @@ impl KernelSource {
         self.sampled = UnixMs::now();
         if sung {
             self.hear_canary()?;
+        }
+        let classes =
+            counted.iter().flat_map(|growth| growth.tally.counts()).map(|(class, _)| class);
+        if let Some(on) = self.causes.update(classes, self.sampled) {
+            self.object.watch_causes(on)?;
         }
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();
         if estimates {

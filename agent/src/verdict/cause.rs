@@ -222,8 +222,10 @@ pub fn in_words(tally: &Tally) -> String {
         let again = plural(tally.synack_retransmits(), "SYN/ACK", "");
         clauses.push(format!("sent {again} again{own}"));
     }
-    let expired =
-        tally[Class::ExpiredOwnDrop] + tally[Class::ExpiredSilence] + tally[Class::ExpiredPruned];
+    let expired = tally[Class::ExpiredOwnDrop]
+        + tally[Class::ExpiredSilence]
+        + tally[Class::ExpiredPruned]
+        + tally[Class::ExpiredListenerClosed];
     if expired > 0 {
         clauses.push(format!("gave up {}", plural(expired, "pending request", "")));
     }

@@ -1,6 +1,7 @@
 //! The drives, one file per theme.
 
 mod acks;
+mod closing;
 mod cookies;
 mod mixed;
 mod options;
@@ -27,4 +28,5 @@ pub const ALL: &[&[Scenario]] = &[
     storms::ALL,
     time_wait::ALL,
     ports::ALL,
+    closing::ALL,
 ];

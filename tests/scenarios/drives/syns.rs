@@ -93,7 +93,7 @@ fn no_route_back(_: &[Namespace]) -> Result<Driven> {
         }
     }
     let claims = [
-        exactly("syn/other", 20).all_of("ListenDrops"),
+        exactly("syn/no_route", 20).all_of("ListenDrops"),
         exactly("ListenDrops", 20),
         exactly("ListenOverflows", 0),
     ];

@@ -1,0 +1,198 @@
+//! The loaded object together with the kernel's types, as it takes to attach a program.
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader,
+    programs::{Program, ProgramError},
+};
+use log::debug;
+
+use super::{
+    btf::Btf,
+    hooks::Hook,
+    ladder::{Refusal, Rung, Signal, Standing, Way},
+    layout::Layout,
+    remedy::remedy,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
+
+/// The object loaded, with what is needed to attach it. The BTFs are large and dropped afterwards.
+pub struct Loaded {
+    /// The object.
+    pub ebpf: Ebpf,
+    /// The kernel's types, as the agent reads them.
+    pub btf: Btf,
+    /// Where the kernel keeps what the programs read.
+    pub layout: Layout,
+    /// The kernel's types, as aya reads them.
+    pub aya_btf: AyaBtf,
+}
+
+impl Loaded {
+    /// Loads the object with the constants of this kernel.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's BTF cannot be read, or a map cannot be made.
+    pub fn load() -> Result<Self> {
+        let (btf, layout, aya_btf) = kernel_types()?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&aya_btf));
+        let values: Vec<(&str, u64)> = layout.values().collect();
+        for (name, value) in &values {
+            // Not `must_exist`: the linker drops a constant that no program reads.
+            loader.override_global(name, value, false);
+        }
+        let ebpf = loader.load(OBJECT).map_err(|error| anyhow!(first_cause(&error)))?;
+        drop(loader);
+        Ok(Self { ebpf, btf, layout, aya_btf })
+    }
+
+    /// Takes the best of `ways` that works, from number `first` on, and tells which.
+    pub fn climb(
+        &mut self,
+        signal: Signal,
+        ways: &[Way],
+        first: usize,
+    ) -> (Standing, Option<usize>) {
+        let mut refused = Vec::new();
+        for (number, way) in ways.iter().enumerate().skip(first) {
+            match self.attach_all(way.hooks) {
+                Ok(()) => {
+                    for extra in way.extras {
+                        if let Err(reason) = self.attach(extra) {
+                            debug!("{}: {reason}", extra.program);
+                        }
+                    }
+                    let blind_spot = way.blind_spot.to_owned();
+                    let standing = Standing { signal, rung: way.rung, blind_spot, refused };
+                    return (standing, Some(number));
+                }
+                Err((place, reason)) => {
+                    refused.push(Refusal { rung: way.rung, place: Some(place), reason });
+                }
+            }
+        }
+        let blind_spot = "everything".to_owned();
+        (Standing { signal, rung: Rung::None, blind_spot, refused }, None)
+    }
+
+    /// Attaches all of `hooks`, or none.
+    fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), (String, String)> {
+        for (done, hook) in hooks.iter().enumerate() {
+            if let Err(reason) = self.attach(hook) {
+                hooks[..=done].iter().for_each(|hook| self.unload(hook.program));
+                return Err((format!("{} on {}", hook.attach.name(), hook.target), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches one program.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be, and what would help, in one line.
+    pub fn attach(&mut self, hook: &Hook) -> Result<(), String> {
+        if let Some(objection) = hook.objection(&self.btf, &self.layout) {
+            return Err(objection);
+        }
+        let program = self
+            .ebpf
+            .program_mut(hook.program)
+            .ok_or_else(|| format!("the object has no program {}", hook.program))?;
+        load_and_attach(program, hook, &self.aya_btf).map_err(|error| {
+            debug!("{}: {error:?}", hook.program);
+            let cause = first_cause(&error);
+            match remedy(hook.attach) {
+                Some(remedy) => format!("{cause}; {remedy}"),
+                None => cause,
+            }
+        })
+    }
+
+    /// Takes one program out of the kernel, which detaches it.
+    pub fn unload(&mut self, name: &str) {
+        // Fails for one that was never loaded, which is what is wanted.
+        let _ = match self.ebpf.program_mut(name) {
+            Some(Program::FEntry(program)) => program.unload(),
+            Some(Program::FExit(program)) => program.unload(),
+            Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
+            _ => Ok(()),
+        };
+    }
+}
+
+/// What the running kernel says of its types, as the agent reads it and as aya does.
+///
+/// # Errors
+///
+/// When the BTF cannot be read.
+pub fn kernel_types() -> Result<(Btf, Layout, AyaBtf)> {
+    let btf = Btf::read(Btf::VMLINUX.as_ref())?;
+    let layout = Layout::resolve(&btf);
+    let aya_btf = AyaBtf::from_sys_fs().context("reading the kernel's BTF")?;
+    Ok((btf, layout, aya_btf))
+}
+
+fn load_and_attach(program: &mut Program, hook: &Hook, btf: &AyaBtf) -> Result<(), ProgramError> {
+    match program {
+        Program::FEntry(program) => {
+            program.load(hook.target, btf)?;
+            program.attach().map(drop)
+        }
+        Program::FExit(program) => {
+            program.load(hook.target, btf)?;
+            program.attach().map(drop)
+        }
+        Program::BtfTracePoint(program) => {
+            program.load(hook.target, btf)?;
+            program.attach().map(drop)
+        }
+        Program::KProbe(program) => {
+            // One program may serve several functions.
+            match program.load() {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
+            program.attach(hook.target, 0).map(drop)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The innermost error, in one line: "Operation not permitted (os error 1)" tells more than the
+/// names of the layers above it. A verifier's refusal keeps its last words.
+pub fn first_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let mut text = cause.to_string();
+    if let Some(log) = verifier_log(error) {
+        let last = log.lines().rev().find(|line| !is_statistics(line));
+        text = format!("{text}; verifier: {}", last.unwrap_or_default().trim());
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn verifier_log(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let error = error.downcast_ref::<ProgramError>()?;
+    match error {
+        ProgramError::LoadError { verifier_log, .. } => {
+            let text = verifier_log.to_string();
+            (!text.trim().is_empty()).then_some(text)
+        }
+        _ => None,
+    }
+}
+
+/// The verifier ends its log with what it processed.
+fn is_statistics(line: &str) -> bool {
+    line.trim().is_empty()
+        || ["processed ", "verification time", "stack depth"]
+            .iter()
+            .any(|start| line.starts_with(start))
+}
