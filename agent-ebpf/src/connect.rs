@@ -4,15 +4,16 @@ use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
     helpers::bpf_get_current_comm,
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
+    macros::{btf_tracepoint, fexit, kprobe, kretprobe},
+    programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use floodmark_common::{AF_INET, NoPortKey, NoPortTally, RawAddr, ServiceClass};
 
 use crate::{
+    calls,
     kernel::{
         Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_NUM, OFF_SK_STATE,
-        OFF_SK_V6_DADDR, Typed,
+        OFF_SK_V6_DADDR, Probed, Typed,
     },
     listener::netns_of,
     maps::{NO_PORT, totals},
@@ -26,43 +27,58 @@ const TCP_SYN_SENT: u8 = 2;
 /// kernel: net/ipv4/inet_hashtables.c `inet_hash_connect(death_row, sk)`.
 #[fexit(function = "inet_hash_connect")]
 pub fn connect_hashed(ctx: FExitContext) -> i32 {
-    settle(&ctx);
+    settle::<Typed>(&ctx, ctx.arg(1), ctx.arg(2));
     0
 }
 
 /// kernel: net/ipv6/inet6_hashtables.c `inet6_hash_connect(death_row, sk)`.
 #[fexit(function = "inet6_hash_connect")]
 pub fn connect6_hashed(ctx: FExitContext) -> i32 {
-    settle(&ctx);
+    settle::<Typed>(&ctx, ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// Both by kprobe.
+#[kprobe]
+pub fn connect_begun_kprobe(ctx: ProbeContext) -> u32 {
+    calls::entered(&ctx, 1);
+    0
+}
+
+/// Both by kretprobe.
+#[kretprobe]
+pub fn connect_hashed_kprobe(ctx: RetProbeContext) -> u32 {
+    if let Some(sk) = calls::left(&ctx) {
+        settle::<Probed>(&ctx, sk, ctx.ret());
+    }
     0
 }
 
 /// No port was found if the call failed so and the socket is still without: one that was bound
 /// beforehand fails alike where its own pair of ports is taken.
 #[inline(always)]
-fn settle(ctx: &FExitContext) {
-    if ctx.arg::<u64>(2) as i32 != -EADDRNOTAVAIL {
+fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
+    if result as i32 != -EADDRNOTAVAIL {
         return;
     }
-    let sk: *const u8 = ctx.arg(1);
-    // SAFETY: `sk` is a program argument of type `struct sock *`.
+    // SAFETY: `sk` is a `struct sock *`.
     let key = unsafe {
-        if Typed::field::<u16>(sk, &OFF_SK_NUM) != 0 {
+        if A::field::<u16>(sk, &OFF_SK_NUM) != 0 {
             return;
         }
-        let family = Typed::field::<u16>(sk, &OFF_SK_FAMILY);
+        let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = Typed::field(sk, &OFF_SK_DADDR);
+            let word: u32 = A::field(sk, &OFF_SK_DADDR);
             addr[..4].copy_from_slice(&word.to_ne_bytes());
         } else {
-            addr = in6_addr::<Typed>(sk, &OFF_SK_V6_DADDR);
+            addr = in6_addr::<A>(sk, &OFF_SK_V6_DADDR);
         }
         NoPortKey {
-            netns: netns_of::<Typed>(sk),
+            netns: netns_of::<A>(sk),
             pid: ctx.tgid(),
             addr,
-            port: u16::from_be(Typed::field(sk, &OFF_SK_DPORT)),
+            port: u16::from_be(A::field(sk, &OFF_SK_DPORT)),
             family,
         }
     };

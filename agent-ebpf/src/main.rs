@@ -7,6 +7,7 @@
 #![no_main]
 
 mod bracket;
+mod calls;
 mod check_req;
 mod conn_request;
 mod connect;
@@ -20,6 +21,7 @@ mod request;
 mod segment;
 mod service;
 mod time_wait;
+mod time_wait_kprobe;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -24,13 +24,13 @@ const TCP_CLOSE: u32 = 7;
 const TCP_CLOSING: u32 = 11;
 const IPPROTO_TCP: u16 = 6;
 /// `enum tcp_tw_status`.
-const TCP_TW_SYN: u64 = 3;
+pub const TCP_TW_SYN: u64 = 3;
 
 /// kernel: net/ipv4/inet_timewait_sock.c
 /// `inet_twsk_hashdance_schedule(tw, sk, hashinfo, timeo)`, Linux 6.11 and later.
 #[fentry(function = "inet_twsk_hashdance_schedule")]
 pub fn time_wait_hashed(ctx: FEntryContext) -> i32 {
-    entered(ctx.arg(0), ctx.arg(3));
+    entered::<Typed>(ctx.arg(0), ctx.arg(3));
     0
 }
 
@@ -38,24 +38,29 @@ pub fn time_wait_hashed(ctx: FEntryContext) -> i32 {
 #[fentry(function = "__inet_twsk_schedule")]
 pub fn time_wait_scheduled(ctx: FEntryContext) -> i32 {
     if ctx.arg::<u64>(2) & 0xff == 0 {
-        entered(ctx.arg(0), ctx.arg(1));
+        entered::<Typed>(ctx.arg(0), ctx.arg(1));
     }
     0
 }
 
 /// By what it waits for and for how long: TWKilled is what stays for four seconds or less.
 #[inline(always)]
-fn entered(tw: *const u8, timeout: u64) {
-    // SAFETY: `tw` is a program argument of type `struct inet_timewait_sock *`.
-    let substate: u8 = unsafe { Typed::field(tw, &OFF_TW_SUBSTATE) };
-    let class = if u32::from(substate) != TCP_FIN_WAIT2 {
+pub fn entered<A: Access>(tw: *const u8, timeout: u64) {
+    let class = if !waits_for_fin::<A>(tw) {
         ServiceClass::TimeWait
     } else if timeout as u32 <= SHORT_TIMEOUT.load() as u32 {
         ServiceClass::FinWait2Short
     } else {
         ServiceClass::FinWait2
     };
-    count::<Typed>(tw, class);
+    count::<A>(tw, class);
+}
+
+/// Whether it is a FIN_WAIT2 mini-socket.
+#[inline(always)]
+pub fn waits_for_fin<A: Access>(tw: *const u8) -> bool {
+    // SAFETY: `tw` is a `struct inet_timewait_sock *`.
+    u32::from(unsafe { A::field::<u8>(tw, &OFF_TW_SUBSTATE) }) == TCP_FIN_WAIT2
 }
 
 /// kernel: `inet_twsk_alloc(sk, dr, state)`; NULL means the table is full (TCPTimeWaitOverflow) and
@@ -83,7 +88,12 @@ pub fn time_wait_allocated(ctx: FExitContext) -> i32 {
 /// kernel: `tw_timer_handler(timer)` before Linux 5.18: TW, or TWKilled where `tw_kill` is set.
 #[fentry(function = "tw_timer_handler")]
 pub fn time_wait_expired(ctx: FEntryContext) -> i32 {
-    let timer: *const u8 = ctx.arg(0);
+    expired(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+pub fn expired(timer: *const u8) {
     let tw = (timer as u64).wrapping_sub(OFF_TW_TIMER.load()) as *const u8;
     // SAFETY: the timer is a member of a `struct inet_timewait_sock`.
     let bits: u8 = unsafe { Probed::field(tw, &OFF_TW_KILL) };
@@ -91,7 +101,6 @@ pub fn time_wait_expired(ctx: FEntryContext) -> i32 {
     let class =
         if is_short { ServiceClass::TimeWaitExpiredShort } else { ServiceClass::TimeWaitExpired };
     count::<Probed>(tw, class);
-    0
 }
 
 /// kernel: net/ipv4/tcp_ipv4.c `tcp_twsk_unique(sk, sktw, twp)`; 1 means that `connect(2)` takes the

@@ -24,6 +24,7 @@ pub struct Measure {
     /// What each listener lost since the scenario began.
     tallies: BTreeMap<(NetnsId, SocketAddr), Tally>,
     before: Connections,
+    misses_before: u64,
 }
 
 /// What became of connections, by namespace.
@@ -52,7 +53,8 @@ impl Measure {
     pub fn attach(highest: Rung) -> Result<Self> {
         let mut source = KernelSource::attach_at_most(&discover()?, highest)?;
         source.watch_causes()?;
-        Ok(Self { source, tallies: BTreeMap::new(), before: Connections::default() })
+        let (tallies, before) = (BTreeMap::new(), Connections::default());
+        Ok(Self { source, tallies, before, misses_before: 0 })
     }
 
     /// How each signal is had here, by name.
@@ -93,7 +95,18 @@ impl Measure {
         self.look()?;
         self.tallies.clear();
         self.before = self.connections()?;
+        self.misses_before = self.all_misses()?;
         Ok(own_namespaces()?.into_iter().map(|netns| (netns.name, netns.id)).collect())
+    }
+
+    /// How often, since the scenario began, the kernel says that it skipped a program: so many counts
+    /// may be missing, of whatever class.
+    pub fn misses(&self) -> Result<u64> {
+        Ok(self.all_misses()? - self.misses_before)
+    }
+
+    fn all_misses(&self) -> Result<u64> {
+        Ok(self.source.health()?.misses.into_iter().map(|(_, misses)| misses).sum())
     }
 
     /// Looks, as the agent does each second.

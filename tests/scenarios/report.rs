@@ -28,21 +28,23 @@ pub struct Report {
     /// What kept its drive from its end.
     pub error: Option<String>,
     pub rows: Vec<Row>,
+    /// How often the kernel skipped a program of the agent's meanwhile, as it says.
+    pub misses: u64,
     pub ok: bool,
 }
 
 impl Report {
-    pub fn of(name: &'static str, rows: Vec<Row>) -> Self {
+    pub fn of(name: &'static str, rows: Vec<Row>, misses: u64) -> Self {
         let ok = rows.iter().all(|row| row.ok);
-        Self { name, skipped: None, error: None, rows, ok }
+        Self { name, skipped: None, error: None, rows, misses, ok }
     }
 
     pub fn skipped(name: &'static str, reason: String) -> Self {
-        Self { name, skipped: Some(reason), error: None, rows: Vec::new(), ok: true }
+        Self { name, skipped: Some(reason), error: None, rows: Vec::new(), misses: 0, ok: true }
     }
 
     pub fn failed(name: &'static str, error: String) -> Self {
-        Self { name, skipped: None, error: Some(error), rows: Vec::new(), ok: false }
+        Self { name, skipped: None, error: Some(error), rows: Vec::new(), misses: 0, ok: false }
     }
 
     /// The scenario's part of the table.
@@ -56,6 +58,9 @@ impl Report {
         println!("{}: {said}", self.name);
         for row in self.rows.iter().filter(|row| !row.is_idle()) {
             row.print();
+        }
+        if self.misses > 0 {
+            println!("  programs skipped by the kernel: {}", self.misses);
         }
     }
 }

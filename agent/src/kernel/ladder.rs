@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::hooks::{
     ACK_BRACKET, ACK_BRACKET_KPROBE, ACK_REASON, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, EXPIRED,
-    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, NO_PORT, SYN_BRACKET,
-    SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_EXPIRED,
-    TIME_WAIT_HASHED, TIME_WAIT_SCHEDULED, TIME_WAIT_STATES, UNACCEPTED, UNACCEPTED_KPROBE,
+    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, NO_PORT, NO_PORT_KPROBE,
+    SYN_BRACKET, SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS,
+    TIME_WAIT_ENDS_KPROBE, TIME_WAIT_EXPIRED, TIME_WAIT_EXPIRED_KPROBE, TIME_WAIT_HASHED,
+    TIME_WAIT_HASHED_KPROBE, TIME_WAIT_SCHEDULED, TIME_WAIT_SCHEDULED_KPROBE, TIME_WAIT_STATES,
+    UNACCEPTED, UNACCEPTED_KPROBE,
 };
 
 /// Something the agent wants to know of the kernel.
@@ -115,6 +117,10 @@ const fn time_wait(hooks: &'static [Hook]) -> Way {
     Way { rung: Rung::Fentry, hooks, extras: TIME_WAIT_ENDS, blind_spot: "nothing" }
 }
 
+const fn time_wait_kprobe(hooks: &'static [Hook]) -> Way {
+    Way { rung: Rung::Kprobe, hooks, extras: TIME_WAIT_ENDS_KPROBE, blind_spot: KPROBE }
+}
+
 const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
                              in the same second, their shares are estimated";
 
@@ -200,6 +206,9 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             time_wait(TIME_WAIT_HASHED),
             time_wait(TIME_WAIT_SCHEDULED),
             time_wait(TIME_WAIT_EXPIRED),
+            time_wait_kprobe(TIME_WAIT_HASHED_KPROBE),
+            time_wait_kprobe(TIME_WAIT_SCHEDULED_KPROBE),
+            time_wait_kprobe(TIME_WAIT_EXPIRED_KPROBE),
             way(
                 Rung::Tracepoint,
                 TIME_WAIT_STATES,
@@ -221,7 +230,11 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     ),
     (
         Signal::PortExhaustion,
-        &[way(Rung::Fentry, NO_PORT, "nothing"), way(Rung::None, &[], NETLINK_NO_COUNT)],
+        &[
+            way(Rung::Fentry, NO_PORT, "nothing"),
+            way(Rung::Kprobe, NO_PORT_KPROBE, KPROBE),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
+        ],
     ),
     (
         Signal::QueueDepth,
