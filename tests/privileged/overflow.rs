@@ -226,3 +226,26 @@ fn root_debian_kernels_take_every_best_rung() {
         assert!(standing.higher_refused().next().is_none(), "{standing:?}");
     }
 }
+
+/// Every signal that is had packet by packet tells of each loss that the canary causes.
+#[test]
+fn root_every_hook_hears_the_canary() {
+    let mut source = KernelSource::attach(&[]).unwrap();
+    source.release_canary();
+    let heard = loop {
+        source.sample(&[]).unwrap();
+        if let Some(heard) = source.heard().unwrap() {
+            break heard.clone();
+        }
+        wait(100);
+    };
+    println!("{heard:?}");
+    for (signal, heard) in &heard {
+        assert!(heard.is_exact(), "{signal:?}: {heard:?}");
+    }
+    for standing in source.standings().iter().filter(|standing| standing.rung >= Rung::Kprobe) {
+        assert!(heard.contains_key(&standing.signal), "{:?} was not sung of", standing.signal);
+    }
+    // Its losses are nobody's.
+    assert_eq!(source.no_port().unwrap(), []);
+}

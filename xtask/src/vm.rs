@@ -71,6 +71,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     };
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
     let mut payload = Payload::base()?;
+    payload.program(&build::release("floodmark", "floodmark")?, AGENT)?;
     let command = match args.command.split_first() {
         None => add_tests(&mut payload)?,
         Some((first, names)) if first == SCENARIOS_COMMAND => add_scenarios(&mut payload, names)?,
@@ -132,9 +133,8 @@ fn report(series: &Series, output: Result<GuestOutput>) -> bool {
     }
 }
 
-/// Adds the agent, the lab and the privileged tests; returns the command that runs the tests.
+/// Adds the lab and the privileged tests; returns the command that runs the tests.
 fn add_tests(payload: &mut Payload) -> Result<Vec<String>> {
-    payload.program(&build::release("floodmark", "floodmark")?, AGENT)?;
     payload.program(&build::release("floodmark-tests", "floodmark-lab")?, LAB)?;
     let tests = build::privileged_tests()?;
     anyhow::ensure!(!tests.is_empty(), "package floodmark-tests has no tests");

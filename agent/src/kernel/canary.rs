@@ -2,44 +2,36 @@
 //! hooks listen. A hook that attaches but never fires (a function inlined in this build, an argument
 //! that is not what BTF says) is found out at once and not in the middle of an incident.
 
+mod perch;
+mod song;
+
 use std::{
     collections::BTreeMap,
-    fs, io,
-    io::Write,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::mpsc,
-    thread::{self, JoinHandle, sleep},
-    time::Duration,
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::{
-    errno::Errno,
-    sched::{CloneFlags, unshare},
-    sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, connect, listen, socket,
-    },
-};
 use serde::Serialize;
 
 use super::{
     class::Class,
     ladder::{Rung, Signal, Standing},
-    mib::{self, Counter},
-    netns::of_this_thread,
     sample::{NetnsId, Tally},
+    service::ServiceClass,
 };
 
 /// Where canaries listen, and nobody else: whatever another agent's canary loses on this host is
 /// nobody's loss either.
-pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 70, 76, 77);
-/// Clients that find no room, at the SYN and at the final ACK.
-const TURNED_AWAY: usize = 3;
-/// Time for segments to cross the loopback.
-const SETTLE: Duration = Duration::from_millis(50);
-/// The first SYN/ACK is repeated after one second (RFC 6298), data after 0.2 s.
-const REPEAT: Duration = Duration::from_millis(1300);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 70, 76, 77);
+/// The same for IPv6: a unique local address (RFC 4193).
+const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd46, 0x4c4d, 0x4361, 0, 0, 0, 0, 1);
+
+/// Whether it is a canary's address.
+pub fn sings_at(address: IpAddr) -> bool {
+    address == ADDRESS || address == ADDRESS_V6
+}
 
 /// A canary at large.
 pub struct Canary {
@@ -48,13 +40,19 @@ pub struct Canary {
     singer: JoinHandle<Result<Song>>,
 }
 
-/// What happened to the canary, as the kernel counted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Song {
-    syns: u64,
-    acks: u64,
-    synacks: u64,
-    time_waits: u64,
+/// What happened to the canary, as the kernel counted it. A signal that could not be sung of is not
+/// there.
+pub type Song = BTreeMap<Signal, u64>;
+
+/// What the programs counted of the canary.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo {
+    /// Of its listeners.
+    pub tally: Tally,
+    /// Of its connections, by [`ServiceClass`].
+    pub services: super::counters::ServiceCounts,
+    /// Of its connects without a local port.
+    pub no_port: u64,
 }
 
 /// What the hooks heard of the canary.
@@ -88,12 +86,12 @@ impl Canary {
     pub fn release() -> Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let singer = thread::Builder::new().name("canary".into()).spawn(move || {
-            let prepared = settle_in();
+            let prepared = perch::settle_in();
             let is_prepared = prepared.is_ok();
             // Fails only where nobody waits any more.
             let _ = sender.send(prepared);
             ensure!(is_prepared, "no namespace");
-            sing()
+            song::sing()
         })?;
         let netns = receiver.recv().context("the canary's thread ended early")??;
         Ok(Self { netns, singer })
@@ -115,179 +113,54 @@ impl Canary {
 }
 
 /// Compares what happened to the canary with what the hooks counted, for the signals that are had
-/// packet by packet. `time_wait` is what they counted of TIME_WAIT entries.
-pub fn compare(
-    standings: &[Standing],
-    song: &Song,
-    tally: &Tally,
-    time_wait: u64,
-) -> BTreeMap<Signal, Heard> {
-    let notes = [
-        (Signal::SynDrops, Rung::Kprobe, song.syns, tally[Class::SynAcceptQueueFull]),
-        (Signal::AckDrops, Rung::Tracepoint, song.acks, tally[Class::AckAcceptQueueFull]),
-        (Signal::SynackRetransmits, Rung::Tracepoint, song.synacks, tally.synack_retransmits()),
-        (Signal::TimeWait, Rung::Tracepoint, song.time_waits, time_wait),
-    ];
+/// packet by packet.
+pub fn compare(standings: &[Standing], song: &Song, echo: &Echo) -> BTreeMap<Signal, Heard> {
     let is_asked = |signal, lowest| {
         standings.iter().any(|standing| standing.signal == signal && standing.rung >= lowest)
     };
-    notes
-        .into_iter()
-        .filter(|(signal, lowest, ..)| is_asked(*signal, *lowest))
-        .map(|(signal, _, happened, heard)| (signal, Heard { happened, heard }))
-        .collect()
+    let notes = song.iter().filter(|(signal, _)| is_asked(**signal, lowest_rung(**signal)));
+    notes.map(|(&signal, &happened)| (signal, Heard { happened, heard: echo.of(signal) })).collect()
 }
 
-/// Moves the thread into a new namespace with its loopback up.
-fn settle_in() -> Result<NetnsId> {
-    unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace for the canary")?;
-    raise_loopback().context("raising the canary's loopback")?;
-    Ok(of_this_thread()?)
-}
-
-/// Loses handshakes in every way that needs no more than sockets, one way after the other.
-fn sing() -> Result<Song> {
-    // SYN cookies would answer where a SYN is to be dropped.
-    fs::write("/proc/sys/net/ipv4/tcp_syncookies", "0").context("switching SYN cookies off")?;
-    turn_syns_away()?;
-    let after_syns = mib::read_here()?;
-    turn_acks_away()?;
-    let after_acks = mib::read_here()?.since(&after_syns);
-    enter_time_wait()?;
-    Ok(Song {
-        syns: after_syns[Counter::ListenOverflows],
-        acks: after_acks[Counter::ListenOverflows],
-        synacks: after_acks[Counter::SynRetrans],
-        // Kernels before 5.18 count it when it expires, a minute later.
-        time_waits: 1,
-    })
-}
-
-/// Closed before they send their SYNs again, which would be more drops.
-fn turn_syns_away() -> Result<()> {
-    let full = Perch::new(0)?;
-    let clients = full.knocks(1 + TURNED_AWAY)?;
-    sleep(SETTLE);
-    clients.iter().try_for_each(reset_at_close)
-}
-
-/// The clients are connected as they see it; their data, sent again and again, finds a full queue.
-fn turn_acks_away() -> Result<()> {
-    let late = Perch::new(64)?;
-    late.hold_acks()?;
-    let mut clients = late.knocks(1 + TURNED_AWAY)?;
-    sleep(SETTLE);
-    for client in &mut clients {
-        client.write_all(b"x").context("the canary's clients are not connected")?;
+/// The lowest rung from which a signal is had packet by packet.
+fn lowest_rung(signal: Signal) -> Rung {
+    match signal {
+        Signal::AckDrops
+        | Signal::SynackRetransmits
+        | Signal::SynRetransmits
+        | Signal::TimeWait => Rung::Tracepoint,
+        _ => Rung::Kprobe,
     }
-    late.set_backlog(0)?;
-    late.release_acks()?;
-    sleep(REPEAT);
-    clients.iter().try_for_each(reset_at_close)?;
-    drop((clients, late));
-    sleep(SETTLE);
-    Ok(())
 }
 
-/// A connection closed by its client first.
-fn enter_time_wait() -> Result<()> {
-    let listener = TcpListener::bind((ADDRESS, 0))?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
-    let (server, _) = listener.accept()?;
-    drop(client);
-    sleep(Duration::from_millis(20));
-    drop(server);
-    sleep(SETTLE);
-    Ok(())
-}
-
-/// A listener that accepts nothing.
-struct Perch {
-    listener: TcpListener,
-    addr: SocketAddrV4,
-}
-
-impl Perch {
-    fn new(backlog: i32) -> Result<Self> {
-        let listener = TcpListener::bind((ADDRESS, 0))?;
-        let SocketAddr::V4(addr) = listener.local_addr()? else {
-            return Err(anyhow!("an IPv4 listener with another address"));
-        };
-        let perch = Self { listener, addr };
-        // std has listened with a backlog of its own.
-        perch.set_backlog(backlog)?;
-        Ok(perch)
-    }
-
-    fn set_backlog(&self, backlog: i32) -> Result<()> {
-        Ok(listen(&self.listener, Backlog::new(backlog)?)?)
-    }
-
-    /// Clients that have sent a SYN and wait for nothing.
-    fn knocks(&self, count: usize) -> Result<Vec<TcpStream>> {
-        (0..count).map(|_| self.knock()).collect()
-    }
-
-    fn knock(&self) -> Result<TcpStream> {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let client = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-        match connect(client.as_raw_fd(), &SockaddrStorage::from(self.addr)) {
-            Ok(()) | Err(Errno::EINPROGRESS) => {}
-            Err(error) => return Err(error).context("the canary's connect"),
+impl Echo {
+    /// What a signal told.
+    fn of(&self, signal: Signal) -> u64 {
+        let Self { tally, services, no_port } = self;
+        match signal {
+            Signal::SynDrops => tally[Class::SynAcceptQueueFull],
+            Signal::AckDrops => tally[Class::AckAcceptQueueFull],
+            Signal::CookieDrops => {
+                tally[Class::CookieReceived] + tally[Class::CookieAcceptQueueFull]
+            }
+            Signal::IcmpDrops => tally[Class::IcmpRequestKilled],
+            Signal::SynackRetransmits => tally.synack_retransmits(),
+            Signal::ExpiredRequests => tally[Class::ExpiredSilence],
+            Signal::UnacceptedResets => tally[Class::UnacceptedListenerClosed],
+            // By way of FIN_WAIT2 where the acknowledgement of the FIN comes before the other FIN.
+            Signal::TimeWait => {
+                let classes = [
+                    ServiceClass::TimeWait,
+                    ServiceClass::FinWait2,
+                    ServiceClass::TimeWaitTableFull,
+                ];
+                classes.iter().map(|class| services[*class as usize]).sum()
+            }
+            Signal::SynRetransmits => services[ServiceClass::SynRepeated as usize],
+            Signal::PortExhaustion => *no_port,
+            Signal::QueueDepth => 0,
         }
-        // SAFETY: the descriptor is handed over, and is that of a stream socket.
-        Ok(unsafe { TcpStream::from_raw_fd(client.into_raw_fd()) })
     }
-
-    /// Has the kernel drop every segment with the ACK flag before the listener sees it, so that
-    /// handshakes stay half open.
-    fn hold_acks(&self) -> Result<()> {
-        // A socket filter sees a TCP segment from its header on; byte 13 holds the flags.
-        let mut program = [
-            libc::sock_filter { code: 0x30, jt: 0, jf: 0, k: 13 },
-            libc::sock_filter { code: 0x45, jt: 0, jf: 1, k: 0x10 },
-            libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 },
-            libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX },
-        ];
-        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
-        set_option(&self.listener, libc::SO_ATTACH_FILTER, &filter)
-    }
-
-    fn release_acks(&self) -> Result<()> {
-        set_option(&self.listener, libc::SO_DETACH_FILTER, &0_i32)
-    }
-}
-
-/// No FIN, which would leave sockets behind that outlive the namespace.
-fn reset_at_close(client: &TcpStream) -> Result<()> {
-    set_option(client, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
-}
-
-fn set_option<T>(socket: &impl AsRawFd, name: i32, value: &T) -> Result<()> {
-    // SAFETY: the value lives for the call, and its length is its own.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            name,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as u32,
-        )
-    };
-    ensure!(result == 0, "socket option {name}: {}", io::Error::last_os_error());
-    Ok(())
-}
-
-fn raise_loopback() -> Result<()> {
-    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: all zeros is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads the ifreq it is given.
-    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    ensure!(result == 0, "{}", io::Error::last_os_error());
-    Ok(())
 }
 
 #[cfg(test)]
@@ -298,27 +171,31 @@ mod tests {
         Standing { signal, rung, blind_spot: String::new(), refused: Vec::new() }
     }
 
-    const SONG: Song = Song { syns: 3, acks: 6, synacks: 4, time_waits: 1 };
+    fn echo(counts: &[(Class, u64)]) -> Echo {
+        Echo { tally: Tally::of(counts), ..Echo::default() }
+    }
 
     #[test]
     fn a_hook_that_does_not_fire_is_told_from_one_that_does() {
         let standings =
             [standing(Signal::SynDrops, Rung::Fentry), standing(Signal::AckDrops, Rung::Fentry)];
-        let tally = Tally::of(&[(Class::SynAcceptQueueFull, 3)]);
-        let heard = compare(&standings, &SONG, &tally, 0);
+        let song = Song::from([(Signal::SynDrops, 3), (Signal::AckDrops, 6)]);
+        let heard = compare(&standings, &song, &echo(&[(Class::SynAcceptQueueFull, 3)]));
         assert!(heard[&Signal::SynDrops].is_exact());
         assert_eq!(heard[&Signal::AckDrops], Heard { happened: 6, heard: 0 });
         assert!(heard[&Signal::AckDrops].is_deaf() && !heard[&Signal::SynDrops].is_deaf());
     }
 
     #[test]
-    fn only_what_is_seen_packet_by_packet_is_asked() {
+    fn only_what_is_seen_packet_by_packet_and_was_sung_is_asked() {
         let standings = [
             standing(Signal::SynDrops, Rung::Netlink),
+            standing(Signal::IcmpDrops, Rung::Fentry),
             standing(Signal::SynackRetransmits, Rung::Tracepoint),
         ];
-        let tally = Tally::of(&[(Class::RetransmitSilence, 3), (Class::RetransmitOwnDrop, 1)]);
-        let heard = compare(&standings, &SONG, &tally, 0);
+        let song = Song::from([(Signal::SynDrops, 3), (Signal::SynackRetransmits, 4)]);
+        let told = echo(&[(Class::RetransmitSilence, 3), (Class::RetransmitOwnDrop, 1)]);
+        let heard = compare(&standings, &song, &told);
         assert_eq!(heard.into_keys().collect::<Vec<_>>(), [Signal::SynackRetransmits]);
     }
 

@@ -11,7 +11,7 @@ use floodmark_common::{ServiceKey, Totals};
 use log::warn;
 
 use super::{
-    canary::{self, Heard, compare},
+    canary::{self, Echo, Heard, compare},
     causes::CauseWatch,
     counters::{Counters, Growth, ServiceCounts},
     events::Events,
@@ -243,6 +243,13 @@ impl KernelSource {
     ///
     /// When the map cannot be read.
     pub fn no_port(&self) -> Result<Vec<NoPortCount>> {
+        let mut refused = self.all_no_port()?;
+        // Not a canary's.
+        refused.retain(|refused| self.mibs.contains_key(&refused.netns));
+        Ok(refused)
+    }
+
+    fn all_no_port(&self) -> Result<Vec<NoPortCount>> {
         self.counters.as_ref().map_or(Ok(Vec::new()), Counters::no_port)
     }
 
@@ -301,9 +308,14 @@ impl KernelSource {
         let Canary::Singing(canary, tally) = mem::replace(&mut self.canary, idle) else {
             return Ok(());
         };
+        let mut echo = Echo { tally: *tally, ..Echo::default() };
         let services = self.service_counts()?;
-        let own = services.iter().filter(|(key, _)| key.netns == canary.netns.0);
-        let time_wait = own.map(|(_, counts)| counts[ServiceClass::TimeWait as usize]).sum();
+        for (_, counts) in services.iter().filter(|(key, _)| key.netns == canary.netns.0) {
+            echo.services.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        let no_port = self.all_no_port()?;
+        let own = no_port.iter().filter(|refused| refused.netns == canary.netns);
+        echo.no_port = own.map(|refused| refused.failures).sum();
         let song = match canary.finish() {
             Ok(song) => song,
             Err(error) => {
@@ -311,7 +323,7 @@ impl KernelSource {
                 return Ok(());
             }
         };
-        let heard = compare(self.standings(), &song, &tally, time_wait);
+        let heard = compare(self.standings(), &song, &echo);
         for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
             let reason =
                 format!("the canary's test failed: {} heard of {}", heard.heard, heard.happened);
@@ -388,7 +400,7 @@ impl KernelSource {
 
 /// Whether a listener is this agent's canary's, or another's on this host.
 fn is_canarys(listener: &ListenerId) -> bool {
-    listener.addr.ip() == canary::ADDRESS
+    canary::sings_at(listener.addr.ip())
 }
 
 fn exact(growth: &Growth) -> ListenerDelta {
