@@ -140,6 +140,8 @@ impl Class {
                 | Self::CookiePortInheritance
                 | Self::CookieChildFailed
                 | Self::IcmpRequestKilled
+                | Self::UnstagedAcceptQueueFull
+                | Self::UnstagedOther
         )
     }
 

@@ -63,7 +63,9 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
     // One after the other: a tuple of options copies what a None leaves unset, which verifiers
     // before Linux 6.3 refuse.
     let Some(listen) = bracket.listen::<A>(sk) else { return };
-    let Some(cookies) = bracket.cookies_sent() else { return };
+    // A SYN that was dropped was not answered with a cookie.
+    let cookies = if listen.drops == 0 { bracket.cookies_sent() } else { Some(0) };
+    let Some(cookies) = cookies else { return };
     // A SYN that was simply answered has moved none of them, and then no other either.
     if listen.drops == 0 && listen.overflows == 0 && cookies == 0 {
         return;

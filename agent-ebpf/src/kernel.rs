@@ -22,6 +22,8 @@ constants! {
     OFF_SK_NUM,
     /// `sock.__sk_common.skc_dport`: remote port, network byte order
     OFF_SK_DPORT,
+    /// `sock.__sk_common.skc_portpair`: `skc_dport` and `skc_num`
+    OFF_SK_PORTPAIR,
     /// `sock.__sk_common.skc_daddr`
     OFF_SK_DADDR,
     /// `sock.__sk_common.skc_rcv_saddr`

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use floodmark_common::{SERVICE_CLASSES, ServiceClass, ServiceKey, ServiceTally};
 
 use crate::{
-    kernel::{Access, OFF_SK_DPORT, OFF_SK_NUM},
+    kernel::{Access, OFF_SK_PORTPAIR},
     listener::netns_of,
     maps::{SERVICES, totals},
 };
@@ -16,10 +16,12 @@ static BLANK: ServiceTally = ServiceTally { counts: [0; SERVICE_CLASSES] };
 /// sock_common`.
 #[inline(always)]
 pub fn count<A: Access>(sk: *const u8, class: ServiceClass) {
-    // SAFETY: both members are of `struct sock_common`.
-    let (local, remote) =
-        unsafe { (A::field::<u16>(sk, &OFF_SK_NUM), A::field::<u16>(sk, &OFF_SK_DPORT)) };
-    count_between(netns_of::<A>(sk), local, u16::from_be(remote), class);
+    // `skc_dport` and `skc_num` in one load.
+    // SAFETY: the pair is a member of `struct sock_common`.
+    let ports: u32 = unsafe { A::field(sk, &OFF_SK_PORTPAIR) };
+    let [d0, d1, n0, n1] = ports.to_ne_bytes();
+    let (local, remote) = (u16::from_ne_bytes([n0, n1]), u16::from_be_bytes([d0, d1]));
+    count_between(netns_of::<A>(sk), local, remote, class);
 }
 
 /// Where ephemeral ports begin by default (`net.ipv4.ip_local_port_range`).

@@ -1,19 +1,22 @@
 //! What can be attached: nothing, the agent, empty programs in its places, tools of others.
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use floodmark::kernel::{Hook, Object, Rung};
-use floodmark_tests::agent::Agent;
 
 use crate::{
     empty::{self, Empty},
     hooks,
     tool::Tool,
 };
+
+/// How long the agent's canary sings after the start.
+const CANARY: Duration = Duration::from_secs(6);
 
 /// Who is measured.
 pub struct Contender {
@@ -31,7 +34,7 @@ pub enum Kind {
     Nothing,
     /// The agent's programs, with nobody who reads their maps.
     Programs,
-    /// `floodmark diagnose`.
+    /// `floodmark run`.
     Agent(PathBuf),
     /// Programs that do nothing, from this object, on the agent's hooks.
     Empty(Vec<u8>),
@@ -46,7 +49,7 @@ pub enum Attached {
     /// The agent's programs.
     Programs { _object: Box<Object> },
     /// The agent.
-    Agent { _running: Box<Agent> },
+    Agent { _running: Tool },
     /// Empty programs.
     Empty(Vec<Empty>),
     /// A tool.
@@ -61,7 +64,7 @@ impl Contender {
             Kind::Programs => {
                 Attached::Programs { _object: Box::new(Object::attach(Rung::Fentry)) }
             }
-            Kind::Agent(program) => Attached::Agent { _running: Box::new(start_agent(program)?) },
+            Kind::Agent(program) => Attached::Agent { _running: start_agent(program)? },
             Kind::Empty(object) => Attached::Empty(empty::attach(object, hooks)?),
             Kind::Tool(program, args) => Attached::Tool { _running: Tool::start(program, args)? },
         })
@@ -83,9 +86,8 @@ impl Attached {
     }
 }
 
-fn start_agent(program: &Path) -> Result<Agent> {
-    // The agent wants a proxy's log to follow; this one says nothing.
-    let log = std::env::temp_dir().join("error.log");
-    File::create(&log).context("making an empty log")?;
-    Agent::start(program, &log)
+fn start_agent(program: &Path) -> Result<Tool> {
+    let running = Tool::start(&program.to_string_lossy(), &["run".to_owned()])?;
+    thread::sleep(CANARY);
+    Ok(running)
 }

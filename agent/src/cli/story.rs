@@ -70,7 +70,11 @@ fn tell_listener(out: &mut String, report: &ListenerReport) -> std::fmt::Result 
     if !report.peers.is_empty() {
         let peers: Vec<String> =
             report.peers.iter().map(|(peer, count)| format!("{peer} ({count})")).collect();
-        writeln!(out, "    clients seen most: {}", peers.join(", "))?;
+        let other = match report.peers_other {
+            0 => String::new(),
+            count => format!(", other ({count})"),
+        };
+        writeln!(out, "    clients that lost most: {}{other}", peers.join(", "))?;
     }
     if report.attribution == Attribution::Proportional {
         writeln!(out, "    its share is an estimate: other listeners there dropped as well")?;

@@ -109,5 +109,6 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
         attribution: Attribution::Exact,
         queue_high: 129,
         peers: Vec::new(),
+        peers_other: 0,
     }
 }

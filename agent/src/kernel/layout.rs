@@ -30,6 +30,7 @@ const FIELDS: &[Field] = &[
     field("OFF_SK_FAMILY", "sock", "__sk_common.skc_family", &[2]),
     field("OFF_SK_NUM", "sock", "__sk_common.skc_num", &[2]),
     field("OFF_SK_DPORT", "sock", "__sk_common.skc_dport", &[2]),
+    field("OFF_SK_PORTPAIR", "sock", "__sk_common.skc_portpair", &[4]),
     field("OFF_SK_DADDR", "sock", "__sk_common.skc_daddr", &[4]),
     field("OFF_SK_RCV_SADDR", "sock", "__sk_common.skc_rcv_saddr", &[4]),
     field("OFF_SK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", &[16]),

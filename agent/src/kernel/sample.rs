@@ -94,6 +94,11 @@ impl Tally {
         self.moved()[Counter::ListenDrops]
     }
 
+    /// Segments and requests lost.
+    pub fn losses(&self) -> u64 {
+        self.counts().filter(|(class, _)| class.is_loss()).map(|(_, count)| count).sum()
+    }
+
     /// SYN/ACKs sent again, for whatever cause.
     pub fn synack_retransmits(&self) -> u64 {
         self.moved()[Counter::SynRetrans]

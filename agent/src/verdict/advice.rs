@@ -112,6 +112,7 @@ mod tests {
                 attribution: Attribution::Exact,
                 queue_high: limit + 1,
                 peers: Vec::new(),
+                peers_other: 0,
             }],
             namespaces: Vec::new(),
             proxy: ProxyReport::default(),

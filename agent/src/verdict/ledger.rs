@@ -1,13 +1,13 @@
 //! Everything counted since start, in bounded memory: the source of reports and metrics.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
+    peers::Peers,
     report::{ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
 };
@@ -27,8 +27,6 @@ const VERDICTS_KEPT: usize = 1000;
 const ACCOUNTS: usize = 8192;
 /// How long the account of a listener is kept after it has closed and lost nothing more.
 const RETENTION: Duration = Duration::from_secs(600);
-/// Client addresses counted apart at one listener.
-const PEERS_KEPT: usize = 256;
 /// Client addresses shown of them.
 const PEERS_SHOWN: usize = 5;
 /// Label combinations of verdicts counted apart.
@@ -67,7 +65,7 @@ struct Account {
     tally: Tally,
     attribution: Attribution,
     queue: QueueDepth,
-    peers: HashMap<IpAddr, u64>,
+    peers: Peers,
     /// When it was last known to exist or to lose something.
     alive: UnixMs,
     /// As last seen in the inventory: an owner that has died is still named.
@@ -94,7 +92,7 @@ impl Account {
             tally: Tally::default(),
             attribution: Attribution::Exact,
             queue: QueueDepth::default(),
-            peers: HashMap::new(),
+            peers: Peers::default(),
             alive,
             listener: None,
         }
@@ -162,12 +160,12 @@ impl Ledger {
         closed
     }
 
-    /// Books a detail event: only the client's address, the counts come with the samples.
+    /// Books a detail event: only the address of a client that lost something, the counts come with
+    /// the samples.
     pub fn book_event(&mut self, event: &KernelEvent) {
         let Some(account) = self.listeners.get_mut(&event.listener) else { return };
-        let peer = event.peer.ip();
-        if account.peers.len() < PEERS_KEPT || account.peers.contains_key(&peer) {
-            *account.peers.entry(peer).or_default() += 1;
+        if event.class.is_loss() {
+            account.peers.count(event.peer.ip());
         }
     }
 
@@ -268,10 +266,8 @@ impl Ledger {
             .listeners
             .iter()
             .map(|(id, account)| {
-                let mut peers: Vec<(IpAddr, u64)> =
-                    account.peers.iter().map(|(peer, count)| (*peer, *count)).collect();
-                peers.sort_by_key(|(peer, count)| (std::cmp::Reverse(*count), *peer));
-                peers.truncate(PEERS_SHOWN);
+                let peers = account.peers.top(PEERS_SHOWN);
+                let shown: u64 = peers.iter().map(|(_, count)| count).sum();
                 let netns_name = kernel.get(&id.netns).map(|(name, _)| name.clone());
                 ListenerReport {
                     listener: account
@@ -282,6 +278,7 @@ impl Ledger {
                     attribution: account.attribution,
                     queue_high: account.queue.len,
                     peers,
+                    peers_other: account.tally.losses().saturating_sub(shown),
                 }
             })
             .collect();

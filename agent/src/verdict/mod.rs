@@ -5,6 +5,7 @@ mod cause;
 mod evidence;
 mod join;
 mod ledger;
+mod peers;
 mod report;
 #[expect(clippy::module_inception, reason = "the folder's central type has the folder's name")]
 mod verdict;

@@ -45,6 +45,8 @@ pub struct ListenerReport {
     pub queue_high: u32,
     /// Clients whose segments were dropped most: address and segments seen in detail events.
     pub peers: Vec<(std::net::IpAddr, u64)>,
+    /// Segments that all the other clients lost, and those of which no detail came through.
+    pub peers_other: u64,
 }
 
 /// One namespace's own counters against what was attributed.

@@ -2,7 +2,7 @@
 
 use super::{super::layout::TW_AT_ENTRY, Attach, Hook, hook};
 
-const SERVICE: &[&str] = &["OFF_SK_NUM", "OFF_SK_DPORT", "OFF_SK_NET", "OFF_NET_INUM"];
+const SERVICE: &[&str] = &["OFF_SK_PORTPAIR", "OFF_SK_NET", "OFF_NET_INUM"];
 const SUBSTATE: &[&str] = &["OFF_TW_SUBSTATE", "SHORT_TIMEOUT"];
 const CONNECT: &[&str] = &[
     "OFF_SK_NUM",
@@ -13,7 +13,7 @@ const CONNECT: &[&str] = &[
     "OFF_SK_NET",
     "OFF_NET_INUM",
 ];
-const STATES: &[&str] = &["OFF_SK_PROTOCOL", "OFF_INET_SPORT"];
+const STATES: &[&str] = &["OFF_SK_DPORT", "OFF_SK_PROTOCOL", "OFF_INET_SPORT"];
 
 const TWSK_ALLOC: &[&str] = &["sock", "inet_timewait_death_row", "int"];
 const TWSK_HASHED: &str = "inet_twsk_hashdance_schedule";

@@ -1,0 +1,136 @@
+//! A SYN flood from a million spoofed sources, or as many as an emulated machine sends in a while:
+//! the agent's memory stays flat, its counts exact.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
+
+#[expect(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use etherparse::{PacketBuilder, TcpOptionElement};
+use floodmark::{kernel::Tally, verdict::Report};
+use socket2::{Domain, Protocol, Socket, Type};
+use support::{Listener, Namespace, knock, wait};
+
+const SOURCES: u32 = 1_000_000;
+const AT_MOST: Duration = Duration::from_secs(20);
+const SERVER: &str = "127.0.0.1:9439";
+/// What the agent may grow by, in KiB: its allocator's whims, and no eighth of a byte for a source.
+const FLAT: u64 = 4096;
+
+/// The agent as its users run it.
+struct Agent(Child);
+
+impl Agent {
+    fn start() -> Option<Self> {
+        let program = std::env::var_os("FLOODMARK_AGENT")?;
+        let child = Command::new(program)
+            .args(["run", "--listen", SERVER])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Some(Self(child.unwrap()))
+    }
+
+    fn get(path: &str) -> String {
+        let mut stream = TcpStream::connect(SERVER).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    fn report() -> Report {
+        serde_json::from_str(&Self::get("/api/v1/report")).unwrap()
+    }
+
+    /// Resident memory in KiB.
+    fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sends a SYN from each of `sources`, which are numbers of addresses, to a listener of this
+/// namespace, until it has taken too long; returns how many. What a raw socket sends over the
+/// loopback is not asked where it comes from.
+fn flood(sources: std::ops::Range<u32>, to: SocketAddrV4) -> u64 {
+    let (began, first) = (Instant::now(), sources.start);
+    let raw =
+        Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+    let mut packet = Vec::new();
+    for source in sources.clone() {
+        if began.elapsed() > AT_MOST {
+            return (source - first).into();
+        }
+        let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(11, 0, 0, 0)) + source);
+        packet.clear();
+        PacketBuilder::ipv4(from.octets(), to.ip().octets(), 64)
+            .tcp(20_000, to.port(), 1, 64_000)
+            .syn()
+            .options(&[TcpOptionElement::MaximumSegmentSize(1460)])
+            .unwrap()
+            .write(&mut packet, &[])
+            .unwrap();
+        raw.send_to(&packet, &to.into()).unwrap();
+    }
+    sources.len() as u64
+}
+
+/// What the agent knows of the listener.
+fn lost(report: &Report, port: u16) -> Option<(Tally, usize, u64)> {
+    let of = report.listeners.iter().find(|report| report.listener.id.addr.port() == port)?;
+    let shown: u64 = of.peers.iter().map(|(_, count)| count).sum();
+    Some((of.tally, of.peers.len(), shown + of.peers_other))
+}
+
+#[test]
+fn root_a_flood_from_many_sources_leaves_memory_flat_and_counts_exact() {
+    let Some(namespace) = Namespace::new() else { return };
+    let listener = namespace.run(|| Listener::new("127.0.0.1:8080", 1));
+    let _waiting = namespace.run(|| [knock(listener.addr), knock(listener.addr)]);
+    wait(200);
+    let Some(agent) = Agent::start() else {
+        println!("skipped: FLOODMARK_AGENT does not name the agent");
+        return;
+    };
+    let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.addr.port());
+    // Long enough for the canary, and for whatever the agent grows by once.
+    wait(7000);
+    let few = namespace.run(|| flood(0..2_000, to));
+    wait(2500);
+    let before = agent.memory();
+    let sent = few + namespace.run(|| flood(2_000..SOURCES, to));
+    wait(3500);
+    let after = agent.memory();
+
+    let report = Agent::report();
+    let (tally, peers, of_peers) = lost(&report, to.port()).unwrap();
+    println!("{sent} sources, {before} KiB before, {after} KiB after, {peers} peers, {tally:?}");
+    assert_eq!(tally.overflows(), sent);
+    assert_eq!(tally.drops(), sent);
+    assert_eq!(of_peers, sent, "what is not told of a peer is told of the others");
+    assert!(after < before + FLAT, "{before} KiB before, {after} KiB after");
+    let metrics = Agent::get("/metrics");
+    let unattributed: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.starts_with("floodmark_kernel_mib_unattributed"))
+        .filter(|line| line.contains("fmtest-") && line.contains("\"Listen"))
+        .collect();
+    assert!(!unattributed.is_empty() && unattributed.iter().all(|line| line.ends_with(" 0")));
+}
