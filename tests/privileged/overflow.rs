@@ -249,3 +249,35 @@ fn root_every_hook_hears_the_canary() {
     // Its losses are nobody's.
     assert_eq!(source.no_port().unwrap(), []);
 }
+
+/// The kernel gives the number of a namespace that has gone to the next one. What that one has counted
+/// is growth, even where all its counters stand higher than those of the one before.
+#[test]
+fn root_a_namespace_that_takes_over_a_number_is_counted_from_zero() {
+    fn overflow(namespace: &Namespace, times: usize) {
+        namespace.run(|| {
+            let listener = Listener::new("127.0.0.1:0", 0);
+            let _waiting = knock(listener.addr);
+            wait(100);
+            let _refused: Vec<_> = (0..times).map(|_| knock(listener.addr)).collect();
+            wait(100);
+        });
+    }
+    let Some(first) = Namespace::new() else { return };
+    let mut source = KernelSource::attach(&discover().unwrap()).unwrap();
+    let id = first.discovered().id;
+    overflow(&first, 3);
+    source.sample(&discover().unwrap()).unwrap();
+    drop(first);
+    // It ends in a work queue.
+    wait(1000);
+    let second = Namespace::new().unwrap();
+    if second.discovered().id != id {
+        println!("skipped: the number was not given again");
+        return;
+    }
+    overflow(&second, 5);
+    source.sample(&discover().unwrap()).unwrap();
+    let (_, counted) = &source.kernel_counts()[&id];
+    assert_eq!(counted[Counter::ListenOverflows], 3 + 5);
+}

@@ -181,8 +181,8 @@ impl MibCounts {
         self.grown(before).unwrap_or(*self)
     }
 
-    /// Whether these are the counters of a younger namespace than `before`, for all that can be told.
-    pub fn is_reborn(&self, before: &Self) -> bool {
+    /// Whether one went back.
+    pub fn went_back(&self, before: &Self) -> bool {
         self.grown(before).is_none()
     }
 

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Once,
     thread,
@@ -17,7 +17,10 @@ use anyhow::{Context, Result, anyhow};
 use log::{debug, warn};
 use nix::{
     sched::{CloneFlags, setns},
-    sys::statfs::{NSFS_MAGIC, statfs},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socket},
+        statfs::{NSFS_MAGIC, statfs},
+    },
 };
 
 use super::sample::NetnsId;
@@ -81,6 +84,24 @@ pub fn of_process(pid: u32) -> Option<NetnsId> {
 /// When procfs cannot be read.
 pub fn of_this_thread() -> io::Result<NetnsId> {
     id_of(Path::new("/proc/thread-self/ns/net"))
+}
+
+/// What tells the namespace of the calling thread from one that had its id before: a number that is
+/// never given twice. `None` before Linux 5.14.
+pub fn cookie_here() -> Option<u64> {
+    let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes a u64 and how long that is, for which there is room.
+    let result = unsafe {
+        libc::getsockopt(
+            any.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(cookie)
 }
 
 /// Ids of all processes of the agent's PID namespace.
@@ -188,6 +209,11 @@ mod tests {
         assert_eq!(here.len(), 1);
         let seen = visit(&here, |netns| (netns.id, of_process(std::process::id()))).unwrap();
         assert_eq!(seen, [(own, Some(own))]);
+    }
+
+    #[test]
+    fn the_own_namespace_stays_itself() {
+        assert_eq!(cookie_here(), cookie_here());
     }
 
     #[test]

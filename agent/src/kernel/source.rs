@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    mem,
+    io, mem,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use super::{
     ladder::{Rung, Signal, Standing},
     lower_rung::LowerRung,
     mib::{self, MibCounts},
-    netns::{Netns, visit},
+    netns::{Netns, cookie_here, visit},
     object::Object,
     sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, Tally},
     service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
@@ -59,6 +59,8 @@ enum Canary {
 
 struct Mib {
     name: String,
+    /// Which of the namespaces that have had this id, one after the other.
+    cookie: Option<u64>,
     raw: MibCounts,
     since_start: MibCounts,
     seen: UnixMs,
@@ -356,9 +358,10 @@ impl KernelSource {
     fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
         self.growth()?;
         self.services_before = self.service_counts()?.into_iter().collect();
-        for (netns, raw) in visit(namespaces, |netns| (netns.clone(), mib::read_here()))? {
+        for (netns, cookie, raw) in visit(namespaces, read)? {
             let (since_start, seen) = (MibCounts::default(), self.sampled);
-            self.mibs.insert(netns.id, Mib { name: netns.name, raw: raw?, since_start, seen });
+            let mib = Mib { name: netns.name, cookie, raw: raw?, since_start, seen };
+            self.mibs.insert(netns.id, mib);
         }
         if !self.counts_everything() {
             self.lower_rung.take_baseline(namespaces)?;
@@ -371,7 +374,7 @@ impl KernelSource {
     fn mib_growth(&mut self, namespaces: &[Netns]) -> Result<BTreeMap<NetnsId, MibCounts>> {
         let mut growth = BTreeMap::new();
         let now = UnixMs::now();
-        for (netns, raw) in visit(namespaces, |netns| (netns.clone(), mib::read_here()))? {
+        for (netns, cookie, raw) in visit(namespaces, read)? {
             let raw = match raw {
                 Ok(raw) => raw,
                 Err(error) => {
@@ -381,11 +384,15 @@ impl KernelSource {
             };
             let mib = self.mibs.entry(netns.id).or_insert_with(|| Mib {
                 name: netns.name,
+                cookie,
                 raw: MibCounts::default(),
                 since_start: MibCounts::default(),
                 seen: now,
             });
-            if raw.is_reborn(&mib.raw) {
+            if cookie != mib.cookie || raw.went_back(&mib.raw) {
+                // Another namespace has come by the id: all it has counted is growth.
+                mib.raw = MibCounts::default();
+                mib.cookie = cookie;
                 self.lower_rung.forget(|other| other != netns.id);
             }
             let grown = raw.since(&mib.raw);
@@ -396,6 +403,11 @@ impl KernelSource {
         }
         Ok(growth)
     }
+}
+
+/// What there is to read of the namespace of the calling thread.
+fn read(netns: &Netns) -> (Netns, Option<u64>, io::Result<MibCounts>) {
+    (netns.clone(), cookie_here(), mib::read_here())
 }
 
 /// Whether a listener is this agent's canary's, or another's on this host.
