@@ -6,6 +6,9 @@
 
 #![no_std]
 
+pub mod churn;
+pub mod queue;
+
 /// `AF_INET` as the kernel stores it in `skc_family`.
 pub const AF_INET: u16 = 2;
 /// `AF_INET6` as the kernel stores it in `skc_family`.
@@ -393,6 +396,8 @@ mod user {
     use super::{
         EventRecord, ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally,
         Totals,
+        churn::{ChurnKey, ChurnTally, UnixRefusal},
+        queue::{ListenCall, QueueTally, SocketKey},
     };
 
     // SAFETY: `repr(C)`, integers only, no padding (asserted above): any bytes are a valid value.
@@ -411,4 +416,16 @@ mod user {
     unsafe impl aya::Pod for Totals {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EventRecord {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ChurnKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ChurnTally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for UnixRefusal {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ListenCall {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for QueueTally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SocketKey {}
 }

@@ -90,6 +90,36 @@ constants! {
     OFF_NET_SYNACK_RETRIES,
     /// `net.ipv4.sysctl_tcp_abort_on_overflow`; one byte, on older kernels four (little-endian)
     OFF_NET_ABORT_ON_OVERFLOW,
+    /// `net.core.sysctl_somaxconn`
+    OFF_NET_SOMAXCONN,
+    /// `inet_connection_sock.icsk_accept_queue.qlen`: the SYN queue's length
+    OFF_CSK_QLEN,
+    /// `tcp_sock.rcvq_space.time`: microseconds of CLOCK_MONOTONIC
+    OFF_TP_RCVQ_TIME,
+    /// `socket.sk`
+    OFF_SOCKET_SK,
+    /// `file.private_data`: of a socket's file, its `struct socket`
+    OFF_FILE_PRIVATE,
+    /// `inode.i_mode`
+    OFF_INODE_MODE,
+    /// `task_struct.files`
+    OFF_TASK_FILES,
+    /// `task_struct.nsproxy`
+    OFF_TASK_NSPROXY,
+    /// `nsproxy.net_ns`
+    OFF_NSPROXY_NET,
+    /// `files_struct.fdt`
+    OFF_FILES_FDT,
+    /// `fdtable.fd`
+    OFF_FDT_FD,
+    /// `pt_regs.orig_ax`: the system call's number, x86-64
+    OFF_REGS_ORIG_AX,
+    /// `pt_regs.di`: its first argument
+    OFF_REGS_DI,
+    /// `pt_regs.si`: its second
+    OFF_REGS_SI,
+    /// `pt_regs.dx`: its third
+    OFF_REGS_DX,
     /// `sk_buff.head`
     OFF_SKB_HEAD,
     /// `sk_buff.network_header`

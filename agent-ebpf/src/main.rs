@@ -6,9 +6,11 @@
 #![no_std]
 #![no_main]
 
+mod accept_queue;
 mod bracket;
 mod calls;
 mod check_req;
+mod churn;
 mod conn_request;
 mod connect;
 mod cookie_check;
@@ -16,12 +18,15 @@ mod drop_reason;
 mod failure;
 mod kernel;
 mod listener;
+mod listening;
 mod maps;
 mod request;
 mod segment;
 mod service;
+mod task;
 mod time_wait;
 mod time_wait_kprobe;
+mod unix;
 
 #[cfg(not(test))]
 #[panic_handler]

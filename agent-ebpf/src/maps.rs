@@ -3,10 +3,12 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use floodmark_common::{
     ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+    churn::{ChurnKey, ChurnTally, Connection, UnixRefusal},
+    queue::{ListenCall, QueueTally, SocketKey},
 };
 
 /// Totals of this CPU; preallocated, so counting in it never fails.
@@ -36,6 +38,41 @@ pub static SERVICES: PerCpuHashMap<ServiceKey, ServiceTally> =
 #[map]
 pub static NO_PORT: PerCpuHashMap<NoPortKey, NoPortTally> =
     PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Accept queues by listener. Only listeners that take connections take memory.
+#[map]
+pub static QUEUES: PerCpuHashMap<ListenerKey, QueueTally> =
+    PerCpuHashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// The number of the agent's current look at the queues.
+#[map]
+pub static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The listener on which a thread is in `inet_csk_accept`; used by the kprobe rung alone.
+#[map]
+pub static ACCEPTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// The last `listen(2)` on each socket.
+#[map]
+pub static LISTENS: LruHashMap<SocketKey, ListenCall> = LruHashMap::with_max_entries(8192, 0);
+
+/// Number of sockets that began or ceased to listen.
+#[map]
+pub static LISTEN_CHANGES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Connections under way, by the address of their `struct sock`; the longest unused gives way.
+#[map]
+pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(16384, 0);
+
+/// How connections come and go, by service and peer.
+#[map]
+pub static CHURN: PerCpuHashMap<ChurnKey, ChurnTally> =
+    PerCpuHashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
+
+/// Unix connects refused.
+#[map]
+pub static UNIX_REFUSED: PerCpuHashMap<UnixRefusal, u64> =
+    PerCpuHashMap::with_max_entries(512, BPF_F_NO_PREALLOC);
 
 /// Detail events; the agent sets the size.
 #[map]

@@ -4,9 +4,11 @@
 
 mod connection;
 mod handshake;
+mod watch;
 
 pub use connection::*;
 pub use handshake::*;
+pub use watch::*;
 
 use super::{btf::Btf, layout::Layout};
 
@@ -65,7 +67,21 @@ const fn hook(
     Hook { program, attach, target, args, arg_count: None, needs }
 }
 
+/// The tracepoint that makes every system call of the host take the slow way out
+/// (kernel: SYSCALL_WORK_SYSCALL_TRACEPOINT).
+const SYSTEM_CALLS: &str = "sys_exit";
+
 impl Hook {
+    /// Where the program goes, as `fexit on tcp_conn_request`.
+    pub fn place(&self) -> String {
+        format!("{} on {}", self.attach.name(), self.target)
+    }
+
+    /// Whether every system call of the host takes longer for it.
+    pub fn slows_system_calls(&self) -> bool {
+        self.target == SYSTEM_CALLS
+    }
+
     /// Why this hook cannot serve on the kernel that `btf` and `layout` describe; `None` if it can,
     /// as far as can be told without trying.
     pub fn objection(&self, btf: &Btf, layout: &Layout) -> Option<String> {

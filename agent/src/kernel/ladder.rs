@@ -6,12 +6,14 @@ use std::fmt;
 use serde::Serialize;
 
 use super::hooks::{
-    ACK_BRACKET, ACK_BRACKET_KPROBE, ACK_REASON, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, EXPIRED,
-    EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER, NO_PORT, NO_PORT_KPROBE,
-    SYN_BRACKET, SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS,
-    TIME_WAIT_ENDS_KPROBE, TIME_WAIT_EXPIRED, TIME_WAIT_EXPIRED_KPROBE, TIME_WAIT_HASHED,
-    TIME_WAIT_HASHED_KPROBE, TIME_WAIT_SCHEDULED, TIME_WAIT_SCHEDULED_KPROBE, TIME_WAIT_STATES,
-    UNACCEPTED, UNACCEPTED_KPROBE,
+    ACCEPTS_2, ACCEPTS_4, ACCEPTS_KPROBE, ACCEPTS_SYSCALL, ACK_BRACKET, ACK_BRACKET_KPROBE,
+    ACK_REASON, CHURN, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, ENQUEUES, ENQUEUES_CLONED,
+    ENQUEUES_KPROBE, EXPIRED, EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER,
+    LISTEN_CALLS, LISTENERS_CHANGED, LISTENS_STARTED, NO_PORT, NO_PORT_KPROBE, SYN_BRACKET,
+    SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_ENDS_KPROBE,
+    TIME_WAIT_EXPIRED, TIME_WAIT_EXPIRED_KPROBE, TIME_WAIT_HASHED, TIME_WAIT_HASHED_KPROBE,
+    TIME_WAIT_SCHEDULED, TIME_WAIT_SCHEDULED_KPROBE, TIME_WAIT_STATES, UNACCEPTED,
+    UNACCEPTED_KPROBE, UNIX_CONNECTS, UNIX_CONNECTS_SYSCALL,
 };
 
 /// Something the agent wants to know of the kernel.
@@ -38,8 +40,16 @@ pub enum Signal {
     SynRetransmits,
     /// Connects that found no local port (`inet_hash_connect`).
     PortExhaustion,
-    /// Accept-queue lengths and limits.
+    /// Accept-queue lengths and limits, and how high the queues rose (`inet_csk_reqsk_queue_add`).
     QueueDepth,
+    /// Time that connections wait in the accept queue (`inet_csk_accept`).
+    TimeInQueue,
+    /// The backlogs that processes ask for, and listeners that come and go (`listen(2)`).
+    ListenCalls,
+    /// Connections established and ended, by service and peer.
+    Churn,
+    /// Unix connects refused (`unix_stream_connect`).
+    UnixRefusals,
 }
 
 impl Signal {
@@ -57,6 +67,10 @@ impl Signal {
             Self::SynRetransmits => "syn_retransmits",
             Self::PortExhaustion => "port_exhaustion",
             Self::QueueDepth => "queue_depth",
+            Self::TimeInQueue => "time_in_queue",
+            Self::ListenCalls => "listen_calls",
+            Self::Churn => "connection_churn",
+            Self::UnixRefusals => "unix_refusals",
         }
     }
 }
@@ -119,6 +133,17 @@ const fn time_wait(hooks: &'static [Hook]) -> Way {
 
 const fn time_wait_kprobe(hooks: &'static [Hook]) -> Way {
     Way { rung: Rung::Kprobe, hooks, extras: TIME_WAIT_ENDS_KPROBE, blind_spot: KPROBE }
+}
+
+const fn listen(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
+    Way { rung, hooks, extras: LISTENERS_CHANGED, blind_spot }
+}
+
+impl Way {
+    /// Whether every system call of the host takes longer for it, so that it must be asked for.
+    pub fn slows_system_calls(&self) -> bool {
+        self.hooks.iter().any(Hook::slows_system_calls)
+    }
 }
 
 const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
@@ -238,9 +263,90 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     ),
     (
         Signal::QueueDepth,
-        &[way(Rung::Netlink, &[], "peaks between two looks, unless something was dropped then")],
+        &[
+            way(Rung::Fentry, ENQUEUES, "nothing"),
+            way(Rung::Kprobe, ENQUEUES_KPROBE, KPROBE),
+            way(
+                Rung::Tracepoint,
+                ENQUEUES_CLONED,
+                "which socket of a SO_REUSEPORT group it was: each has the peak of the deepest",
+            ),
+            way(Rung::Netlink, &[], "peaks between two looks, unless something was dropped then"),
+        ],
+    ),
+    (
+        Signal::TimeInQueue,
+        &[
+            way(Rung::Fentry, ACCEPTS_2, "nothing"),
+            way(Rung::Fentry, ACCEPTS_4, "nothing"),
+            way(Rung::Kprobe, ACCEPTS_KPROBE, KPROBE),
+            way(Rung::Tracepoint, ACCEPTS_SYSCALL, "what io_uring or a 32-bit process accepts"),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
+        ],
+    ),
+    (
+        Signal::ListenCalls,
+        &[
+            listen(
+                Rung::Fentry,
+                LISTEN_CALLS,
+                "sockets older than the agent, whose backlog is inferred",
+            ),
+            listen(
+                Rung::Tracepoint,
+                LISTENS_STARTED,
+                "a second listen(2) on a socket, of which only the limit shows; sockets older than \
+                 the agent; what io_uring or a 32-bit process asks for",
+            ),
+            way(Rung::Tracepoint, LISTENERS_CHANGED, "backlogs, which are inferred from the limit"),
+            way(
+                Rung::Netlink,
+                &[],
+                "backlogs, which are inferred from the limit; listeners younger than a sweep",
+            ),
+        ],
+    ),
+    (
+        Signal::Churn,
+        &[
+            way(Rung::Tracepoint, CHURN, "connections older than the agent"),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
+        ],
+    ),
+    (
+        Signal::UnixRefusals,
+        &[
+            way(Rung::Fentry, UNIX_CONNECTS, "datagram sockets; a path is as the client gave it"),
+            way(
+                Rung::Tracepoint,
+                UNIX_CONNECTS_SYSCALL,
+                "datagram sockets, io_uring and 32-bit processes; a path is as the client gave it",
+            ),
+            way(Rung::None, &[], NETLINK_NO_COUNT),
+        ],
     ),
 ];
+
+/// How far the agent may reach for its signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// No rung above this one.
+    pub highest: Rung,
+    /// Whether ways may be taken that make every system call of the host take longer.
+    pub system_calls: bool,
+}
+
+impl From<Rung> for Reach {
+    fn from(highest: Rung) -> Self {
+        Self { highest, system_calls: false }
+    }
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Rung::Fentry.into()
+    }
+}
 
 /// How a signal is had on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

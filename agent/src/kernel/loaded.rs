@@ -27,6 +27,8 @@ pub struct Loaded {
     pub layout: Layout,
     /// The kernel's types, as aya reads them.
     pub aya_btf: AyaBtf,
+    /// Whether ways may be taken that make every system call take longer.
+    pub system_calls: bool,
 }
 
 impl Loaded {
@@ -35,7 +37,7 @@ impl Loaded {
     /// # Errors
     ///
     /// When the kernel's BTF cannot be read, or a map cannot be made.
-    pub fn load() -> Result<Self> {
+    pub fn load(system_calls: bool) -> Result<Self> {
         let (btf, layout, aya_btf) = kernel_types()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&aya_btf));
@@ -46,7 +48,7 @@ impl Loaded {
         }
         let ebpf = loader.load(OBJECT).map_err(|error| anyhow!(first_cause(&error)))?;
         drop(loader);
-        Ok(Self { ebpf, btf, layout, aya_btf })
+        Ok(Self { ebpf, btf, layout, aya_btf, system_calls })
     }
 
     /// Takes the best of `ways` that works, from number `first` on, and tells which.
@@ -58,7 +60,7 @@ impl Loaded {
     ) -> (Standing, Option<usize>) {
         let mut refused = Vec::new();
         for (number, way) in ways.iter().enumerate().skip(first) {
-            match self.attach_all(way.hooks) {
+            match self.take_way(way) {
                 Ok(()) => {
                     for extra in way.extras {
                         if let Err(reason) = self.attach(extra) {
@@ -78,12 +80,23 @@ impl Loaded {
         (Standing { signal, rung: Rung::None, blind_spot, refused }, None)
     }
 
+    fn take_way(&mut self, way: &Way) -> Result<(), (String, String)> {
+        match way.hooks.first() {
+            Some(hook) if way.slows_system_calls() && !self.system_calls => {
+                let reason = "would make every system call take longer; \
+                              --trace-system-calls allows it";
+                Err((hook.place(), reason.to_owned()))
+            }
+            _ => self.attach_all(way.hooks),
+        }
+    }
+
     /// Attaches all of `hooks`, or none.
     fn attach_all(&mut self, hooks: &[Hook]) -> Result<(), (String, String)> {
         for (done, hook) in hooks.iter().enumerate() {
             if let Err(reason) = self.attach(hook) {
                 hooks[..=done].iter().for_each(|hook| self.unload(hook.program));
-                return Err((format!("{} on {}", hook.attach.name(), hook.target), reason));
+                return Err((hook.place(), reason));
             }
         }
         Ok(())

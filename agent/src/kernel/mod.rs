@@ -20,11 +20,12 @@ mod sample;
 mod service;
 pub mod sock_diag;
 mod source;
+pub mod watch;
 
 pub use canary::Heard;
 pub use class::Class;
 pub use hooks::{Attach, Hook};
-pub use ladder::{LADDER, Refusal, Rung, Signal, Standing, Way};
+pub use ladder::{LADDER, Reach, Refusal, Rung, Signal, Standing, Way};
 pub use mib::{Counter, MibCounts};
 pub use object::Object;
 pub use sample::{

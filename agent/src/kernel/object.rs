@@ -20,10 +20,11 @@ use log::{Log, debug};
 
 use super::{
     hooks::CAUSES,
-    ladder::{LADDER, Refusal, Rung, Signal, Standing, Way},
+    ladder::{LADDER, Reach, Refusal, Rung, Signal, Standing, Way},
     layout::TW_AT_ENTRY,
     loaded::{Loaded, kernel_types},
     remedy::missing_capabilities,
+    watch::WatchMaps,
 };
 
 /// The programs in the kernel, and how each signal is had.
@@ -36,12 +37,16 @@ pub struct Object {
     pub time_wait_at_expiry: bool,
     /// Which of a signal's ways was taken, by its place on the ladder.
     taken: BTreeMap<Signal, usize>,
+    /// Whether ways may be taken that make every system call take longer.
+    system_calls: bool,
 }
 
 /// The maps the agent reads.
 pub struct Maps {
     /// Where the programs count.
     pub counting: CountingMaps,
+    /// What the programs know of queues, listeners and connections.
+    pub watch: WatchMaps,
     /// Detail events.
     pub events: RingBuf<MapData>,
     /// What the programs have to say in words.
@@ -63,9 +68,10 @@ pub struct CountingMaps {
 impl Object {
     /// Loads the object and attaches, for each signal, the best way that this kernel allows. Never
     /// fails: what cannot be had by BPF is had by netlink, and the standing says why.
-    pub fn attach(highest: Rung) -> Self {
+    pub fn attach(reach: impl Into<Reach>) -> Self {
+        let Reach { highest, system_calls } = reach.into();
         raise_memlock_limit();
-        match Loaded::load() {
+        match Loaded::load(system_calls) {
             Ok(mut loaded) => {
                 let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
                 let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
@@ -74,13 +80,19 @@ impl Object {
                     standings.push(standing);
                     taken.extend(way.map(|way| (*signal, way)));
                 }
-                Self { ebpf: Some(loaded.ebpf), standings, time_wait_at_expiry, taken }
+                Self {
+                    ebpf: Some(loaded.ebpf),
+                    standings,
+                    time_wait_at_expiry,
+                    taken,
+                    system_calls,
+                }
             }
             Err(error) => {
                 let remedy = missing_capabilities().map(|what| format!("; {what}"));
                 let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
                 let taken = BTreeMap::new();
-                Self { ebpf: None, standings, time_wait_at_expiry: false, taken }
+                Self { ebpf: None, standings, time_wait_at_expiry: false, taken, system_calls }
             }
         }
     }
@@ -140,7 +152,8 @@ impl Object {
         // First, since what fails must not take the programs with it.
         let (btf, layout, aya_btf) = kernel_types()?;
         let Some(ebpf) = self.ebpf.take() else { return Ok(None) };
-        let mut loaded = Loaded { ebpf, btf, layout, aya_btf };
+        let system_calls = self.system_calls;
+        let mut loaded = Loaded { ebpf, btf, layout, aya_btf, system_calls };
         let outcome = job(&mut loaded);
         self.ebpf = Some(loaded.ebpf);
         Ok(Some(outcome))
@@ -159,7 +172,8 @@ impl Object {
             no_port: take("NO_PORT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
         };
-        Ok(Some(Maps { counting, events: take("EVENTS")?.try_into()?, messages }))
+        let watch = WatchMaps::take(&mut take)?;
+        Ok(Some(Maps { counting, watch, events: take("EVENTS")?.try_into()?, messages }))
     }
 
     /// How often the kernel skipped each program because it, or another, was running on the same CPU

@@ -15,13 +15,14 @@ use super::{
     causes::CauseWatch,
     counters::{Counters, Growth, ServiceCounts},
     events::Events,
-    ladder::{Rung, Signal, Standing},
+    ladder::{Reach, Rung, Signal, Standing},
     lower_rung::LowerRung,
     mib::{self, MibCounts},
     netns::{Netns, cookie_here, visit},
     object::Object,
     sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, Tally},
     service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
+    watch::Watch,
 };
 use crate::time::{UnixMs, Window};
 
@@ -34,6 +35,7 @@ const RETENTION: Duration = Duration::from_secs(600);
 pub struct KernelSource {
     object: Object,
     counters: Option<Counters>,
+    watch: Option<Watch>,
     events: Option<Events>,
     /// Each namespace's name and its counters' growth since the agent's baseline.
     mibs: BTreeMap<NetnsId, Mib>,
@@ -84,24 +86,26 @@ impl KernelSource {
     ///
     /// When the namespaces cannot be looked into, or the object lacks one of its maps.
     pub fn attach(namespaces: &[Netns]) -> Result<Self> {
-        Self::attach_at_most(namespaces, Rung::Fentry)
+        Self::attach_at_most(namespaces, Reach::default())
     }
 
-    /// As [`attach`](Self::attach), but on no rung above `highest`.
+    /// As [`attach`](Self::attach), but reaching no further than told; a [`Rung`] alone will do.
     ///
     /// # Errors
     ///
     /// As there.
-    pub fn attach_at_most(namespaces: &[Netns], highest: Rung) -> Result<Self> {
-        let mut object = Object::attach(highest);
-        let (mut counters, mut events) = (None, None);
+    pub fn attach_at_most(namespaces: &[Netns], reach: impl Into<Reach>) -> Result<Self> {
+        let mut object = Object::attach(reach);
+        let (mut counters, mut watch, mut events) = (None, None, None);
         if let Some(maps) = object.take_maps()? {
             counters = Some(Counters::new(maps.counting));
+            watch = Some(Watch::new(maps.watch));
             events = Some(Events::new(maps.events, maps.messages));
         }
         let mut source = Self {
             object,
             counters,
+            watch,
             events,
             mibs: BTreeMap::new(),
             lower_rung: LowerRung::default(),
@@ -151,6 +155,12 @@ impl KernelSource {
     /// How each signal is had.
     pub fn standings(&self) -> &[Standing] {
         &self.object.standings
+    }
+
+    /// What the programs know of queues, listeners and connections; `None` where the kernel takes
+    /// no BPF.
+    pub fn watch(&mut self) -> Option<&mut Watch> {
+        self.watch.as_mut()
     }
 
     /// Waiting detail events, at most `most`.

@@ -2,7 +2,7 @@
 
 use super::{Attach, Hook, hook};
 
-const LISTENER: &[&str] = &[
+pub(super) const LISTENER: &[&str] = &[
     "OFF_SK_FAMILY",
     "OFF_SK_NUM",
     "OFF_SK_RCV_SADDR",

@@ -1,0 +1,93 @@
+//! Sockets that begin to listen, listen anew with another backlog, or stop.
+
+use aya_ebpf::{
+    EbpfContext, Global,
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
+};
+use floodmark_common::queue::{ListenCall, SocketKey};
+
+use crate::{
+    kernel::{
+        Access, OFF_NET_SOMAXCONN, OFF_REGS_ORIG_AX, OFF_REGS_SI, OFF_SK_NET, OFF_SK_PROTOCOL,
+        Probed, Typed,
+    },
+    listener::key_of,
+    maps::{LISTEN_CHANGES, LISTENS},
+    task::{registers, socket_of_fd},
+};
+
+const TCP_CLOSE: u32 = 7;
+const TCP_LISTEN: u32 = 10;
+const IPPROTO_TCP: u16 = 6;
+/// `listen(2)` on x86-64.
+const SYS_LISTEN: u64 = 50;
+
+/// kernel: net/socket.c `__sys_listen(fd, backlog)`: the backlog as the process gave it, before it
+/// is cut to somaxconn. Called again for a socket that listens already, it changes the limit.
+#[fexit(function = "__sys_listen")]
+pub fn listen_left(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(2) as i32 == 0 {
+        let sk = socket_of_fd(ctx.arg::<u64>(0)) as *const u8;
+        if !sk.is_null() {
+            note::<Probed>(&ctx, sk, ctx.arg::<u64>(1) as i32);
+        }
+    }
+    0
+}
+
+/// Lower rung. kernel: `inet_csk_listen_start` -> tracepoint `inet_sock_set_state`, with the
+/// process's system call still in its registers.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn listen_started(ctx: BtfTracePointContext) -> i32 {
+    if ctx.arg::<u32>(2) != TCP_LISTEN {
+        return 0;
+    }
+    let regs = registers();
+    // SAFETY: a `struct pt_regs *`.
+    let register = |offset: &Global<u64>| unsafe { Typed::field::<u64>(regs, offset) };
+    // A 32-bit process or an io_uring has other registers: nothing is known then.
+    if register(&OFF_REGS_ORIG_AX) == SYS_LISTEN {
+        note::<Typed>(&ctx, ctx.arg(0), register(&OFF_REGS_SI) as i32);
+    }
+    0
+}
+
+#[inline(always)]
+fn note<A: Access>(ctx: &impl EbpfContext, sk: *const u8, backlog: i32) {
+    let listener = key_of::<A>(sk);
+    // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`, and the helper has no
+    // arguments.
+    let call = unsafe {
+        let net: *const u8 = A::field(sk, &OFF_SK_NET);
+        ListenCall {
+            at_ns: bpf_ktime_get_ns(),
+            backlog,
+            somaxconn: A::field(net, &OFF_NET_SOMAXCONN),
+            pid: ctx.tgid(),
+            reserved: 0,
+        }
+    };
+    let key = SocketKey { netns: listener.netns, inode: listener.inode };
+    let _ = LISTENS.insert(key, call, 0);
+}
+
+/// Counts what makes the agent look again. kernel: tracepoint `inet_sock_set_state(sk, oldstate,
+/// newstate)`; a child's first change, from its copy of LISTEN to SYN_RECV, is none.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn listeners_changed(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (u32, u32) = (ctx.arg(1), ctx.arg(2));
+    if new != TCP_LISTEN && !(old == TCP_LISTEN && new == TCP_CLOSE) {
+        return 0;
+    }
+    let sk: *const u8 = ctx.arg(0);
+    // SAFETY: `sk` is a program argument of type `struct sock *`.
+    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP
+        && let Some(changes) = LISTEN_CHANGES.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's slot of a per-CPU map.
+        unsafe { *changes += 1 };
+    }
+    0
+}

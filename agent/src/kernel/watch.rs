@@ -1,0 +1,256 @@
+//! Reads the maps in which the programs keep what they know of accept queues, `listen(2)` calls,
+//! connections and refused Unix connects.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
+use floodmark_common::{
+    ListenerKey,
+    churn::{ChurnKey, ChurnTally, UnixRefusal},
+    queue::{ListenCall, QueueTally, SocketKey, WAIT_BUCKETS},
+};
+
+use super::{
+    counters::{address, identity},
+    sample::{ListenerId, NetnsId},
+};
+
+/// The maps, as taken from the object.
+pub struct WatchMaps {
+    queues: PerCpuHashMap<MapData, ListenerKey, QueueTally>,
+    epoch: Array<MapData, u32>,
+    listens: BpfHashMap<MapData, SocketKey, ListenCall>,
+    changes: PerCpuArray<MapData, u64>,
+    churn: PerCpuHashMap<MapData, ChurnKey, ChurnTally>,
+    unix_refused: PerCpuHashMap<MapData, UnixRefusal, u64>,
+}
+
+impl WatchMaps {
+    /// Takes them out of the object by name.
+    pub(super) fn take(take: &mut impl FnMut(&str) -> Result<Map>) -> Result<Self> {
+        Ok(Self {
+            queues: take("QUEUES")?.try_into()?,
+            epoch: take("EPOCH")?.try_into()?,
+            listens: take("LISTENS")?.try_into()?,
+            changes: take("LISTEN_CHANGES")?.try_into()?,
+            churn: take("CHURN")?.try_into()?,
+            unix_refused: take("UNIX_REFUSED")?.try_into()?,
+        })
+    }
+}
+
+/// What the kernel saw of one accept queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueReading {
+    /// The deepest queue at an enqueue since the last look.
+    pub high_since_look: u32,
+    /// The deepest queue at an enqueue since start.
+    pub high: u32,
+    /// The longest SYN queue that a connection left since start.
+    pub syn_queue_high: u32,
+    /// Connections that entered the queue since start.
+    pub enqueued: u64,
+    /// Accepted connections by the time they had waited ([`floodmark_common::queue::wait_bucket`]).
+    pub waits: [u64; WAIT_BUCKETS],
+    /// Sum of those times in nanoseconds.
+    pub waited_ns: u64,
+}
+
+/// Between whom connections come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChurnId {
+    /// In which namespace.
+    pub netns: NetnsId,
+    /// The service's port.
+    pub port: u16,
+    /// Whether this host is the service's side.
+    pub is_local: bool,
+    /// The other side.
+    pub peer: IpAddr,
+}
+
+/// The key's errno and path, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixRefused {
+    /// The client's namespace.
+    pub netns: NetnsId,
+    /// EAGAIN or ECONNREFUSED.
+    pub errno: i32,
+    /// The path as the client gave it; an abstract name begins with `@`, as `ss` writes it.
+    pub path: String,
+    /// Since start.
+    pub count: u64,
+}
+
+/// Reads what the programs keep.
+pub struct Watch {
+    maps: WatchMaps,
+    epoch: u32,
+    /// Connections opened at the last [`forget`](Self::forget), by key: what has not moved since
+    /// makes room.
+    churn_before: HashMap<ChurnKey, u64>,
+}
+
+impl Watch {
+    /// Takes the maps over.
+    pub(super) fn new(maps: WatchMaps) -> Self {
+        Self { maps, epoch: 0, churn_before: HashMap::new() }
+    }
+
+    /// What the kernel saw of every queue, and begins a new look. On a rung that cannot tell the
+    /// sockets of a SO_REUSEPORT group apart, a reading has inode 0 and is the group's.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read or written.
+    pub fn queues(&mut self) -> Result<BTreeMap<ListenerId, QueueReading>> {
+        let ended = self.epoch;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.maps.epoch.set(0, self.epoch, 0).context("writing the EPOCH map")?;
+        let mut readings = BTreeMap::new();
+        for entry in self.maps.queues.iter() {
+            let (key, per_cpu) = entry.context("reading the QUEUES map")?;
+            let reading: &mut QueueReading = readings.entry(identity(&key)).or_default();
+            per_cpu.iter().for_each(|cpu| reading.add(cpu, ended));
+        }
+        Ok(readings)
+    }
+
+    /// The last `listen(2)` seen on each socket, by namespace and inode.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn listen_calls(&self) -> Result<HashMap<(NetnsId, u32), ListenCall>> {
+        let read = |entry: Result<(SocketKey, ListenCall), _>| {
+            let (key, call) = entry.context("reading the LISTENS map")?;
+            Ok(((NetnsId(key.netns), key.inode), call))
+        };
+        self.maps.listens.iter().map(read).collect()
+    }
+
+    /// How many sockets began or ceased to listen since start.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn listen_changes(&self) -> Result<u64> {
+        let per_cpu = self.maps.changes.get(&0, 0).context("reading the LISTEN_CHANGES map")?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// How connections came and went since start.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn churn(&self) -> Result<BTreeMap<ChurnId, ChurnTally>> {
+        let mut found = BTreeMap::new();
+        for entry in self.maps.churn.iter() {
+            let (key, per_cpu) = entry.context("reading the CHURN map")?;
+            let tally: &mut ChurnTally = found.entry(churn_id(&key)).or_default();
+            per_cpu.iter().for_each(|cpu| add_churn(tally, cpu));
+        }
+        Ok(found)
+    }
+
+    /// Unix connects refused since start.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn unix_refused(&self) -> Result<Vec<UnixRefused>> {
+        let read = |entry: Result<(UnixRefusal, aya::maps::PerCpuValues<u64>), _>| {
+            let (key, per_cpu) = entry.context("reading the UNIX_REFUSED map")?;
+            Ok(UnixRefused {
+                netns: NetnsId(key.netns),
+                errno: key.errno.cast_signed(),
+                path: unix_path(&key.path),
+                count: per_cpu.iter().sum(),
+            })
+        };
+        self.maps.unix_refused.iter().map(read).collect()
+    }
+
+    /// Makes room: forgets queues that are not `alive`, and peers without a new connection since the
+    /// last call.
+    ///
+    /// # Errors
+    ///
+    /// When a map refuses.
+    pub fn forget(&mut self, alive: impl Fn(&ListenerId) -> bool) -> Result<()> {
+        let keys: Vec<ListenerKey> =
+            self.maps.queues.keys().collect::<Result<_, _>>().context("reading the QUEUES map")?;
+        for key in keys.iter().filter(|key| !alive(&identity(key))) {
+            self.maps.queues.remove(key).context("removing from the QUEUES map")?;
+        }
+        let mut opened = HashMap::new();
+        for entry in self.maps.churn.iter() {
+            let (key, per_cpu) = entry.context("reading the CHURN map")?;
+            opened.insert(key, per_cpu.iter().map(|cpu| cpu.opened).sum::<u64>());
+        }
+        for (key, count) in &opened {
+            if self.churn_before.get(key) == Some(count) {
+                self.maps.churn.remove(key).context("removing from the CHURN map")?;
+            }
+        }
+        self.churn_before = opened;
+        Ok(())
+    }
+}
+
+impl QueueReading {
+    fn add(&mut self, cpu: &QueueTally, epoch: u32) {
+        self.high_since_look = self.high_since_look.max(cpu.high_of(epoch));
+        self.high = self.high.max(cpu.high);
+        self.syn_queue_high = self.syn_queue_high.max(cpu.syn_queue_high);
+        self.enqueued += cpu.enqueued;
+        self.waits.iter_mut().zip(cpu.waits).for_each(|(sum, more)| *sum += more);
+        self.waited_ns += cpu.waited_ns;
+    }
+}
+
+fn add_churn(sum: &mut ChurnTally, cpu: &ChurnTally) {
+    sum.opened += cpu.opened;
+    sum.closed_here += cpu.closed_here;
+    sum.closed_there += cpu.closed_there;
+    sum.aborted += cpu.aborted;
+    sum.lifetimes.iter_mut().zip(cpu.lifetimes).for_each(|(sum, more)| *sum += more);
+}
+
+fn churn_id(key: &ChurnKey) -> ChurnId {
+    ChurnId {
+        netns: NetnsId(key.netns),
+        port: key.port,
+        is_local: key.is_local != 0,
+        peer: address(u16::from(key.family), &key.peer),
+    }
+}
+
+/// As `ss` writes it: the zeros of an abstract name as `@`.
+pub(super) fn unix_path(raw: &[u8]) -> String {
+    let length = match raw.first() {
+        Some(0) => raw.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
+        _ => raw.iter().position(|byte| *byte == 0).unwrap_or(raw.len()),
+    };
+    String::from_utf8_lossy(&raw[..length]).replace('\0', "@")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unix_path_reads_as_ss_writes_it() {
+        let mut raw = [0; 108];
+        raw[..9].copy_from_slice(b"/run/a\0bc");
+        assert_eq!(unix_path(&raw), "/run/a");
+        raw[..9].copy_from_slice(b"\0abstract");
+        assert_eq!(unix_path(&raw), "@abstract");
+        assert_eq!(unix_path(&[0; 108]), "");
+    }
+}
