@@ -1,15 +1,19 @@
 //! What the privileged tests share: a namespace of their own, and sockets that overflow in it.
 
+#![allow(dead_code, reason = "no test needs all of it")]
+
 use std::{
     io,
     net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use floodmark::kernel::netns::{Netns, discover, visit};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A network namespace that goes with the value.
 pub struct Namespace {
@@ -65,6 +69,15 @@ impl Listener {
         let listener = Self { fd: listener.into(), addr };
         listener.set_backlog(backlog);
         listener
+    }
+
+    /// As [`new`](Self::new), but with a single `listen(2)`.
+    pub fn unheard(addr: &str, backlog: i32) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&addr.parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(backlog).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        Self { fd: socket.into(), addr }
     }
 
     /// Changes the backlog of a listener at work.
@@ -133,6 +146,22 @@ fn connect(stream: &TcpStream, addr: SocketAddr) {
         Ok(()) | Err(nix::Error::EINPROGRESS) => {}
         Err(error) => panic!("connect to {addr}: {error}"),
     }
+}
+
+/// A Unix socket that listens on `path` and accepts nothing.
+pub fn unix_listener(path: &Path, backlog: i32) -> Socket {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    socket.bind(&SockAddr::unix(path).unwrap()).unwrap();
+    socket.listen(backlog).unwrap();
+    socket
+}
+
+/// A client that will not wait for room in the queue of `path`.
+pub fn unix_knock(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
 }
 
 /// Gives the kernel time for timers and softirqs.
