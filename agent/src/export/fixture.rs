@@ -96,8 +96,7 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
     };
     let mut listener =
         Listener::unknown(id, QueueDepth { len: 0, limit: 128 }, Some("app1".to_owned()));
-    listener.owners =
-        vec![Owner { pid: 42, command: command.to_owned(), cgroup: Some("/app.slice".to_owned()) }];
+    listener.owners = vec![Owner::new(42, command, Some("/app.slice".to_owned()))];
     ListenerReport {
         listener,
         tally: Tally::of(&[

@@ -37,7 +37,7 @@ impl Inventory {
         namespaces.flat_map(|netns| self.takers(*netns, ip, addr.port())).collect()
     }
 
-    fn takers(&self, netns: NetnsId, ip: IpAddr, port: u16) -> Vec<&Listener> {
+    pub(super) fn takers(&self, netns: NetnsId, ip: IpAddr, port: u16) -> Vec<&Listener> {
         let here = self.listeners().filter(|l| l.id.netns == netns && l.id.addr.port() == port);
         let claims: Vec<(Claim, &Listener)> =
             here.filter_map(|listener| Some((claim(listener, ip)?, listener))).collect();

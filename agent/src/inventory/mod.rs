@@ -17,41 +17,70 @@
 //! ```
 
 mod candidates;
+mod connections;
+mod cri;
+mod depth;
+mod kubelet;
 mod listener;
+mod names;
 mod owners;
+pub mod peers;
+mod sight;
+mod workload;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fs, mem,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    mem,
     net::IpAddr,
 };
 
 use anyhow::Result;
-pub use listener::{Listener, Owner};
-use log::warn;
-use nix::ifaddrs::getifaddrs;
+pub use connections::Destination;
+use floodmark_common::queue::ListenCall;
+pub use listener::{Backlog, Depth, LimitedBy, Listener, Owner, UnixListener};
+use log::{info, warn};
+use names::Names;
+use serde::{Deserialize, Serialize};
+use sight::Sight;
+pub use workload::{Container, Pod, Runtime, Workload};
 
 use crate::kernel::{
     ListenerId, NetnsId,
     netns::{Netns, visit},
+    settings::NetnsSettings,
     sock_diag::{ListenSocket, listeners_here},
+    unix_diag::{UnixListenSocket, unix_listeners_here},
 };
+
+/// Calls of `listen(2)` by namespace and inode of the socket.
+type ListenCalls = HashMap<(NetnsId, u32), ListenCall>;
 
 /// The listeners of this host as last swept.
 #[derive(Debug, Default)]
 pub struct Inventory {
     listeners: BTreeMap<ListenerId, Listener>,
+    unix_listeners: BTreeMap<(NetnsId, u32), UnixListener>,
+    namespaces: BTreeMap<NetnsId, Namespace>,
     /// Local addresses of every namespace that was looked into.
     addresses: BTreeMap<NetnsId, BTreeSet<IpAddr>>,
+    /// Where this host connects to, busiest first.
+    destinations: Vec<Destination>,
+    /// What was seen of `listen(2)`.
+    listen_calls: ListenCalls,
+    names: Names,
     /// Namespaces that would not list their listeners, which has been said.
-    unlisted: BTreeSet<NetnsId>,
+    unlisted: BTreeSet<(NetnsId, &'static str)>,
 }
 
-/// What a look into one namespace yields.
-struct Sight {
-    sockets: Result<Vec<ListenSocket>>,
-    somaxconn: Option<u32>,
-    addresses: BTreeSet<IpAddr>,
+/// A network namespace as last swept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// Its name under `/run/netns`, or `net:[N]`.
+    pub name: String,
+    /// What limits its queues and ports.
+    pub settings: NetnsSettings,
+    /// Its sockets in TIME_WAIT.
+    pub time_wait: Option<u32>,
 }
 
 impl Inventory {
@@ -66,23 +95,27 @@ impl Inventory {
     ///
     /// When the namespaces cannot be visited at all; what was known before stays.
     pub fn sweep(&mut self, namespaces: &[Netns], anew: bool) -> Result<()> {
-        let sights = visit(namespaces, |netns| (netns.clone(), look_around()))?;
+        let sights = visit(namespaces, |netns| (netns.clone(), Sight::here()))?;
         let before = mem::take(&mut self.listeners);
-        self.addresses.clear();
+        let unix_before = mem::take(&mut self.unix_listeners);
         let silent = mem::take(&mut self.unlisted);
+        self.addresses.clear();
+        self.namespaces.clear();
         for (netns, sight) in sights {
-            match sight.sockets {
-                Ok(sockets) => self.enter(&netns, &sockets, sight.somaxconn),
-                Err(error) => {
-                    if !silent.contains(&netns.id) {
-                        warn!("listeners of network namespace {} unknown: {error:#}", netns.name);
-                    }
-                    self.unlisted.insert(netns.id);
-                }
+            let Sight { sockets, unix_sockets, settings, time_wait, addresses } = sight;
+            match sockets {
+                Ok(sockets) => self.enter(&netns, &sockets, settings.somaxconn, &before),
+                Err(error) => self.say_unlisted(&netns, "TCP", &silent, &error),
             }
-            self.addresses.insert(netns.id, sight.addresses);
+            match unix_sockets {
+                Ok(sockets) => self.enter_unix(&netns, sockets, &unix_before),
+                Err(error) => self.say_unlisted(&netns, "Unix", &silent, &error),
+            }
+            self.addresses.insert(netns.id, addresses);
+            self.namespaces.insert(netns.id, Namespace { name: netns.name, settings, time_wait });
         }
-        self.find_owners(&before, anew);
+        self.count_groups();
+        self.find_owners(anew);
         Ok(())
     }
 
@@ -94,12 +127,21 @@ impl Inventory {
     /// When the namespaces cannot be visited at all.
     pub fn refresh_queues(&mut self, namespaces: &[Netns]) -> Result<()> {
         // That a namespace does not list its listeners has been said by the sweep.
-        let looks = visit(namespaces, |netns| (netns.id, listeners_here().unwrap_or_default()))?;
-        for (netns, sockets) in looks {
+        let looks = visit(namespaces, |netns| {
+            let unix = unix_listeners_here().unwrap_or_default();
+            (netns.id, listeners_here().unwrap_or_default(), unix)
+        })?;
+        for (netns, sockets, unix_sockets) in looks {
             for socket in sockets {
                 if let Some(listener) = self.listeners.get_mut(&socket.id(netns)) {
+                    listener.limit_changes += u32::from(listener.queue.limit != socket.queue.limit);
                     listener.queue = socket.queue;
                     listener.drops = socket.drops;
+                }
+            }
+            for socket in unix_sockets {
+                if let Some(listener) = self.unix_listeners.get_mut(&(netns, socket.inode)) {
+                    listener.queue = socket.queue;
                 }
             }
         }
@@ -111,60 +153,129 @@ impl Inventory {
         self.listeners.values()
     }
 
+    /// All listening Unix sockets, by namespace and inode.
+    pub fn unix_listeners(&self) -> impl Iterator<Item = &UnixListener> {
+        self.unix_listeners.values()
+    }
+
+    /// All namespaces looked into.
+    pub fn namespaces(&self) -> &BTreeMap<NetnsId, Namespace> {
+        &self.namespaces
+    }
+
     /// A listener by its identity.
     pub fn get(&self, id: &ListenerId) -> Option<&Listener> {
         self.listeners.get(id)
     }
 
-    fn enter(&mut self, netns: &Netns, sockets: &[ListenSocket], somaxconn: Option<u32>) {
+    /// Takes in what was seen of `listen(2)`; the next sweep goes by it.
+    pub fn heard_of_listens(&mut self, calls: HashMap<(NetnsId, u32), ListenCall>) {
+        self.listen_calls = calls;
+    }
+
+    fn enter(
+        &mut self,
+        netns: &Netns,
+        sockets: &[ListenSocket],
+        somaxconn: Option<u32>,
+        before: &BTreeMap<ListenerId, Listener>,
+    ) {
         for socket in sockets {
             let id = socket.id(netns.id);
-            let listener = Listener {
-                id,
-                netns_name: netns.name.clone(),
-                queue: socket.queue,
+            let call = self.listen_calls.get(&(netns.id, socket.inode));
+            let mut listener = Listener {
+                cookie: socket.cookie,
                 drops: socket.drops,
                 somaxconn,
+                backlog: Backlog::of(socket.queue.limit, call, somaxconn),
                 v6_only: socket.v6_only,
-                owners: Vec::new(),
+                ..Listener::unknown(id, socket.queue, Some(netns.name.clone()))
             };
+            // The inode of a socket that has closed may come again; its cookie never does.
+            if let Some(known) = before.get(&id).filter(|known| known.cookie == socket.cookie) {
+                listener.carry_on(known);
+            }
             self.listeners.insert(id, listener);
         }
     }
 
-    fn find_owners(&mut self, before: &BTreeMap<ListenerId, Listener>, anew: bool) {
-        if !anew {
-            for (id, listener) in &mut self.listeners {
-                if let Some(known) = before.get(id) {
-                    listener.owners.clone_from(&known.owners);
-                }
-            }
+    fn enter_unix(
+        &mut self,
+        netns: &Netns,
+        sockets: Vec<UnixListenSocket>,
+        before: &BTreeMap<(NetnsId, u32), UnixListener>,
+    ) {
+        for UnixListenSocket { path, inode, queue } in sockets {
+            let key = (netns.id, inode);
+            let known = before.get(&key).filter(|known| known.path == path);
+            let listener = UnixListener {
+                netns: netns.id,
+                netns_name: netns.name.clone(),
+                path,
+                inode,
+                queue,
+                refused: known.and_then(|known| known.refused),
+                owners: known.map(|known| known.owners.clone()).unwrap_or_default(),
+            };
+            self.unix_listeners.insert(key, listener);
         }
-        let ownerless = self.listeners.values().filter(|listener| listener.owners.is_empty());
-        let inodes: HashSet<u32> =
-            ownerless.map(|listener| listener.id.inode).filter(|inode| *inode != 0).collect();
-        let mut holders = owners::holders(&inodes);
+    }
+
+    fn say_unlisted(
+        &mut self,
+        netns: &Netns,
+        what: &'static str,
+        silent: &BTreeSet<(NetnsId, &'static str)>,
+        error: &anyhow::Error,
+    ) {
+        if !silent.contains(&(netns.id, what)) {
+            warn!("{what} listeners of network namespace {} unknown: {error:#}", netns.name);
+        }
+        self.unlisted.insert((netns.id, what));
+    }
+
+    fn count_groups(&mut self) {
+        let mut groups: HashMap<_, u32> = HashMap::new();
+        for id in self.listeners.keys() {
+            *groups.entry((id.netns, id.addr)).or_default() += 1;
+        }
         for (id, listener) in &mut self.listeners {
-            if let Some(owners) = holders.remove(&id.inode) {
-                listener.owners = owners;
-            }
+            listener.group = groups[&(id.netns, id.addr)];
+        }
+    }
+
+    fn find_owners(&mut self, anew: bool) {
+        let tcp = self.listeners.values().map(|listener| (listener.id.inode, &listener.owners));
+        let unix = self.unix_listeners.values().map(|unix| (unix.inode, &unix.owners));
+        let wanted =
+            tcp.chain(unix).filter(|(inode, owners)| *inode != 0 && (anew || owners.is_empty()));
+        let inodes: HashSet<u32> = wanted.map(|(inode, _)| inode).collect();
+        let mut holders = owners::holders(&inodes);
+        for owner in holders.values_mut().flatten() {
+            self.names.fill(&mut owner.workload);
+        }
+        let tcp = self.listeners.values_mut().map(|l| (l.id.inode, &mut l.owners));
+        let unix = self.unix_listeners.values_mut().map(|l| (l.inode, &mut l.owners));
+        for (inode, owners) in tcp.chain(unix).filter(|(inode, _)| inodes.contains(inode)) {
+            // A socket that nobody holds any more has no owner, rather than its last one.
+            *owners = holders.remove(&inode).unwrap_or_default();
         }
     }
 }
 
-/// Looks around in the calling thread's namespace.
-fn look_around() -> Sight {
-    let addresses = getifaddrs().into_iter().flatten().filter_map(|interface| {
-        let storage = interface.address?;
-        let v4 = storage.as_sockaddr_in().map(|addr| IpAddr::V4(addr.ip()));
-        v4.or_else(|| storage.as_sockaddr_in6().map(|addr| IpAddr::V6(addr.ip())))
-    });
-    // /proc/sys/net shows the namespace of whoever reads it.
-    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
-    Sight {
-        sockets: listeners_here(),
-        somaxconn: somaxconn.and_then(|text| text.trim().parse().ok()),
-        addresses: addresses.collect(),
+impl Listener {
+    /// Keeps what a sweep does not see.
+    fn carry_on(&mut self, known: &Self) {
+        self.owners.clone_from(&known.owners);
+        self.depth = known.depth;
+        self.syn_queue = known.syn_queue;
+        self.limit_changes = known.limit_changes;
+        if known.queue.limit != self.queue.limit {
+            self.limit_changes += 1;
+            let (addr, netns) = (self.id.addr, &self.netns_name);
+            let (old, new) = (known.queue.limit, self.queue.limit);
+            info!("{addr} in {netns} listens anew: its queue takes {new} now, and took {old}");
+        }
     }
 }
 

@@ -3,15 +3,19 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
+    io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
+    sync::Once,
 };
+
+use log::warn;
 
 use super::listener::Owner;
 use crate::kernel::netns::pids;
 
-/// Finds the holders of all `inodes` in one pass over `/proc`. Processes that die meanwhile, or that
-/// the agent may not look at, are left out.
+/// Finds the holders of all `inodes` in one pass over `/proc`. Processes that die meanwhile are left
+/// out; so are those that the agent may not look at, which is said once.
 pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Owner>> {
     let mut found: HashMap<u32, Vec<Owner>> = HashMap::new();
     if inodes.is_empty() {
@@ -36,11 +40,31 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Owner>> {
 }
 
 fn sockets_of(process: &Path, inodes: &HashSet<u32>) -> HashSet<u32> {
-    let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let entries = match fs::read_dir(process.join("fd")) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                say_partial();
+            }
+            return HashSet::new();
+        }
+    };
     entries
+        .flatten()
         .filter_map(|entry| inode_of(&fs::read_link(entry.path()).ok()?))
         .filter(|inode| inodes.contains(inode))
         .collect()
+}
+
+/// Once is enough: whoever may not look now may not at the next sweep either.
+fn say_partial() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        warn!(
+            "the owners of some sockets are out of sight: this takes CAP_SYS_PTRACE and \
+             CAP_DAC_READ_SEARCH, and where /proc is mounted with hidepid its group as well"
+        );
+    });
 }
 
 fn inode_of(link: &Path) -> Option<u32> {
@@ -52,19 +76,17 @@ fn describe(pid: u32, process: &Path) -> Option<Owner> {
     let command = fs::read(process.join("comm")).ok()?;
     let command = String::from_utf8_lossy(&command).trim_end().to_owned();
     let cgroup = fs::read_to_string(process.join("cgroup")).ok();
-    Some(Owner { pid, command, cgroup: cgroup.and_then(|text| cgroup_path(&text)) })
+    Some(Owner::new(pid, command, cgroup.and_then(|text| cgroup_path(&text))))
 }
 
-/// The unified hierarchy's path (`0::/path`), else systemd's on cgroup v1.
+/// The unified hierarchy's path (`0::/path`), else systemd's on cgroup v1, else that of whichever
+/// controller has one: without systemd, a container's are the only ones.
 fn cgroup_path(text: &str) -> Option<String> {
-    let path = |prefix: &str| {
-        let line = text.lines().find(|line| line.starts_with(prefix))?;
-        line.splitn(3, ':').nth(2).map(str::to_owned)
-    };
-    path("0::").filter(|path| path != "/").or_else(|| {
-        let systemd = text.lines().find(|line| line.contains(":name=systemd:"))?;
-        systemd.splitn(3, ':').nth(2).map(str::to_owned)
-    })
+    let lines = || text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let path = |wanted: &str| lines().find(|(of, path)| *of == wanted && *path != "/");
+    let any = || lines().find(|(_, path)| *path != "/");
+    let (_, path) = path("").or_else(|| path("name=systemd")).or_else(any)?;
+    Some(path.to_owned())
 }
 
 #[cfg(test)]
@@ -98,6 +120,8 @@ mod tests {
         assert_eq!(cgroup_path(v2).as_deref(), Some("/system.slice/app.service"));
         let v1 = "5:memory:/x\n1:name=systemd:/docker/abc\n0::/\n";
         assert_eq!(cgroup_path(v1).as_deref(), Some("/docker/abc"));
+        let without_systemd = "9:name=systemd:/\n8:pids:/docker/abc\n0::/\n";
+        assert_eq!(cgroup_path(without_systemd).as_deref(), Some("/docker/abc"));
         assert_eq!(cgroup_path("0::/\n"), None);
     }
 }

@@ -4,6 +4,7 @@ mod btf;
 mod canary;
 mod causes;
 pub mod class;
+pub mod connections;
 mod counters;
 pub mod estimate;
 mod events;
@@ -18,8 +19,10 @@ mod object;
 mod remedy;
 mod sample;
 mod service;
+pub mod settings;
 pub mod sock_diag;
 mod source;
+pub mod unix_diag;
 pub mod watch;
 
 pub use canary::Heard;

@@ -51,43 +51,68 @@ const DATAGRAM: usize = 64 * 1024;
 ///
 /// When the kernel refuses the question, most often for want of its modules.
 pub fn listeners_here() -> Result<Vec<ListenSocket>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("opening a sock_diag socket")?;
-    socket.bind_auto().context("binding a sock_diag socket")?;
-    socket.connect(&NetlinkAddr::new(0, 0)).context("connecting a sock_diag socket")?;
     let mut found = Vec::new();
-    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        dump(&socket, family, any, &mut found)?;
-    }
+    let extensions = ExtensionFlags::SKMEMINFO;
+    each_inet(StateFlags::LISTEN, extensions, |socket| found.push(listen_socket(socket)))?;
     Ok(found)
 }
 
-fn dump(socket: &Socket, family: u8, any: SocketId, found: &mut Vec<ListenSocket>) -> Result<()> {
+/// Hands every TCP socket of the calling thread's namespace in one of `states` to `take`.
+pub(super) fn each_inet(
+    states: StateFlags,
+    extensions: ExtensionFlags,
+    mut take: impl FnMut(&InetResponse),
+) -> Result<()> {
+    let socket = open()?;
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: extensions.clone(),
+            states: states.clone(),
+            socket_id: any,
+        };
+        dump(&socket, SockDiagMessage::InetRequest(request), &mut |answer| {
+            if let SockDiagMessage::InetResponse(response) = answer {
+                take(&response);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn open() -> Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("opening a sock_diag socket")?;
+    socket.bind_auto().context("binding a sock_diag socket")?;
+    socket.connect(&NetlinkAddr::new(0, 0)).context("connecting a sock_diag socket")?;
+    Ok(socket)
+}
+
+/// Asks one question and hands every part of the answer to `take`.
+pub(super) fn dump(
+    socket: &Socket,
+    request: SockDiagMessage,
+    take: &mut impl FnMut(SockDiagMessage),
+) -> Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::SKMEMINFO,
-        states: StateFlags::LISTEN,
-        socket_id: any,
-    };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    let mut message = NetlinkMessage::new(header, request.into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("asking sock_diag for listeners")?;
+    socket.send(&bytes, 0).context("asking sock_diag")?;
     let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {
         buffer.clear();
         socket.recv(&mut buffer, 0).context("reading sock_diag's answer")?;
-        if take_datagram(&buffer, found)? {
+        if take_datagram(&buffer, take)? {
             return Ok(());
         }
     }
 }
 
 /// Takes in one datagram of the answer; true at its end.
-fn take_datagram(mut bytes: &[u8], found: &mut Vec<ListenSocket>) -> Result<bool> {
+fn take_datagram(mut bytes: &[u8], take: &mut impl FnMut(SockDiagMessage)) -> Result<bool> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
             .map_err(|error| anyhow!("sock_diag's answer cannot be read: {error}"))?;
@@ -98,9 +123,7 @@ fn take_datagram(mut bytes: &[u8], found: &mut Vec<ListenSocket>) -> Result<bool
             NetlinkPayload::Error(error) => {
                 bail!(refusal(error.code.map_or(0, i32::from)))
             }
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                found.push(listen_socket(&response));
-            }
+            NetlinkPayload::InnerMessage(answer) => take(answer),
             _ => {}
         }
         let length = (message.header.length as usize).next_multiple_of(4).max(16);
@@ -115,8 +138,8 @@ fn refusal(code: i32) -> String {
     let error = io::Error::from_raw_os_error(code.saturating_neg());
     match error.raw_os_error() {
         Some(libc::ENOENT) => format!(
-            "this kernel has no sock_diag for TCP ({error}): load its modules with \
-             `modprobe -a inet_diag tcp_diag`"
+            "this kernel has no sock_diag for this family ({error}): load its modules with \
+             `modprobe -a inet_diag tcp_diag unix_diag`"
         ),
         _ => format!("sock_diag refuses to list listeners: {error}"),
     }
@@ -184,16 +207,19 @@ mod tests {
             bytes
         };
         for kind in [2, 3] {
-            let error = take_datagram(&answer(kind, -libc::ENOENT), &mut Vec::new()).unwrap_err();
-            assert!(error.to_string().contains("modprobe -a inet_diag tcp_diag"), "{error}");
-            let error = take_datagram(&answer(kind, -libc::EPERM), &mut Vec::new()).unwrap_err();
+            let error = take_datagram(&answer(kind, -libc::ENOENT), &mut drop).unwrap_err();
+            assert!(
+                error.to_string().contains("modprobe -a inet_diag tcp_diag unix_diag"),
+                "{error}"
+            );
+            let error = take_datagram(&answer(kind, -libc::EPERM), &mut drop).unwrap_err();
             assert!(!error.to_string().contains("modprobe"), "{error}");
         }
-        assert!(take_datagram(&answer(3, 0), &mut Vec::new()).unwrap());
+        assert!(take_datagram(&answer(3, 0), &mut drop).unwrap());
     }
 
     #[test]
     fn refuses_a_damaged_answer() {
-        assert!(take_datagram(&[1, 2, 3], &mut Vec::new()).is_err());
+        assert!(take_datagram(&[1, 2, 3], &mut drop).is_err());
     }
 }

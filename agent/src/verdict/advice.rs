@@ -97,7 +97,7 @@ mod tests {
         let addr = "10.0.0.1:8000".parse().unwrap();
         let id = ListenerId { netns: NetnsId(1), addr, inode: 5 };
         let queue = QueueDepth { len: limit + 1, limit };
-        let owner = Owner { pid: 42, command: "python3".to_owned(), cgroup: None };
+        let owner = Owner::new(42, "python3", None);
         let listener = Listener {
             somaxconn: Some(somaxconn),
             owners: vec![owner],
