@@ -4,6 +4,8 @@
 //! the time in `tcp_sock.rcvq_space.time` as the handshake completes, and nothing but the
 //! application's own reading changes it later. So nothing leaks where a connection dies unaccepted.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     EbpfContext, Global,
     bindings::BPF_NOEXIST,
@@ -13,7 +15,7 @@ use aya_ebpf::{
 };
 use floodmark_common::{
     ListenerKey,
-    queue::{QueueTally, wait_bucket},
+    queue::{QueueTally, WAIT_BUCKETS, wait_bucket},
 };
 
 use crate::{
@@ -186,11 +188,17 @@ fn accepted(listener: &ListenerKey, child: u64) {
     if let Some(tally) = tally_of(listener) {
         // SAFETY: this CPU's slot of a per-CPU map.
         let tally = unsafe { &mut *tally };
-        if let Some(bucket) = tally.waits.get_mut(wait_bucket(waited)) {
-            *bucket += 1;
-        }
+        tally.waits[bucket_place(waited)] += 1;
         tally.waited_ns += waited;
     }
+}
+
+/// The bucket of a time, bounded in a way that verifiers on Linux 5.10 follow, which lose track
+/// of what the search for it implies.
+#[inline(always)]
+pub fn bucket_place(ns: u64) -> usize {
+    const { assert!(WAIT_BUCKETS.is_power_of_two()) };
+    black_box(wait_bucket(ns)) & (WAIT_BUCKETS - 1)
 }
 
 /// A tally at zero, to insert without taking up the stack.

@@ -5,12 +5,10 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use floodmark_common::{
-    churn::{ChurnKey, ChurnTally, Connection},
-    queue::wait_bucket,
-};
+use floodmark_common::churn::{ChurnKey, ChurnTally, Connection};
 
 use crate::{
+    accept_queue::bucket_place,
     kernel::{Access, OFF_SK_NUM, OFF_SK_PROTOCOL, Typed},
     listener::netns_of,
     maps::{CHURN, CONNECTIONS, totals},
@@ -64,10 +62,7 @@ fn ended(sk: *const u8, new: u32, now: u64) {
         TCP_CLOSE_WAIT => tally.closed_there += 1,
         _ => tally.aborted += 1,
     }
-    let bucket = wait_bucket(now.saturating_sub(connection.at_ns));
-    if let Some(bucket) = tally.lifetimes.get_mut(bucket) {
-        *bucket += 1;
-    }
+    tally.lifetimes[bucket_place(now.saturating_sub(connection.at_ns))] += 1;
 }
 
 /// A tally at zero, to insert without taking up the stack.

@@ -15,34 +15,48 @@ use tokio::{
 };
 
 use crate::{
-    inventory::Inventory,
+    inventory::View,
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Signal, Standing,
-        netns::{Netns, discover, of_process},
+        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing,
+        netns::{discover, of_process},
     },
     proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
+    stock::Stock,
     time::UnixMs,
     verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
 
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
-/// How often namespaces and listeners are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
-/// How often the holders of sockets are looked up anew, and what has gone is forgotten.
-const OWNERS: Duration = Duration::from_secs(60);
 /// Detail events taken at a tick; more wait in the ring buffer.
 const EVENTS_PER_TICK: usize = 20_000;
 /// Proxy events that may wait for the agent; followers wait when it is full.
 const PROXY_QUEUE: usize = 4096;
+/// Listeners exported where nobody says how many.
+pub const LISTENERS_EXPORTED: usize = 1000;
 
 /// What the agent is asked to do.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AgentConfig {
     /// nginx error logs to follow.
     pub nginx_error_logs: Vec<PathBuf>,
     /// Tell the rarer causes of a drop apart from the first drop on.
     pub watch_causes: bool,
+    /// How many listeners to export at most, busiest first.
+    pub listeners_exported: usize,
+    /// Whether signals may be had that make every system call of the host take longer.
+    pub trace_system_calls: bool,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            nginx_error_logs: Vec::new(),
+            watch_causes: false,
+            listeners_exported: LISTENERS_EXPORTED,
+            trace_system_calls: false,
+        }
+    }
 }
 
 /// Everything known at a tick, for whoever exports it.
@@ -66,6 +80,10 @@ pub struct Snapshot {
     pub no_canary: Option<String>,
     /// What each source has read, by its name.
     pub sources: Vec<(String, Arc<SourceStats>)>,
+    /// Who owns what.
+    pub view: View,
+    /// To be set by whoever takes the high-water marks since the last scrape.
+    pub scraped: Arc<AtomicBool>,
     /// Time the last tick took.
     pub tick: Duration,
 }
@@ -73,15 +91,13 @@ pub struct Snapshot {
 /// The agent's state between two ticks.
 pub struct Agent {
     kernel: KernelSource,
-    namespaces: Vec<Netns>,
-    inventory: Inventory,
+    stock: Stock,
+    listeners_exported: usize,
     correlator: Correlator,
     ledger: Ledger,
     sources: Vec<(String, Arc<SourceStats>)>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
     stop_followers: Arc<AtomicBool>,
-    swept: Instant,
-    owners_found: Instant,
 }
 
 impl Agent {
@@ -92,13 +108,14 @@ impl Agent {
     /// When nothing at all can be looked at: no procfs, no threads.
     pub fn start(config: &AgentConfig) -> Result<Self> {
         let namespaces = discover()?;
-        let mut kernel = KernelSource::attach(&namespaces)?;
+        let system_calls = config.trace_system_calls;
+        let reach = Reach { system_calls, ..Reach::default() };
+        let mut kernel = KernelSource::attach_at_most(&namespaces, reach)?;
         if config.watch_causes {
             kernel.watch_causes()?;
         }
         kernel.release_canary();
-        let mut inventory = Inventory::default();
-        inventory.sweep(&namespaces, true)?;
+        let stock = Stock::take(namespaces)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
         let stop_followers = Arc::new(AtomicBool::new(false));
         let mut sources = Vec::new();
@@ -111,15 +128,13 @@ impl Agent {
         }
         Ok(Self {
             kernel,
-            namespaces,
-            inventory,
+            stock,
+            listeners_exported: config.listeners_exported,
             correlator: Correlator::default(),
             ledger: Ledger::new(UnixMs::now()),
             sources,
             proxy_events,
             stop_followers,
-            swept: Instant::now(),
-            owners_found: Instant::now(),
         })
     }
 
@@ -159,7 +174,7 @@ impl Agent {
             self.tick(&mut on_verdict)?;
             // Once more: the lower rung gives some drops to a listener one sample later.
             self.tick(&mut on_verdict)?;
-            let rest = self.correlator.decide_all(&self.inventory);
+            let rest = self.correlator.decide_all(&self.stock.inventory);
             self.book(rest, &mut on_verdict);
             self.snapshot(Duration::ZERO)
         })?;
@@ -175,15 +190,16 @@ impl Agent {
 
     fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
         let started = Instant::now();
-        if self.swept.elapsed() >= SWEEP {
-            self.sweep()?;
+        if self.stock.tick(&mut self.kernel)? {
+            self.forget()?;
         }
-        let sample = self.kernel.sample(&self.namespaces)?;
-        if sample.listeners.iter().any(|delta| self.inventory.get(&delta.listener).is_none()) {
+        let sample = self.kernel.sample(&self.stock.namespaces)?;
+        let is_known = |listener| self.stock.inventory.get(listener).is_some();
+        if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
-            self.sweep()?;
+            self.stock.sweep(&mut self.kernel, false)?;
         }
-        self.ledger.book_sample(&sample, &self.inventory);
+        self.ledger.book_sample(&sample, &self.stock.inventory);
         self.correlator.on_sample(&sample);
         for event in self.kernel.events(EVENTS_PER_TICK) {
             self.ledger.book_event(&event);
@@ -191,21 +207,9 @@ impl Agent {
         while let Ok(event) = self.proxy_events.try_recv() {
             self.hear(event);
         }
-        let verdicts = self.correlator.decide(UnixMs::now(), &self.inventory);
+        let verdicts = self.correlator.decide(UnixMs::now(), &self.stock.inventory);
         self.book(verdicts, on_verdict);
         self.snapshot(started.elapsed())
-    }
-
-    fn sweep(&mut self) -> Result<()> {
-        let anew = self.owners_found.elapsed() >= OWNERS;
-        if anew {
-            self.owners_found = Instant::now();
-            self.forget()?;
-        }
-        self.namespaces = discover()?;
-        self.inventory.sweep(&self.namespaces, anew)?;
-        self.swept = Instant::now();
-        Ok(())
     }
 
     fn forget(&mut self) -> Result<()> {
@@ -244,6 +248,8 @@ impl Agent {
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
             sources: self.sources.clone(),
+            view: self.stock.view(self.listeners_exported),
+            scraped: self.stock.scraped(),
             tick,
         })
     }

@@ -7,5 +7,6 @@ pub mod export;
 pub mod inventory;
 pub mod kernel;
 pub mod proxy;
+pub mod stock;
 pub mod time;
 pub mod verdict;

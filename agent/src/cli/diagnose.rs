@@ -39,6 +39,7 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let agent = Agent::start(&AgentConfig {
         nginx_error_logs: args.proxy.nginx_error_logs,
         watch_causes: true,
+        ..AgentConfig::default()
     })?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);

@@ -2,6 +2,7 @@
 
 mod diagnose;
 mod doctor;
+mod listeners;
 mod run;
 mod story;
 
@@ -35,6 +36,8 @@ enum Command {
     Run(run::RunArgs),
     /// Watch for a while, then say what is wrong, on what evidence, and what to change
     Diagnose(diagnose::DiagnoseArgs),
+    /// List every listener of every network namespace: owner, queue and limit, trouble first
+    Listeners(listeners::ListenersArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
     Doctor(doctor::DoctorArgs),
 }
@@ -62,6 +65,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => runtime.block_on(run::run(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
+        Command::Listeners(args) => listeners::listeners(&args),
         Command::Doctor(args) => doctor::doctor(&args),
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{HEALTHY, ProxyArgs};
 use crate::{
-    agent::{Agent, AgentConfig},
+    agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
     verdict::Verdict,
 };
@@ -30,6 +30,13 @@ pub(super) struct RunArgs {
     /// once one of them was dropped. Costs five programs more for each connection
     #[arg(long)]
     watch_causes: bool,
+    /// Export at most so many listeners, those in trouble and the busiest first
+    #[arg(long, default_value_t = LISTENERS_EXPORTED, value_name = "N")]
+    listeners: usize,
+    /// Have time in queue and refused Unix connects even where neither fentry nor kprobes are
+    /// allowed, at the price of making every system call of the host take longer
+    #[arg(long)]
+    trace_system_calls: bool,
     #[command(flatten)]
     proxy: ProxyArgs,
 }
@@ -43,6 +50,8 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     let agent = Agent::start(&AgentConfig {
         nginx_error_logs: args.proxy.nginx_error_logs,
         watch_causes: args.watch_causes,
+        listeners_exported: args.listeners,
+        trace_system_calls: args.trace_system_calls,
     })?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Durati
 
 use crate::{
     agent::Snapshot,
-    inventory::{Listener, Owner},
+    inventory::{Listener, Owner, View},
     kernel::{
         Attribution, Class, Counter, Health, Heard, ListenerId, MibCounts, NetnsId, NoPortCount,
         QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
@@ -78,6 +78,8 @@ pub(super) fn snapshot() -> Snapshot {
         canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
         no_canary: None,
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
+        view: View::default(),
+        scraped: Arc::default(),
         tick: Duration::from_millis(3),
     }
 }

@@ -26,6 +26,7 @@ mod names;
 mod owners;
 pub mod peers;
 mod sight;
+mod view;
 mod workload;
 
 use std::{
@@ -42,6 +43,7 @@ use log::{info, warn};
 use names::Names;
 use serde::{Deserialize, Serialize};
 use sight::Sight;
+pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
 use crate::kernel::{

@@ -1,0 +1,132 @@
+//! `floodmark listeners`: every listener of every network namespace.
+
+mod filter;
+mod table;
+
+use std::{
+    io::{IsTerminal, Write, stdout},
+    process::ExitCode,
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use self::filter::Filter;
+use super::{HEALTHY, TROUBLE};
+use crate::{
+    inventory::{LimitedBy, Listener, Trouble, UnixListener, View},
+    kernel::{KernelSource, netns::discover},
+    stock::Stock,
+};
+
+/// How often `--watch` looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Arguments of `floodmark listeners`.
+#[derive(Debug, Args)]
+pub(super) struct ListenersArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// Print one JSON object; with --watch, one in each line
+    #[arg(long)]
+    json: bool,
+    /// Look again every second, and have the kernel note how high the queues rise meanwhile
+    #[arg(long)]
+    watch: bool,
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Listing<'a> {
+    listeners: Vec<Judged<'a, Listener>>,
+    unix_listeners: Vec<Judged<'a, UnixListener>>,
+    namespaces: &'a std::collections::BTreeMap<crate::kernel::NetnsId, crate::inventory::Namespace>,
+    destinations: &'a [crate::inventory::Destination],
+    peers: &'a [crate::inventory::peers::PeerReport],
+}
+
+/// A listener with what follows from its state.
+#[derive(Serialize)]
+struct Judged<'a, L> {
+    #[serde(flatten)]
+    listener: &'a L,
+    trouble: Trouble,
+    occupancy: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limited_by: Option<LimitedBy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dual_stack: Option<bool>,
+}
+
+/// Lists them once, or again and again. Exit status 1 where `--only-trouble` finds some.
+pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
+    if args.watch {
+        return watch(args);
+    }
+    let mut stock = Stock::take(discover()?)?;
+    stock.inventory.count_connections(&stock.namespaces)?;
+    let view = args.filter.apply(stock.view(usize::MAX));
+    print(args, &view, usize::MAX)?;
+    let found = args.filter.only_trouble && !is_empty(&view);
+    Ok(ExitCode::from(if found { TROUBLE } else { HEALTHY }))
+}
+
+fn watch(args: &ListenersArgs) -> Result<ExitCode> {
+    let namespaces = discover()?;
+    let mut kernel = KernelSource::attach(&namespaces)?;
+    let mut stock = Stock::take(namespaces)?;
+    let is_screen = stdout().is_terminal() && !args.json;
+    loop {
+        stock.tick(&mut kernel)?;
+        let view = args.filter.apply(stock.view(usize::MAX));
+        let rows = if is_screen { table::height().saturating_sub(6) } else { usize::MAX };
+        if is_screen {
+            // ECMA-48: home, and clear from there on.
+            print!("\x1b[H\x1b[J");
+        }
+        print(args, &view, rows)?;
+        stdout().flush()?;
+        sleep(LOOK);
+    }
+}
+
+fn print(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
+    if !args.json {
+        print!("{}", table::tell(view, rows));
+        return Ok(());
+    }
+    let listeners = view.listeners.iter().map(|listener| Judged {
+        listener,
+        trouble: listener.trouble(),
+        occupancy: listener.occupancy(),
+        limited_by: listener.limited_by(),
+        dual_stack: Some(listener.is_dual_stack()),
+    });
+    let unix_listeners = view.unix_listeners.iter().map(|listener| Judged {
+        listener,
+        trouble: listener.trouble(),
+        occupancy: listener.queue.occupancy(),
+        limited_by: None,
+        dual_stack: None,
+    });
+    let listing = Listing {
+        listeners: listeners.collect(),
+        unix_listeners: unix_listeners.collect(),
+        namespaces: &view.namespaces,
+        destinations: &view.destinations,
+        peers: &view.peers,
+    };
+    if args.watch {
+        println!("{}", serde_json::to_string(&listing)?);
+    } else {
+        println!("{}", serde_json::to_string_pretty(&listing)?);
+    }
+    Ok(())
+}
+
+fn is_empty(view: &View) -> bool {
+    view.listeners.is_empty() && view.unix_listeners.is_empty()
+}

@@ -1,0 +1,130 @@
+//! Which listeners are wanted.
+
+use clap::Args;
+
+use crate::{
+    inventory::{Listener, Owner, Trouble, UnixListener, View},
+    kernel::NetnsId,
+};
+
+/// Filters; a listener must pass all that are given.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Filter {
+    /// Only this network namespace, by name or number
+    #[arg(long, value_name = "NAME|N")]
+    netns: Option<String>,
+    /// Only listeners held by this container, by its name or the beginning of its id
+    #[arg(long, value_name = "NAME|ID")]
+    container: Option<String>,
+    /// Only listeners held by this pod, by its name, its namespace/name or its UID
+    #[arg(long, value_name = "NAME")]
+    pod: Option<String>,
+    /// Only listeners on this TCP port
+    #[arg(long)]
+    port: Option<u16>,
+    /// Only listeners whose queue is full or filling, or that have dropped something
+    #[arg(long)]
+    pub only_trouble: bool,
+}
+
+impl Filter {
+    /// What is wanted of `view`.
+    pub(super) fn apply(&self, mut view: View) -> View {
+        view.listeners.retain(|listener| self.wants(listener));
+        view.unix_listeners.retain(|unix| self.wants_unix(unix));
+        view.namespaces.retain(|netns, known| self.wants_netns(*netns, &known.name));
+        let names = &view.namespaces;
+        view.destinations.retain(|destination| names.contains_key(&destination.netns));
+        view.peers.retain(|peer| {
+            let is_wanted = self.port.is_none_or(|port| port == peer.port);
+            is_wanted && names.contains_key(&peer.netns)
+        });
+        view
+    }
+
+    fn wants(&self, listener: &Listener) -> bool {
+        self.wants_netns(listener.id.netns, &listener.netns_name)
+            && self.wants_owners(&listener.owners)
+            && self.port.is_none_or(|port| port == listener.id.addr.port())
+            && (!self.only_trouble || listener.trouble() > Trouble::None)
+    }
+
+    fn wants_unix(&self, unix: &UnixListener) -> bool {
+        self.wants_netns(unix.netns, &unix.netns_name)
+            && self.wants_owners(&unix.owners)
+            && self.port.is_none()
+            && (!self.only_trouble || unix.trouble() > Trouble::None)
+    }
+
+    fn wants_netns(&self, netns: NetnsId, name: &str) -> bool {
+        self.netns.as_ref().is_none_or(|wanted| wanted == name || *wanted == netns.to_string())
+    }
+
+    fn wants_owners(&self, owners: &[Owner]) -> bool {
+        let any = |wants: &dyn Fn(&Owner) -> bool| owners.iter().any(wants);
+        self.container.as_ref().is_none_or(|wanted| any(&|owner| in_container(owner, wanted)))
+            && self.pod.as_ref().is_none_or(|wanted| any(&|owner| in_pod(owner, wanted)))
+    }
+}
+
+fn in_container(owner: &Owner, wanted: &str) -> bool {
+    let container = owner.workload.container.as_ref();
+    container.is_some_and(|container| {
+        container.name.as_deref() == Some(wanted)
+            || (!wanted.is_empty() && container.id.starts_with(wanted))
+    })
+}
+
+fn in_pod(owner: &Owner, wanted: &str) -> bool {
+    owner.workload.pod.as_ref().is_some_and(|pod| {
+        let name = pod.name.as_deref();
+        let full =
+            pod.namespace.as_deref().zip(name).map(|(space, name)| format!("{space}/{name}"));
+        name == Some(wanted) || full.as_deref() == Some(wanted) || pod.uid == wanted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        inventory::{Container, Pod},
+        kernel::{ListenerId, QueueDepth},
+    };
+
+    fn listener() -> Listener {
+        let id = ListenerId { netns: NetnsId(7), addr: "0.0.0.0:80".parse().unwrap(), inode: 1 };
+        let mut owner = Owner::new(42, "nginx", None);
+        owner.workload.container =
+            Some(Container { id: "ab".repeat(32), runtime: None, name: Some("web".to_owned()) });
+        owner.workload.pod = Some(Pod {
+            uid: "u".to_owned(),
+            namespace: Some("shop".to_owned()),
+            name: Some("web-0".to_owned()),
+        });
+        let queue = QueueDepth { len: 0, limit: 128 };
+        let listener = Listener::unknown(id, queue, Some("app".to_owned()));
+        Listener { owners: vec![owner], ..listener }
+    }
+
+    #[test]
+    fn each_filter_takes_and_leaves() {
+        let wanted = |filter: Filter| filter.wants(&listener());
+        let some = |text: &str| Some(text.to_owned());
+        let none = Filter::default;
+        assert!(wanted(none()));
+        for (netns, passes) in [("app", true), ("7", true), ("ap", false)] {
+            assert_eq!(wanted(Filter { netns: some(netns), ..none() }), passes, "{netns}");
+        }
+        for (container, passes) in [("web", true), ("abab", true), ("ba", false), ("", false)] {
+            let filter = Filter { container: some(container), ..none() };
+            assert_eq!(wanted(filter), passes, "{container}");
+        }
+        for (pod, passes) in [("web-0", true), ("shop/web-0", true), ("u", true), ("web", false)] {
+            assert_eq!(wanted(Filter { pod: some(pod), ..none() }), passes, "{pod}");
+        }
+        assert!(wanted(Filter { port: Some(80), ..none() }));
+        assert!(!wanted(Filter { port: Some(81), ..none() }));
+        assert!(!wanted(Filter { only_trouble: true, ..none() }));
+    }
+}

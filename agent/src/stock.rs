@@ -1,0 +1,142 @@
+//! The inventory, kept current: by what the kernel tells at once, and by sweeps as a safety net.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use crate::{
+    inventory::{Inventory, View, peers::Peers},
+    kernel::{
+        KernelSource, ListenerId,
+        netns::{Netns, discover},
+    },
+};
+
+/// How often namespaces and listeners are looked for though nothing was heard of any.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How often the holders of sockets are looked up anew, and what has gone is forgotten.
+const OWNERS: Duration = Duration::from_secs(60);
+/// How often connections are counted at most.
+const CONNECTIONS: Duration = Duration::from_secs(10);
+/// Counting them may take one part in so many of the time.
+const CONNECTIONS_SHARE: u32 = 100;
+
+/// The inventory with what it takes to keep it current.
+#[derive(Debug)]
+pub struct Stock {
+    /// Who owns what.
+    pub inventory: Inventory,
+    /// The namespaces found by the last sweep.
+    pub namespaces: Vec<Netns>,
+    peers: Peers,
+    swept: Instant,
+    owners_found: Instant,
+    /// When connections are to be counted next.
+    count_due: Instant,
+    /// Sockets that began or ceased to listen, as the kernel had counted at the last sweep.
+    listen_changes: u64,
+    /// Set by whoever takes the high-water marks out of a snapshot.
+    scraped: Arc<AtomicBool>,
+}
+
+impl Stock {
+    /// Takes stock for the first time.
+    ///
+    /// # Errors
+    ///
+    /// When the namespaces cannot be visited at all.
+    pub fn take(namespaces: Vec<Netns>) -> Result<Self> {
+        let mut inventory = Inventory::default();
+        inventory.sweep(&namespaces, true)?;
+        let now = Instant::now();
+        Ok(Self {
+            inventory,
+            namespaces,
+            peers: Peers::default(),
+            swept: now,
+            owners_found: now,
+            count_due: now,
+            listen_changes: 0,
+            scraped: Arc::default(),
+        })
+    }
+
+    /// To be set when the high-water marks since the last scrape have been taken.
+    pub fn scraped(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.scraped)
+    }
+
+    /// Brings everything up to date; true where the holders of sockets were looked up anew.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read or the namespaces cannot be visited.
+    pub fn tick(&mut self, kernel: &mut KernelSource) -> Result<bool> {
+        let is_scraped = self.scraped.swap(false, Ordering::Relaxed);
+        let mut heard_of_listeners = false;
+        if let Some(watch) = kernel.watch() {
+            let changes = watch.listen_changes()?;
+            heard_of_listeners = mem::replace(&mut self.listen_changes, changes) != changes;
+        }
+        let is_anew = self.owners_found.elapsed() >= OWNERS;
+        if heard_of_listeners || is_anew || self.swept.elapsed() >= SWEEP {
+            self.sweep(kernel, is_anew)?;
+        } else {
+            self.inventory.refresh_queues(&self.namespaces)?;
+        }
+        if let Some(watch) = kernel.watch() {
+            self.inventory.heard_of_queues(&watch.queues()?, is_scraped);
+            self.inventory.heard_of_unix_refusals(&watch.unix_refused()?);
+        }
+        Ok(is_anew)
+    }
+
+    /// Looks for namespaces, listeners and, if wanted `anew`, for all their owners.
+    ///
+    /// # Errors
+    ///
+    /// As for [`tick`](Self::tick).
+    pub fn sweep(&mut self, kernel: &mut KernelSource, anew: bool) -> Result<()> {
+        self.namespaces = discover()?;
+        if let Some(watch) = kernel.watch() {
+            self.inventory.heard_of_listens(watch.listen_calls()?);
+        }
+        self.inventory.sweep(&self.namespaces, anew)?;
+        if let Some(watch) = kernel.watch() {
+            self.peers.heard(watch.churn()?, Instant::now());
+            if anew {
+                let alive = alive(&self.inventory);
+                watch.forget(|id| alive.contains(id))?;
+            }
+        }
+        let now = Instant::now();
+        if now >= self.count_due {
+            self.inventory.count_connections(&self.namespaces)?;
+            self.count_due = now + (now.elapsed() * CONNECTIONS_SHARE).max(CONNECTIONS);
+        }
+        self.swept = now;
+        if anew {
+            self.owners_found = now;
+        }
+        Ok(())
+    }
+
+    /// What there is to show, with at most `most` listeners.
+    pub fn view(&self, most: usize) -> View {
+        self.inventory.view(most, self.peers.report())
+    }
+}
+
+/// The listeners there are, each also as one of its group.
+fn alive(inventory: &Inventory) -> BTreeSet<ListenerId> {
+    let ids = inventory.listeners().map(|listener| listener.id);
+    ids.flat_map(|id| [id, ListenerId { inode: 0, ..id }]).collect()
+}
