@@ -82,6 +82,8 @@ pub struct Snapshot {
     pub sources: Vec<(String, Arc<SourceStats>)>,
     /// Who owns what.
     pub view: View,
+    /// How many listeners to export at most.
+    pub listeners_exported: usize,
     /// To be set by whoever takes the high-water marks since the last scrape.
     pub scraped: Arc<AtomicBool>,
     /// Time the last tick took.
@@ -249,6 +251,7 @@ impl Agent {
             no_canary,
             sources: self.sources.clone(),
             view: self.stock.view(self.listeners_exported),
+            listeners_exported: self.listeners_exported,
             scraped: self.stock.scraped(),
             tick,
         })

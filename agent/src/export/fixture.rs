@@ -78,10 +78,16 @@ pub(super) fn snapshot() -> Snapshot {
         canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
         no_canary: None,
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
-        view: View::default(),
+        view: view(&[listener(8000, "tor\"nado <&\\\n").listener]),
+        listeners_exported: 200,
         scraped: Arc::default(),
         tick: Duration::from_millis(3),
     }
+}
+
+/// An inventory of these listeners.
+pub(super) fn view(listeners: &[Listener]) -> View {
+    View { listeners: listeners.to_vec(), ..View::default() }
 }
 
 /// How a signal is had.

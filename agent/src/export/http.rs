@@ -1,18 +1,27 @@
 //! The agent's HTTP server.
 
-use std::{fmt::Write, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    future::IntoFuture,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 
-use super::metrics::render;
+use super::{
+    metrics::{render, render_protobuf},
+    protobuf,
+};
 use crate::{agent::Snapshot, kernel::Rung, time::UnixMs};
 
 type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -23,6 +32,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const STALE: Duration = Duration::from_secs(15);
 /// The media type of Prometheus text.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// What Prometheus accepts first where it takes native histograms.
+const PROTOBUF: &str = "application/vnd.google.protobuf";
 
 /// Takes the address.
 ///
@@ -51,6 +62,7 @@ pub async fn serve(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/api/v1/report", get(report))
+        .route("/api/v1/listeners", get(listeners))
         .with_state(latest);
     let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone()));
     let overdue = async {
@@ -76,10 +88,18 @@ fn not_yet() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "not ready: nothing sampled yet\n").into_response()
 }
 
-async fn metrics(State(latest): State<Latest>) -> Response {
+/// Text, or protobuf for a Prometheus that takes native histograms and so asks for it.
+async fn metrics(State(latest): State<Latest>, headers: HeaderMap) -> Response {
     let Some(snapshot) = current(&latest) else { return not_yet() };
-    match render(&snapshot) {
-        Ok(text) => ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
+    snapshot.scraped.store(true, Ordering::Relaxed);
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let rendered = if accept.is_some_and(|accept| accept.contains(PROTOBUF)) {
+        render_protobuf(&snapshot).map(|bytes| (protobuf::MEDIA_TYPE, bytes))
+    } else {
+        render(&snapshot).map(|text| (PROMETHEUS_TEXT, text.into_bytes()))
+    };
+    match rendered {
+        Ok((kind, body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
 }
@@ -118,6 +138,11 @@ fn readiness(snapshot: &Snapshot, now: UnixMs) -> (StatusCode, String) {
 async fn report(State(latest): State<Latest>) -> Response {
     let Some(snapshot) = current(&latest) else { return not_yet() };
     Json(&snapshot.report).into_response()
+}
+
+async fn listeners(State(latest): State<Latest>) -> Response {
+    let Some(snapshot) = current(&latest) else { return not_yet() };
+    Json(&snapshot.view).into_response()
 }
 
 async fn landing(State(latest): State<Latest>) -> Html<String> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 
-use super::families::Families;
+use super::{families::Families, flows::about_flows, listeners::about_listeners};
 use crate::{
     agent::Snapshot,
     kernel::{
@@ -15,9 +15,6 @@ use crate::{
     verdict::ListenerReport,
 };
 
-/// Listeners exported at most, those with most drops first; the rest is counted in
-/// `floodmark_listeners_not_exported`.
-pub const LISTENERS_EXPORTED: usize = 200;
 /// Services exported at most, busiest first; and destinations without a port.
 const SERVICES_EXPORTED: usize = 200;
 
@@ -27,22 +24,37 @@ const SERVICES_EXPORTED: usize = 200;
 ///
 /// When the encoder refuses a family.
 pub fn render(snapshot: &Snapshot) -> Result<String> {
+    families(snapshot).encode()
+}
+
+/// Renders a snapshot as Prometheus protobuf messages, which carry native histograms as well.
+///
+/// # Errors
+///
+/// As for [`render`].
+pub fn render_protobuf(snapshot: &Snapshot) -> Result<Vec<u8>> {
+    families(snapshot).encode_protobuf()
+}
+
+fn families(snapshot: &Snapshot) -> Families {
     let mut families = Families::default();
     about_the_agent(&mut families, snapshot);
-    let listeners = &snapshot.report.listeners;
-    let (exported, rest) = listeners.split_at(listeners.len().min(LISTENERS_EXPORTED));
-    exported.iter().for_each(|listener| about_a_listener(&mut families, listener));
+    let losers = &snapshot.report.listeners;
+    let exported = &losers[..losers.len().min(snapshot.listeners_exported)];
+    exported.iter().for_each(|listener| about_losses(&mut families, listener));
     families.gauge(
-        "floodmark_listeners_not_exported",
-        "Listeners with losses left out of this scrape, beyond the busiest.",
+        "floodmark_listener_losses_not_exported",
+        "Listeners with losses left out of this scrape, beyond those that lost most.",
         &[],
-        rest.len() as f64,
+        (losers.len() - exported.len()) as f64,
     );
+    about_listeners(&mut families, &snapshot.view);
+    about_flows(&mut families, &snapshot.view);
     about_namespaces(&mut families, snapshot);
     about_services(&mut families, snapshot);
     about_proxies(&mut families, snapshot);
     about_sources(&mut families, snapshot);
-    families.encode()
+    families
 }
 
 fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
@@ -109,7 +121,7 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
     }
 }
 
-fn about_a_listener(families: &mut Families, report: &ListenerReport) {
+fn about_losses(families: &mut Families, report: &ListenerReport) {
     let listener = &report.listener;
     let (netns, addr) = (&listener.netns_name, listener.id.addr.to_string());
     let inode = listener.id.inode.to_string();
@@ -125,31 +137,10 @@ fn about_a_listener(families: &mut Families, report: &ListenerReport) {
         report.tally.connections,
     );
     families.gauge(
-        "floodmark_listener_accept_queue_high",
+        "floodmark_listener_accept_queue_high_at_drop",
         "Deepest accept queue of a listener seen at a drop since the agent started.",
         &base,
         f64::from(report.queue_high),
-    );
-    families.gauge(
-        "floodmark_listener_accept_queue_limit",
-        "Limit of a listener's accept queue: the smaller of its backlog and somaxconn.",
-        &base,
-        f64::from(listener.queue.limit),
-    );
-    let owner = listener.owners.first();
-    let pid = owner.map(|owner| owner.pid.to_string()).unwrap_or_default();
-    families.gauge(
-        "floodmark_listener_info",
-        "Always 1; who holds a listener. With several holders, the one with the lowest pid.",
-        &[
-            base[0],
-            base[1],
-            base[2],
-            ("pid", &pid),
-            ("command", owner.map_or("", |owner| &owner.command)),
-            ("cgroup", owner.and_then(|owner| owner.cgroup.as_deref()).unwrap_or("")),
-        ],
-        1.0,
     );
 }
 

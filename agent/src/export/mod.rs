@@ -3,8 +3,11 @@
 mod families;
 #[cfg(test)]
 mod fixture;
+mod flows;
 mod http;
+mod listeners;
 mod metrics;
+mod protobuf;
 
 pub use http::{bind, serve};
 pub use metrics::render;

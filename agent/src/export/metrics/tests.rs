@@ -5,8 +5,15 @@ use std::{
 };
 
 use super::{
-    super::fixture::{listener, snapshot},
+    super::fixture::{APP, listener, snapshot, view},
     *,
+};
+use crate::{
+    inventory::{
+        Backlog, Depth, Destination, Namespace, View,
+        peers::{PeerCounts, PeerReport},
+    },
+    kernel::QueueDepth,
 };
 
 const UNATTRIBUTED: &str = "floodmark_kernel_mib_unattributed";
@@ -85,15 +92,93 @@ fn an_owner_of_any_name_stays_within_its_label() {
 }
 
 #[test]
-fn exports_no_more_listeners_than_it_may_and_says_how_many_are_missing() {
+fn exports_no_more_losers_than_it_may_and_says_how_many_are_missing() {
     let mut snapshot = snapshot();
     snapshot.report.listeners = (1..=203).map(|port| listener(port, "app")).collect();
     let text = render(&snapshot).unwrap();
-    let exported = values(&text, "floodmark_listener_info", &[]).len();
-    assert_eq!(exported, LISTENERS_EXPORTED);
-    assert_eq!(values(&text, "floodmark_listeners_not_exported", &[]), [3.0]);
+    let exported = values(&text, "floodmark_listener_connections_hit_total", &[]).len();
+    assert_eq!(exported, snapshot.listeners_exported);
+    assert_eq!(values(&text, "floodmark_listener_losses_not_exported", &[]), [3.0]);
     // Worst first, as the report has them.
     assert!(text.contains("10.0.0.2:200\"") && !text.contains("10.0.0.2:201\""));
+}
+
+#[test]
+fn a_listener_shows_its_queue_its_limit_and_its_owner_and_goes_when_it_closes() {
+    let mut snapshot = snapshot();
+    let mut own = listener(80, "nginx").listener;
+    own.queue = QueueDepth { len: 96, limit: 127 };
+    own.backlog = Backlog { asked: Some(511), inferred: false, somaxconn: Some(127) };
+    let mut depth = Depth { high: 128, high_since_scrape: 100, ..Depth::default() };
+    (depth.waits[10], depth.waits[20], depth.waited_ns) = (3, 1, 900_000_000);
+    own.depth = Some(depth);
+    snapshot.view = View { listeners_left_out: 7, ..view(&[own]) };
+    let text = render(&snapshot).unwrap();
+    let labels = &["10.0.0.2:80\"", "app1"];
+    for (name, value) in [
+        ("floodmark_listener_accept_queue_length", 96.0),
+        ("floodmark_listener_accept_queue_limit", 127.0),
+        ("floodmark_listener_accept_queue_occupancy_ratio", 0.75),
+        ("floodmark_listener_accept_queue_high", 128.0),
+        ("floodmark_listener_accept_queue_high_since_scrape", 100.0),
+        ("floodmark_listener_backlog", 511.0),
+        ("floodmark_listener_accept_wait_seconds_count", 4.0),
+        ("floodmark_listener_accept_wait_seconds_sum", 0.9),
+    ] {
+        assert_eq!(values(&text, name, labels), [value], "{name}");
+    }
+    let bucket = |le: &str| {
+        values(&text, "floodmark_listener_accept_wait_seconds_bucket", &[&format!("le=\"{le}\"")])
+    };
+    assert_eq!(
+        (bucket("0.0009765625"), bucket("0.25"), bucket("1")),
+        (vec![3.0], vec![3.0], vec![4.0])
+    );
+    let info = ["command=\"nginx\"", "limited_by=\"somaxconn\"", "pid=\"42\""];
+    assert_eq!(values(&text, "floodmark_listener_info", &info), [1.0]);
+    assert_eq!(values(&text, "floodmark_listeners_not_exported", &["tcp"]), [7.0]);
+
+    snapshot.view = View::default();
+    let text = render(&snapshot).unwrap();
+    assert!(!text.contains("10.0.0.2:80\""), "{text}");
+}
+
+#[test]
+fn ports_and_peers_are_exported_by_name_of_their_namespace() {
+    let mut snapshot = snapshot();
+    let view = &mut snapshot.view;
+    let mut namespace = Namespace { name: "app1".to_owned(), ..Namespace::default() };
+    namespace.settings.max_tw_buckets = Some(4096);
+    namespace.time_wait = Some(17);
+    view.namespaces.insert(APP, namespace);
+    view.destinations = vec![Destination {
+        netns: APP,
+        from: [10, 0, 0, 2].into(),
+        to: ([10, 0, 0, 9], 5432).into(),
+        ports_in_use: 28_000,
+        ports: Some(28_232),
+    }];
+    view.peers = vec![PeerReport {
+        netns: APP,
+        port: 8000,
+        is_local: true,
+        peer: "10.0.0.7".to_owned(),
+        counts: PeerCounts { opened: 9, closed_here: 8, closed_there: 1, aborted: 0 },
+        opened_per_second: 0.5,
+        median_lifetime: Some(0.01),
+        closed_here_share: Some(8.0 / 9.0),
+    }];
+    let text = render(&snapshot).unwrap();
+    for (name, labels, value) in [
+        ("floodmark_netns_time_wait", vec!["app1"], 17.0),
+        ("floodmark_netns_sysctl", vec!["tcp_max_tw_buckets"], 4096.0),
+        ("floodmark_destination_ports_headroom", vec!["10.0.0.9:5432", "app1"], 232.0),
+        ("floodmark_peer_connections_opened_total", vec!["10.0.0.7", "side=\"service\""], 9.0),
+        ("floodmark_peer_connections_closed_total", vec!["by=\"here\""], 8.0),
+        ("floodmark_peer_connection_lifetime_median_seconds", vec!["app1"], 0.01),
+    ] {
+        assert_eq!(values(&text, name, &labels), [value], "{name}");
+    }
 }
 
 /// Members of a SO_REUSEPORT group share everything but the inode.
@@ -102,6 +187,7 @@ fn no_series_is_there_twice() {
     let mut snapshot = snapshot();
     let mut twin = listener(8000, "app");
     twin.listener.id.inode += 1;
+    snapshot.view.listeners.push(twin.listener.clone());
     snapshot.report.listeners.push(twin);
     let text = render(&snapshot).unwrap();
     let samples: Vec<&str> = text

@@ -1,0 +1,166 @@
+//! Metrics of listeners: queues, limits, waits and owners.
+
+use super::families::Families;
+use crate::inventory::{Listener, Owner, Runtime, UnixListener, View};
+
+/// Listeners of either kind, and how many are left out.
+pub(super) fn about_listeners(families: &mut Families, view: &View) {
+    view.listeners.iter().for_each(|listener| about_a_listener(families, listener));
+    view.unix_listeners.iter().for_each(|unix| about_a_unix_listener(families, unix));
+    for (kind, left_out) in [("tcp", view.listeners_left_out), ("unix", view.unix_left_out)] {
+        families.gauge(
+            "floodmark_listeners_not_exported",
+            "Listeners left out of this scrape: beyond those in trouble and the busiest.",
+            &[("kind", kind)],
+            left_out as f64,
+        );
+    }
+}
+
+fn about_a_listener(families: &mut Families, listener: &Listener) {
+    let (addr, inode) = (listener.id.addr.to_string(), listener.id.inode.to_string());
+    let base = [("netns", listener.netns_name.as_str()), ("listener", &addr), ("inode", &inode)];
+    let mut gauge = |name, help, value| families.gauge(name, help, &base, value);
+    gauge(
+        "floodmark_listener_accept_queue_length",
+        "Completed connections that wait for accept(2).",
+        f64::from(listener.queue.len),
+    );
+    gauge(
+        "floodmark_listener_accept_queue_limit",
+        "Limit of a listener's accept queue: the smaller of its backlog and somaxconn. One more \
+         fits in.",
+        f64::from(listener.queue.limit),
+    );
+    gauge(
+        "floodmark_listener_accept_queue_occupancy_ratio",
+        "Share of the accept queue in use; at 1 it is full.",
+        listener.occupancy(),
+    );
+    if let Some(length) = listener.syn_queue {
+        gauge(
+            "floodmark_listener_syn_queue_length",
+            "Handshakes towards a listener's address that wait for their final ACK.",
+            f64::from(length),
+        );
+    }
+    about_its_limit(families, &base, listener);
+    about_its_depth(families, &base, listener);
+    let flags = [
+        ("dual_stack", if listener.is_dual_stack() { "true" } else { "false" }),
+        ("limited_by", listener.limited_by().map_or("", |by| by.name())),
+    ];
+    info(families, "floodmark_listener_info", &base, &flags, &listener.owners);
+}
+
+fn about_its_limit(families: &mut Families, base: &[(&str, &str)], listener: &Listener) {
+    if let Some(asked) = listener.backlog.asked {
+        let inferred = if listener.backlog.inferred { "true" } else { "false" };
+        families.gauge(
+            "floodmark_listener_backlog",
+            "Backlog asked for in listen(2); where nobody saw that it is inferred from the limit, \
+             and may be more where somaxconn is the limit.",
+            &[base, &[("inferred", inferred)]].concat(),
+            f64::from(asked),
+        );
+    }
+    families.counter(
+        "floodmark_listener_limit_changes_total",
+        "How often a listener's limit was seen to change: listen(2) again, with another backlog.",
+        base,
+        u64::from(listener.limit_changes),
+    );
+}
+
+fn about_its_depth(families: &mut Families, base: &[(&str, &str)], listener: &Listener) {
+    let Some(depth) = &listener.depth else { return };
+    families.gauge(
+        "floodmark_listener_accept_queue_high",
+        "Deepest accept queue since the agent started, taken at each enqueue.",
+        base,
+        f64::from(depth.high),
+    );
+    families.gauge(
+        "floodmark_listener_accept_queue_high_since_scrape",
+        "Deepest accept queue since the last scrape, whoever made that, taken at each enqueue.",
+        base,
+        f64::from(depth.high_since_scrape),
+    );
+    families.gauge(
+        "floodmark_listener_syn_queue_high",
+        "Longest SYN queue since the agent started, taken as connections leave it.",
+        base,
+        f64::from(depth.syn_queue_high),
+    );
+    if depth.accepted() > 0 {
+        families.waits(
+            "floodmark_listener_accept_wait_seconds",
+            "Time that accepted connections had waited in the accept queue.",
+            base,
+            &depth.waits,
+            depth.waited_ns as f64 / 1e9,
+        );
+    }
+}
+
+fn about_a_unix_listener(families: &mut Families, unix: &UnixListener) {
+    let inode = unix.inode.to_string();
+    let base = [("netns", unix.netns_name.as_str()), ("path", &unix.path), ("inode", &inode)];
+    families.gauge(
+        "floodmark_unix_listener_queue_length",
+        "Connections to a listening Unix socket that wait for accept(2).",
+        &base,
+        f64::from(unix.queue.len),
+    );
+    families.gauge(
+        "floodmark_unix_listener_queue_limit",
+        "Limit of a Unix listener's queue. One more fits in.",
+        &base,
+        f64::from(unix.queue.limit),
+    );
+    if let Some(refused) = unix.refused {
+        families.counter(
+            "floodmark_unix_listener_refused_total",
+            "Connects refused with EAGAIN since the listener's queue was full, by its path.",
+            &base,
+            refused,
+        );
+    }
+    info(families, "floodmark_unix_listener_info", &base, &[], &unix.owners);
+}
+
+fn info(
+    families: &mut Families,
+    name: &str,
+    base: &[(&str, &str)],
+    more: &[(&str, &str)],
+    owners: &[Owner],
+) {
+    let owner = owners.first();
+    let pid = owner.map(|owner| owner.pid.to_string()).unwrap_or_default();
+    let workload = owner.map(|owner| &owner.workload);
+    let container = workload.and_then(|workload| workload.container.as_ref());
+    let pod = workload.and_then(|workload| workload.pod.as_ref());
+    let processes = owners.len().to_string();
+    let text = |found: Option<&str>| found.unwrap_or_default().to_owned();
+    let labels = [
+        ("pid", pid),
+        ("processes", processes),
+        ("command", text(owner.map(|owner| owner.command.as_str()))),
+        ("cgroup", text(owner.and_then(|owner| owner.cgroup.as_deref()))),
+        ("unit", text(workload.and_then(|workload| workload.unit.as_deref()))),
+        ("container_id", text(container.map(|container| container.id.as_str()))),
+        ("container", text(container.and_then(|container| container.name.as_deref()))),
+        ("runtime", text(container.and_then(|c| c.runtime).map(Runtime::name))),
+        ("pod", text(pod.and_then(|pod| pod.name.as_deref()))),
+        ("namespace", text(pod.and_then(|pod| pod.namespace.as_deref()))),
+    ];
+    let owner: Vec<(&str, &str)> =
+        labels.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    families.gauge(
+        name,
+        "Always 1; who holds a listener. With several holders, the one with the lowest pid.",
+        &[base, more, &owner].concat(),
+        1.0,
+    );
+}
