@@ -38,10 +38,10 @@ pub fn listen_left(ctx: FExitContext) -> i32 {
 }
 
 /// Lower rung. kernel: `inet_csk_listen_start` -> tracepoint `inet_sock_set_state`, with the
-/// process's system call still in its registers.
+/// process's system call still in its registers. Counts changes as well, so that one program will do.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn listen_started(ctx: BtfTracePointContext) -> i32 {
-    if ctx.arg::<u32>(2) != TCP_LISTEN {
+    if !count_change(&ctx) || ctx.arg::<u32>(2) != TCP_LISTEN {
         return 0;
     }
     let regs = registers();
@@ -73,21 +73,30 @@ fn note<A: Access>(ctx: &impl EbpfContext, sk: *const u8, backlog: i32) {
     let _ = LISTENS.insert(key, call, 0);
 }
 
-/// Counts what makes the agent look again. kernel: tracepoint `inet_sock_set_state(sk, oldstate,
-/// newstate)`; a child's first change, from its copy of LISTEN to SYN_RECV, is none.
+/// What makes the agent look again.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn listeners_changed(ctx: BtfTracePointContext) -> i32 {
+    count_change(&ctx);
+    0
+}
+
+/// Counts a TCP socket that begins or ceases to listen; false for any other change. kernel:
+/// tracepoint `inet_sock_set_state(sk, oldstate, newstate)`; a child's first change, from its copy
+/// of LISTEN to SYN_RECV, is none.
+#[inline(always)]
+fn count_change(ctx: &BtfTracePointContext) -> bool {
     let (old, new): (u32, u32) = (ctx.arg(1), ctx.arg(2));
     if new != TCP_LISTEN && !(old == TCP_LISTEN && new == TCP_CLOSE) {
-        return 0;
+        return false;
     }
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP
-        && let Some(changes) = LISTEN_CHANGES.get_ptr_mut(0)
-    {
+    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } != IPPROTO_TCP {
+        return false;
+    }
+    if let Some(changes) = LISTEN_CHANGES.get_ptr_mut(0) {
         // SAFETY: this CPU's slot of a per-CPU map.
         unsafe { *changes += 1 };
     }
-    0
+    true
 }

@@ -26,8 +26,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 const OWNERS: Duration = Duration::from_secs(60);
 /// How often connections are counted at most.
 const CONNECTIONS: Duration = Duration::from_secs(10);
-/// Counting them may take one part in so many of the time.
-const CONNECTIONS_SHARE: u32 = 100;
+/// Counting them, and looking at queues between sweeps, may each take one part in so many of the
+/// time.
+const SHARE: u32 = 100;
 
 /// The inventory with what it takes to keep it current.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Stock {
     peers: Peers,
     swept: Instant,
     owners_found: Instant,
+    /// When queues are to be looked at next, between sweeps.
+    look_due: Instant,
     /// When connections are to be counted next.
     count_due: Instant,
     /// Sockets that began or ceased to listen, as the kernel had counted at the last sweep.
@@ -63,6 +66,7 @@ impl Stock {
             peers: Peers::default(),
             swept: now,
             owners_found: now,
+            look_due: now,
             count_due: now,
             listen_changes: 0,
             scraped: Arc::default(),
@@ -89,8 +93,10 @@ impl Stock {
         let is_anew = self.owners_found.elapsed() >= OWNERS;
         if heard_of_listeners || is_anew || self.swept.elapsed() >= SWEEP {
             self.sweep(kernel, is_anew)?;
-        } else {
+        } else if self.look_due <= Instant::now() {
+            let now = Instant::now();
             self.inventory.refresh_queues(&self.namespaces)?;
+            self.look_due = now + now.elapsed() * SHARE;
         }
         if let Some(watch) = kernel.watch() {
             self.inventory.heard_of_queues(&watch.queues()?, is_scraped);
@@ -120,7 +126,7 @@ impl Stock {
         let now = Instant::now();
         if now >= self.count_due {
             self.inventory.count_connections(&self.namespaces)?;
-            self.count_due = now + (now.elapsed() * CONNECTIONS_SHARE).max(CONNECTIONS);
+            self.count_due = now + (now.elapsed() * SHARE).max(CONNECTIONS);
         }
         self.swept = now;
         if anew {

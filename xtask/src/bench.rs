@@ -1,12 +1,18 @@
 //! `cargo xtask bench`: what Floodmark costs, measured and written down.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{ExitCode, Stdio},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::{
-    build, place,
+    build, place, root,
     setup::{self, Group, qemu},
     vm::{self, Machine, kernel::Kernel, payload::Payload},
 };
@@ -22,6 +28,7 @@ const TOOLS: [&str; 2] = ["bpftrace", "tcpsynbl"];
 const SCRIPTS: [&str; 2] = ["/usr/sbin/tcpsynbl.bt", "/usr/sbin/tcpdrop.bt"];
 /// The page that the verb writes, in the repository.
 const PAGE: &str = "docs/bench-kernel.md";
+const INVENTORY_PAGE: &str = "docs/bench-inventory.md";
 
 /// Measure what Floodmark costs.
 #[derive(clap::Args)]
@@ -33,6 +40,18 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Kernel(KernelArgs),
+    Inventory(InventoryArgs),
+}
+
+/// Measure on this host what it costs to know every listener, and write docs/bench-inventory.md.
+#[derive(clap::Args)]
+struct InventoryArgs {
+    /// Network namespaces.
+    #[arg(long, default_value_t = 100)]
+    namespaces: usize,
+    /// Listeners in all of them together.
+    #[arg(long, default_value_t = 1000)]
+    listeners: usize,
 }
 
 /// Measure the eBPF programs in a virtual machine, and write docs/bench-kernel.md.
@@ -55,7 +74,41 @@ struct KernelArgs {
 ///
 /// When something needed cannot be installed or built, or the virtual machine breaks.
 pub fn main(args: &Args) -> Result<ExitCode> {
-    let What::Kernel(args) = &args.what;
+    match &args.what {
+        What::Kernel(args) => kernel(args),
+        What::Inventory(args) => inventory(args),
+    }
+}
+
+fn inventory(args: &InventoryArgs) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build, Group::Lab])?;
+    let agent = build::release("floodmark", "floodmark")?;
+    let bench = build::release("floodmark-tests", "floodmark-bench-inventory")?;
+    let (namespaces, listeners) = (args.namespaces.to_string(), args.listeners.to_string());
+    let output = root::command(&bench, &bench.display().to_string())?
+        .arg("--agent")
+        .arg(agent)
+        .args(["--namespaces", &namespaces, "--listeners", &listeners])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start the benchmark")?;
+    anyhow::ensure!(output.status.success(), "the benchmark failed; see above");
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
+    let page = format!(
+        "# What it costs to know every listener\n\n\
+         Written by `cargo xtask bench inventory`. Linux {}, {} processors.\n\n{}",
+        release.trim_end(),
+        thread::available_parallelism()?,
+        String::from_utf8_lossy(&output.stdout)
+    );
+    fs::write(place::workspace().join(INVENTORY_PAGE), &page)
+        .with_context(|| format!("write {INVENTORY_PAGE}"))?;
+    print!("{page}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kernel(args: &KernelArgs) -> Result<ExitCode> {
     let series = vm::series::find(&args.kernel)?;
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm, Group::Bench])?;
     let kernel = vm::kernel::of_series(series, false)?;

@@ -44,6 +44,7 @@ impl Group {
                 Package::with_program("iproute2", "ip"),
                 Package::with_program("procps", "sysctl"),
                 Package::library("python3-venv"),
+                Package::library("php-fpm"),
             ],
             Self::Vm => vec![
                 Package::with_program("kmod", "depmod"),

@@ -70,6 +70,8 @@ pub struct Inventory {
     /// What was seen of `listen(2)`.
     listen_calls: ListenCalls,
     names: Names,
+    /// Inodes of sockets that the last sweep found, and the one before did not.
+    fresh: HashSet<u32>,
     /// Namespaces that would not list their listeners, which has been said.
     unlisted: BTreeSet<(NetnsId, &'static str)>,
 }
@@ -86,9 +88,8 @@ pub struct Namespace {
 }
 
 impl Inventory {
-    /// Looks into every one of `namespaces`. Owners already known for a socket are kept, and a pass
-    /// over `/proc` is made only when there is a socket without: so give `anew` now and then, since
-    /// a socket can change hands.
+    /// Looks into every one of `namespaces`. Owners are looked up for new sockets only, for which it
+    /// takes a pass over `/proc`: so give `anew` now and then, since a socket can change hands.
     ///
     /// A namespace or process that goes away meanwhile is left out. Where the kernel will not list
     /// listeners, that is logged once for each namespace.
@@ -196,6 +197,8 @@ impl Inventory {
             // The inode of a socket that has closed may come again; its cookie never does.
             if let Some(known) = before.get(&id).filter(|known| known.cookie == socket.cookie) {
                 listener.carry_on(known);
+            } else {
+                self.fresh.insert(socket.inode);
             }
             self.listeners.insert(id, listener);
         }
@@ -210,6 +213,9 @@ impl Inventory {
         for UnixListenSocket { path, inode, queue } in sockets {
             let key = (netns.id, inode);
             let known = before.get(&key).filter(|known| known.path == path);
+            if known.is_none() {
+                self.fresh.insert(inode);
+            }
             let listener = UnixListener {
                 netns: netns.id,
                 netns_name: netns.name.clone(),
@@ -247,11 +253,12 @@ impl Inventory {
     }
 
     fn find_owners(&mut self, anew: bool) {
-        let tcp = self.listeners.values().map(|listener| (listener.id.inode, &listener.owners));
-        let unix = self.unix_listeners.values().map(|unix| (unix.inode, &unix.owners));
-        let wanted =
-            tcp.chain(unix).filter(|(inode, owners)| *inode != 0 && (anew || owners.is_empty()));
-        let inodes: HashSet<u32> = wanted.map(|(inode, _)| inode).collect();
+        let mut inodes = mem::take(&mut self.fresh);
+        if anew {
+            inodes.extend(self.listeners.keys().map(|id| id.inode));
+            inodes.extend(self.unix_listeners.keys().map(|(_, inode)| *inode));
+        }
+        inodes.remove(&0);
         let mut holders = owners::holders(&inodes);
         for owner in holders.values_mut().flatten() {
             self.names.fill(&mut owner.workload);

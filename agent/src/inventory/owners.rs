@@ -21,6 +21,10 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Owner>> {
     if inodes.is_empty() {
         return found;
     }
+    // With hidepid=2 other people's processes are not even listed (proc(5)).
+    if !Path::new("/proc/1").exists() {
+        say_partial();
+    }
     for pid in pids() {
         // Kept open, the directory stays that of this very process: once it has died nothing can be
         // read there any more, even if its id has gone to another.

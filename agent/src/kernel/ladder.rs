@@ -292,7 +292,7 @@ pub const LADDER: &[(Signal, &[Way])] = &[
                 LISTEN_CALLS,
                 "sockets older than the agent, whose backlog is inferred",
             ),
-            listen(
+            way(
                 Rung::Tracepoint,
                 LISTENS_STARTED,
                 "a second listen(2) on a socket, of which only the limit shows; sockets older than \

@@ -81,7 +81,7 @@ impl Object {
                     taken.extend(way.map(|way| (*signal, way)));
                 }
                 Self {
-                    ebpf: Some(loaded.ebpf),
+                    ebpf: Some(without_types(loaded)),
                     standings,
                     time_wait_at_expiry,
                     taken,
@@ -155,7 +155,7 @@ impl Object {
         let system_calls = self.system_calls;
         let mut loaded = Loaded { ebpf, btf, layout, aya_btf, system_calls };
         let outcome = job(&mut loaded);
-        self.ebpf = Some(loaded.ebpf);
+        self.ebpf = Some(without_types(loaded));
         Ok(Some(outcome))
     }
 
@@ -216,6 +216,19 @@ fn without_bpf(reason: &str) -> Vec<Standing> {
             Some(Standing { signal: *signal, rung: lowest.rung, blind_spot, refused })
         })
         .collect()
+}
+
+/// The object alone. The kernel's types take tens of megabytes, and glibc keeps what was freed of
+/// them unless told otherwise.
+fn without_types(loaded: Loaded) -> Ebpf {
+    let Loaded { ebpf, btf, layout, aya_btf, .. } = loaded;
+    drop((btf, layout, aya_btf));
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) only gives free memory back.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    ebpf
 }
 
 /// Before 5.11 maps and programs are charged to RLIMIT_MEMLOCK. Where raising it is refused, a

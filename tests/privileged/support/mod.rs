@@ -2,11 +2,13 @@
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
+pub mod servers;
+
 use std::{
     io,
     net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -39,6 +41,11 @@ impl Namespace {
     /// As the agent sees it.
     pub fn discovered(&self) -> Netns {
         discover().unwrap().into_iter().find(|netns| netns.name == self.name).unwrap()
+    }
+
+    /// A file to enter it by.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
     }
 
     /// Runs `inside` in the namespace.

@@ -25,9 +25,9 @@ fi
 apt-get update -q || echo 'some package index could not be refreshed'
 apt-get install -q -y --no-remove --no-install-recommends \
     -o DPkg::Lock::Timeout=300 "$@" || exit
-case " $* " in *' nginx-light '*)
-    [ ! -d /run/systemd/system ] || systemctl disable nginx.service ;;
-esac
+[ -d /run/systemd/system ] || exit 0
+case " $* " in *' nginx-light '*) systemctl disable nginx.service ;; esac
+case " $* " in *' php-fpm '*) systemctl disable 'php*-fpm.service' ;; esac
 "#;
 
 /// A package that may be needed.

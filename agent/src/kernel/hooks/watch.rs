@@ -133,7 +133,7 @@ pub const LISTENS_STARTED: &[Hook] = &[tracepoint(
     "listen_started",
     "inet_sock_set_state",
     STATE,
-    &[LISTENER, REGISTERS, &["OFF_NET_SOMAXCONN"]],
+    &[LISTENER, REGISTERS, &["OFF_NET_SOMAXCONN", "OFF_SK_PROTOCOL"]],
 )];
 
 /// That a socket begins or ceases to listen.

@@ -1,0 +1,201 @@
+//! `floodmark-bench-inventory`: what it costs to know every listener. Needs root.
+
+mod host;
+mod programs;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitCode, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use floodmark::{inventory::Inventory, kernel::netns::discover};
+use host::Host;
+
+/// Where the agent serves.
+const ADDR: &str = "127.0.0.1:19436";
+
+/// Measure sweeps, scrapes, memory and what the programs take for each connection.
+#[derive(Parser)]
+struct Cli {
+    /// The agent
+    #[arg(long)]
+    agent: PathBuf,
+    /// Network namespaces
+    #[arg(long, default_value_t = 100)]
+    namespaces: usize,
+    /// Listeners in all of them together
+    #[arg(long, default_value_t = 1000)]
+    listeners: usize,
+    /// How often each thing is measured
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+    /// Connections made to see what the programs take
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(page) => {
+            print!("{page}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("floodmark-bench-inventory: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<String> {
+    let host = Host::new(cli.namespaces, cli.listeners)?;
+    let sweep = sweep(cli.rounds, false)?;
+    let sweep_anew = self::sweep(cli.rounds, true)?;
+    let refresh = refresh(cli.rounds)?;
+    let mut agent = Agent::start(cli, host.listeners)?;
+    let scrape = agent.scrapes(cli.rounds)?;
+    let programs = programs::per_connection(cli.connections)?;
+    let resident = agent.resident_kib()?;
+    let cpu = agent.cpu_share()?;
+    let mut page = format!(
+        "| {} namespaces, {} listeners | median | worst of {} |\n| --- | --- | --- |\n",
+        cli.namespaces, host.listeners, cli.rounds
+    );
+    for (what, (median, worst)) in [
+        ("sweep", sweep),
+        ("sweep that looks up all owners anew", sweep_anew),
+        ("look at the queues alone", refresh),
+        ("scrape of /metrics", scrape.times),
+    ] {
+        page += &format!("| {what} | {:.1} ms | {:.1} ms |\n", ms(median), ms(worst));
+    }
+    page += &format!(
+        "\nA scrape is {} lines of {} KiB. The agent has {:.1} MiB resident and takes {:.2} % of a \
+         processor.\n\n{programs}",
+        scrape.lines,
+        scrape.bytes / 1024,
+        resident as f64 / 1024.0,
+        cpu * 100.0,
+    );
+    Ok(page)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Median and worst.
+type Times = (Duration, Duration);
+
+fn times(rounds: usize, mut what: impl FnMut() -> Result<()>) -> Result<Times> {
+    let mut all = Vec::new();
+    for _ in 0..rounds {
+        let started = Instant::now();
+        what()?;
+        all.push(started.elapsed());
+    }
+    all.sort();
+    Ok((all[all.len() / 2], all[all.len() - 1]))
+}
+
+fn sweep(rounds: usize, anew: bool) -> Result<Times> {
+    let mut inventory = Inventory::default();
+    inventory.sweep(&discover()?, true)?;
+    // As the agent does it: finding the namespaces is part of it.
+    times(rounds, || inventory.sweep(&discover()?, anew))
+}
+
+fn refresh(rounds: usize) -> Result<Times> {
+    let (mut inventory, namespaces) = (Inventory::default(), discover()?);
+    inventory.sweep(&namespaces, true)?;
+    times(rounds, || inventory.refresh_queues(&namespaces))
+}
+
+struct Scrape {
+    times: Times,
+    lines: usize,
+    bytes: usize,
+}
+
+/// The agent at work.
+struct Agent(Child);
+
+impl Agent {
+    /// Starts it and waits until it exports every one of so many listeners.
+    fn start(cli: &Cli, listeners: usize) -> Result<Self> {
+        let agent = Command::new(&cli.agent)
+            .args(["run", "--listen", ADDR, "--listeners", &listeners.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", cli.agent.display()))?;
+        let agent = Self(agent);
+        for _ in 0..100 {
+            sleep(Duration::from_millis(200));
+            let shown = get().map(|text| text.matches("floodmark_listener_info{").count());
+            if shown.is_ok_and(|shown| shown >= listeners) {
+                return Ok(agent);
+            }
+        }
+        anyhow::bail!("the agent does not export {listeners} listeners")
+    }
+
+    fn scrapes(&mut self, rounds: usize) -> Result<Scrape> {
+        let mut text = String::new();
+        let times = times(rounds, || {
+            text = get()?;
+            Ok(())
+        })?;
+        Ok(Scrape { times, lines: text.lines().count(), bytes: text.len() })
+    }
+
+    /// `VmRSS` of proc(5).
+    fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.context("no VmRSS")
+    }
+
+    /// Share of one processor over ten seconds in which nobody scrapes.
+    fn cpu_share(&self) -> Result<f64> {
+        const SPAN: u64 = 10;
+        let before = self.ticks()?;
+        sleep(Duration::from_secs(SPAN));
+        // USER_HZ is 100 on Linux.
+        Ok((self.ticks()? - before) as f64 / (100 * SPAN) as f64)
+    }
+
+    /// User and system time, the 14th and 15th field of `/proc/PID/stat`.
+    fn ticks(&self) -> Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let (_, rest) = stat.rsplit_once(')').context("an odd /proc/PID/stat")?;
+        let fields: Vec<u64> =
+            rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+        Ok(fields.iter().sum())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One scrape.
+fn get() -> Result<String> {
+    let addr: SocketAddr = ADDR.parse()?;
+    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    anyhow::ensure!(text.starts_with("HTTP/1.1 200 "), "no snapshot yet");
+    Ok(text)
+}
