@@ -21,7 +21,7 @@ use crate::{
         netns::{discover, of_process},
     },
     proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
-    stock::Stock,
+    stock::{Scraped, Stock},
     time::UnixMs,
     verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
@@ -84,8 +84,8 @@ pub struct Snapshot {
     pub view: View,
     /// How many listeners to export at most.
     pub listeners_exported: usize,
-    /// To be set by whoever takes the high-water marks since the last scrape.
-    pub scraped: Arc<AtomicBool>,
+    /// To be told by whoever takes the high-water marks since the last scrape.
+    pub scraped: Scraped,
     /// Time the last tick took.
     pub tick: Duration,
 }

@@ -5,7 +5,7 @@ use std::{
     mem,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    inventory::{Inventory, View, peers::Peers},
+    inventory::{Inventory, Kept, View, peers::Peers},
     kernel::{
         KernelSource, ListenerId,
         netns::{Netns, discover},
@@ -46,8 +46,26 @@ pub struct Stock {
     count_due: Instant,
     /// Sockets that began or ceased to listen, as the kernel had counted at the last sweep.
     listen_changes: u64,
-    /// Set by whoever takes the high-water marks out of a snapshot.
-    scraped: Arc<AtomicBool>,
+    /// The number of this look at the queues.
+    look: u64,
+    /// The newest look of which somebody has taken the high-water marks, as they tell.
+    scraped: Arc<AtomicU64>,
+    /// The same, as it was at the last look.
+    scraped_before: u64,
+}
+
+/// The look that a snapshot shows, and whom to tell when it was scraped.
+#[derive(Clone, Debug, Default)]
+pub struct Scraped {
+    look: u64,
+    newest: Arc<AtomicU64>,
+}
+
+impl Scraped {
+    /// Tells.
+    pub fn tell(&self) {
+        self.newest.fetch_max(self.look, Ordering::Relaxed);
+    }
 }
 
 impl Stock {
@@ -69,13 +87,30 @@ impl Stock {
             look_due: now,
             count_due: now,
             listen_changes: 0,
+            look: 0,
             scraped: Arc::default(),
+            scraped_before: 0,
         })
     }
 
-    /// To be set when the high-water marks since the last scrape have been taken.
-    pub fn scraped(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.scraped)
+    /// To be told that the high-water marks of the present look have been taken.
+    pub fn scraped(&self) -> Scraped {
+        Scraped { look: self.look, newest: Arc::clone(&self.scraped) }
+    }
+
+    /// What stands of the high-water marks at the look that begins. A scrape may have taken the
+    /// state before the last look while that was under way.
+    fn kept(&mut self) -> Kept {
+        self.look += 1;
+        let scraped = self.scraped.load(Ordering::Relaxed);
+        if mem::replace(&mut self.scraped_before, scraped) == scraped {
+            return Kept::All;
+        }
+        match self.look - scraped {
+            1 => Kept::Nothing,
+            2 => Kept::LastLook,
+            _ => Kept::All,
+        }
     }
 
     /// Brings everything up to date; true where the holders of sockets were looked up anew.
@@ -84,7 +119,7 @@ impl Stock {
     ///
     /// When a map cannot be read or the namespaces cannot be visited.
     pub fn tick(&mut self, kernel: &mut KernelSource) -> Result<bool> {
-        let is_scraped = self.scraped.swap(false, Ordering::Relaxed);
+        let kept = self.kept();
         let mut heard_of_listeners = false;
         if let Some(watch) = kernel.watch() {
             let changes = watch.listen_changes()?;
@@ -99,7 +134,7 @@ impl Stock {
             self.look_due = now + now.elapsed() * SHARE;
         }
         if let Some(watch) = kernel.watch() {
-            self.inventory.heard_of_queues(&watch.queues()?, is_scraped);
+            self.inventory.heard_of_queues(&watch.queues()?, kept);
             self.inventory.heard_of_unix_refusals(&watch.unix_refused()?);
         }
         Ok(is_anew)

@@ -216,6 +216,47 @@ fn root_a_listener_in_a_container_has_its_id_and_runtime() {
     assert_eq!((found.id, found.runtime), (id, Some(Runtime::Docker)));
 }
 
+#[test]
+fn root_ports_time_wait_and_pending_handshakes_are_as_ss_counts_them() {
+    let Some(namespace) = Namespace::new() else { return };
+    let netns = namespace.discovered();
+    let (listener, pending) = namespace.run(|| {
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099").unwrap();
+        fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "40000-40009,50000").unwrap();
+        (TcpListener::bind("127.0.0.1:7000").unwrap(), support::Listener::new("127.0.0.1:7001", 9))
+    });
+    let to = listener.local_addr().unwrap();
+    let (_open, _half_open) = namespace.run(|| {
+        // Five close first and wait, twenty stay.
+        for _ in 0..5 {
+            drop(TcpStream::connect(to).unwrap());
+            drop(listener.accept().unwrap());
+        }
+        let open: Vec<_> = (0..20).map(|_| TcpStream::connect(to).unwrap()).collect();
+        pending.hold_acks();
+        (open, (0..4).map(|_| knock(pending.addr)).collect::<Vec<_>>())
+    });
+    wait(200);
+    let mut inventory = swept(std::slice::from_ref(&netns));
+    inventory.count_connections(std::slice::from_ref(&netns)).unwrap();
+    let counted = |state: &str, side: &str| {
+        let entrance = format!("--net=/run/netns/{}", netns.name);
+        let ss = Command::new("nsenter")
+            .args([&entrance, "ss", "-H", "-tan", "state", state, side, "=", ":7000"])
+            .output()
+            .unwrap();
+        String::from_utf8(ss.stdout).unwrap().lines().count() as u32
+    };
+    let time_wait = inventory.namespaces()[&netns.id].time_wait;
+    assert_eq!((time_wait, counted("time-wait", "dport")), (Some(5), 5));
+    let destination = inventory.destinations().iter().find(|found| found.to == to).unwrap();
+    let in_use = counted("established", "dport") + counted("time-wait", "dport");
+    assert_eq!((destination.ports_in_use, in_use), (25, 25));
+    assert_eq!(destination.ports, Some(90), "a hundred but for the ten reserved");
+    let syn_queue = |addr: SocketAddr| at(&inventory, &netns, &addr.to_string())[0].syn_queue;
+    assert_eq!((syn_queue(pending.addr), syn_queue(to)), (Some(4), Some(0)));
+}
+
 /// Processes with sockets that die, namespaces that come and go, all during sweeps.
 #[test]
 fn root_what_dies_during_a_sweep_is_left_out_and_nobody_else_accused() {

@@ -10,6 +10,7 @@ use crate::{
         QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
     },
     proxy::{ProxyKind, SourceStats},
+    stock::Scraped,
     time::{UnixMs, Window},
     verdict::{Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, VerdictKind},
 };
@@ -80,7 +81,7 @@ pub(super) fn snapshot() -> Snapshot {
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
         view: view(&[listener(8000, "tor\"nado <&\\\n").listener]),
         listeners_exported: 200,
-        scraped: Arc::default(),
+        scraped: Scraped::default(),
         tick: Duration::from_millis(3),
     }
 }

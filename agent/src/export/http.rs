@@ -1,12 +1,6 @@
 //! The agent's HTTP server.
 
-use std::{
-    fmt::Write,
-    future::IntoFuture,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt::Write, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -91,7 +85,7 @@ fn not_yet() -> Response {
 /// Text, or protobuf for a Prometheus that takes native histograms and so asks for it.
 async fn metrics(State(latest): State<Latest>, headers: HeaderMap) -> Response {
     let Some(snapshot) = current(&latest) else { return not_yet() };
-    snapshot.scraped.store(true, Ordering::Relaxed);
+    snapshot.scraped.tell();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let rendered = if accept.is_some_and(|accept| accept.contains(PROTOBUF)) {
         render_protobuf(&snapshot).map(|bytes| (protobuf::MEDIA_TYPE, bytes))

@@ -2,22 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Depth, Inventory};
+use super::{Depth, Inventory, Kept};
 use crate::kernel::{
     ListenerId, NetnsId,
     watch::{QueueReading, UnixRefused},
 };
 
 impl Inventory {
-    /// Takes in what the kernel saw of the queues since the last time. `is_scraped`: whether
-    /// somebody has taken the high-water marks meanwhile, so that they begin anew.
+    /// Takes in what the kernel saw of the queues since the last time; `kept` says what stands of
+    /// the high-water marks.
     ///
     /// Where a reading is of a SO_REUSEPORT group as a whole, each of its sockets has its peaks.
-    pub fn heard_of_queues(
-        &mut self,
-        readings: &BTreeMap<ListenerId, QueueReading>,
-        is_scraped: bool,
-    ) {
+    pub fn heard_of_queues(&mut self, readings: &BTreeMap<ListenerId, QueueReading>, kept: Kept) {
         for (id, listener) in &mut self.listeners {
             let own = readings.get(id).copied();
             let group = readings.get(&ListenerId { inode: 0, ..*id }).copied();
@@ -26,11 +22,7 @@ impl Inventory {
                 (own, Some(group)) => with_peaks_of(own.unwrap_or_default(), &group),
             };
             let at_either_end = listener.queue.len;
-            listener.depth.get_or_insert_with(Depth::default).take(
-                &reading,
-                at_either_end,
-                is_scraped,
-            );
+            listener.depth.get_or_insert_with(Depth::default).take(&reading, at_either_end, kept);
         }
     }
 
@@ -86,7 +78,7 @@ mod tests {
         let group = QueueReading { high_since_look: 9, high: 12, ..QueueReading::default() };
         let mut own = QueueReading::default();
         own.waits[3] = 5;
-        inventory.heard_of_queues(&[(id(0), group), (id(7), own)].into(), false);
+        inventory.heard_of_queues(&[(id(0), group), (id(7), own)].into(), Kept::All);
         let depth = |inode| inventory.listeners[&id(inode)].depth.unwrap();
         assert_eq!((depth(7).high_since_scrape, depth(8).high), (9, 12));
         assert_eq!((depth(7).accepted(), depth(8).accepted()), (5, 0));

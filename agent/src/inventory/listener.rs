@@ -161,6 +161,9 @@ impl LimitedBy {
 pub struct Depth {
     /// The deepest queue since the last scrape.
     pub high_since_scrape: u32,
+    /// The deepest queue between the last two looks.
+    #[serde(skip)]
+    pub high_at_last_look: u32,
     /// The deepest queue since start.
     pub high: u32,
     /// The longest SYN queue that a connection left since start.
@@ -173,12 +176,15 @@ pub struct Depth {
 
 impl Depth {
     /// Takes in what the kernel saw since the last look, and the queue at both ends of that time.
-    pub(super) fn take(&mut self, reading: &QueueReading, at_either_end: u32, is_scraped: bool) {
-        if is_scraped {
-            self.high_since_scrape = 0;
-        }
+    pub(super) fn take(&mut self, reading: &QueueReading, at_either_end: u32, kept: Kept) {
         let high = reading.high_since_look.max(at_either_end);
-        self.high_since_scrape = self.high_since_scrape.max(high);
+        let before = match kept {
+            Kept::All => self.high_since_scrape,
+            Kept::LastLook => self.high_at_last_look,
+            Kept::Nothing => 0,
+        };
+        self.high_since_scrape = before.max(high);
+        self.high_at_last_look = high;
         self.high = self.high.max(reading.high).max(high);
         self.syn_queue_high = reading.syn_queue_high;
         self.waits = reading.waits;
@@ -189,6 +195,17 @@ impl Depth {
     pub fn accepted(&self) -> u64 {
         self.waits.iter().sum()
     }
+}
+
+/// How much of the high-water marks since the last scrape stands before a look is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody has scraped.
+    All,
+    /// The state before the last look was scraped: what that look saw still stands.
+    LastLook,
+    /// The state after the last look was scraped.
+    Nothing,
 }
 
 /// A listening Unix stream or sequential-packet socket.
@@ -266,15 +283,19 @@ mod tests {
     }
 
     #[test]
-    fn a_high_water_mark_outlives_looks_but_not_a_scrape() {
+    fn a_high_water_mark_stands_until_it_was_scraped_and_no_longer() {
         let mut depth = Depth::default();
         let reading =
             |high_since_look| QueueReading { high_since_look, high: 90, ..QueueReading::default() };
-        depth.take(&reading(90), 0, false);
-        depth.take(&reading(0), 3, false);
+        depth.take(&reading(90), 0, Kept::All);
+        depth.take(&reading(0), 3, Kept::All);
         assert_eq!((depth.high_since_scrape, depth.high), (90, 90));
-        depth.take(&reading(0), 3, true);
-        assert_eq!((depth.high_since_scrape, depth.high), (3, 90));
+        depth.take(&reading(2), 0, Kept::Nothing);
+        assert_eq!((depth.high_since_scrape, depth.high), (2, 90));
+        // Scraped while the last look was under way: nobody has seen that one's 50 yet.
+        depth.take(&reading(50), 0, Kept::All);
+        depth.take(&reading(1), 0, Kept::LastLook);
+        assert_eq!(depth.high_since_scrape, 50);
     }
 
     #[test]

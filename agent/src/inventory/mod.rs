@@ -38,7 +38,7 @@ use std::{
 use anyhow::Result;
 pub use connections::Destination;
 use floodmark_common::queue::ListenCall;
-pub use listener::{Backlog, Depth, LimitedBy, Listener, Owner, UnixListener};
+pub use listener::{Backlog, Depth, Kept, LimitedBy, Listener, Owner, UnixListener};
 use log::{info, warn};
 use names::Names;
 use serde::{Deserialize, Serialize};

@@ -147,7 +147,10 @@ mod tests {
     const ID: &str = "3f1c7c1b8a0f4d1e9b2a6c5d7e8f90123456789abcdef0123456789abcdef012";
     const UID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
 
-    fn seen(path: &str) -> (Option<String>, Option<(String, Option<Runtime>)>, Option<String>) {
+    /// Unit, container and pod.
+    type Seen = (Option<String>, Option<(String, Option<Runtime>)>, Option<String>);
+
+    fn seen(path: &str) -> Seen {
         let path = path.replace("U_D", &UID.replace('-', "_")).replace("UID", UID);
         let Workload { unit, container, pod } = Workload::of_cgroup(&path.replace("ID", ID));
         (unit, container.map(|c| (c.id, c.runtime)), pod.map(|pod| pod.uid))

@@ -1,0 +1,110 @@
+//! The agent itself, by what it exports.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use support::{Namespace, knock, wait};
+
+/// An agent that serves, ended with the value.
+struct Agent {
+    process: Child,
+    addr: SocketAddr,
+}
+
+impl Agent {
+    fn start() -> Option<Self> {
+        let Some(agent) = std::env::var_os("FLOODMARK_AGENT").map(PathBuf::from) else {
+            println!("skipped: FLOODMARK_AGENT does not say where the agent is");
+            return None;
+        };
+        // Free a moment ago, and for as long as nobody else takes it.
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let process = Command::new(agent)
+            .args(["run", "--trace-system-calls", "--listen", &addr.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let agent = Self { process, addr };
+        agent.until("it serves", |text| !text.is_empty());
+        Some(agent)
+    }
+
+    /// The body of one scrape; empty while there is none.
+    fn scrape(&self) -> String {
+        let Ok(mut stream) = TcpStream::connect(self.addr) else { return String::new() };
+        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let mut text = String::new();
+        let asked = stream.write_all(request.as_bytes());
+        if asked.and_then(|()| stream.read_to_string(&mut text)).is_err() {
+            return String::new();
+        }
+        if text.starts_with("HTTP/1.1 200 ") { text } else { String::new() }
+    }
+
+    /// Scrapes until it shows what is wanted; a slow machine takes its time.
+    fn until(&self, what: &str, is_there: impl Fn(&str) -> bool) -> String {
+        let started = Instant::now();
+        loop {
+            let text = self.scrape();
+            if is_there(&text) {
+                return text;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "waiting until {what}:\n{text}");
+            wait(200);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn value(text: &str, name: &str, labels: &str) -> Option<f64> {
+    let is_it = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(labels);
+    text.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn root_a_burst_between_two_scrapes_shows_at_the_second_and_a_closed_listener_at_none() {
+    let Some(namespace) = Namespace::new() else { return };
+    let Some(agent) = Agent::start() else { return };
+    let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addr = listener.local_addr().unwrap();
+    let labels = format!("listener=\"{addr}\"");
+    let of = |text: &str, name: &str| value(text, name, &labels);
+    let new = agent.until("a new listener shows", |text| text.contains(&labels));
+    if of(&new, "floodmark_listener_accept_queue_high").is_none() {
+        println!("skipped: no program counts here");
+        return;
+    }
+    let clients: Vec<_> = namespace.run(|| (0..70).map(|_| knock(addr)).collect());
+    wait(200);
+    let accepted: Vec<_> = (0..70).map(|_| listener.accept().unwrap()).collect();
+    // Whoever scrapes before the next tick has the state before the burst, and takes nothing away.
+    let seen = agent.until("the burst shows", |text| {
+        of(text, "floodmark_listener_accept_queue_high_since_scrape") > Some(0.0)
+    });
+    assert_eq!(of(&seen, "floodmark_listener_accept_queue_high_since_scrape"), Some(70.0));
+    assert_eq!(of(&seen, "floodmark_listener_accept_queue_length"), Some(0.0));
+    let later = agent.until("the mark begins anew", |text| {
+        of(text, "floodmark_listener_accept_queue_high_since_scrape") == Some(0.0)
+    });
+    assert_eq!(of(&later, "floodmark_listener_accept_queue_high"), Some(70.0));
+    let waited = "floodmark_listener_accept_wait_seconds_count";
+    assert_eq!(of(&later, waited), Some(70.0));
+    drop((clients, accepted, listener));
+    agent.until("it has gone", |text| !text.contains(&labels));
+}
