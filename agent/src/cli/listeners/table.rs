@@ -1,15 +1,22 @@
 //! The listing as a table for people.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    io::{IsTerminal, stdout},
+};
 
-use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets::NOTHING};
+use comfy_table::{
+    CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets::NOTHING,
+};
 
 use crate::inventory::{
-    Destination, Listener, Namespace, Owner, Runtime, Trouble, UnixListener, View,
+    Destination, LimitedBy, Listener, Namespace, Owner, Runtime, Trouble, UnixListener, View,
 };
 
 /// Rows a terminal shows where it does not say how many.
 const HEIGHT: usize = 24;
+/// Listeners that get a line of advice.
+const ADVISED: usize = 5;
 /// Shares of TIME_WAIT buckets or ports in use that are worth a line.
 const WORTH_SAYING: f64 = 0.75;
 
@@ -34,7 +41,8 @@ pub(super) fn tell(view: &View, rows: usize) -> String {
         let _ = writeln!(told, "… and {} more", lines.len() - rows);
     }
     let _ = writeln!(told, "{}", summary(view));
-    for line in namespaces_in_trouble(view).chain(ports_running_out(view)) {
+    let advice = view.listeners.iter().filter_map(what_to_raise).take(ADVISED);
+    for line in advice.chain(namespaces_in_trouble(view)).chain(ports_running_out(view)) {
         let _ = writeln!(told, "{line}");
     }
     told
@@ -57,12 +65,24 @@ fn table(lines: &[[String; 9]]) -> Table {
         if NUMBERS.contains(&shown[place]) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        // Only the owner gives way where the terminal is narrow.
-        if shown[place] != COLUMNS.len() - 1 {
-            column.set_constraint(comfy_table::ColumnConstraint::ContentWidth);
-        }
+        // Only names give way where the terminal is narrow.
+        column.set_constraint(match COLUMNS[shown[place]] {
+            "listener" => at_most(40),
+            "netns" => at_most(30),
+            "owner" => ColumnConstraint::LowerBoundary(Width::Fixed(8)),
+            _ => ColumnConstraint::ContentWidth,
+        });
     }
     table
+}
+
+/// Elsewhere than on a terminal there is no width to take a part of.
+fn at_most(percent: u16) -> ColumnConstraint {
+    if stdout().is_terminal() {
+        ColumnConstraint::UpperBoundary(Width::Percentage(percent))
+    } else {
+        ColumnConstraint::ContentWidth
+    }
 }
 
 fn cells(listener: &Listener) -> [String; 9] {
@@ -106,7 +126,6 @@ fn address(listener: &Listener) -> String {
 
 /// What was asked for, `~` where that is inferred, `+` where somaxconn cut it.
 fn backlog(listener: &Listener) -> String {
-    use crate::inventory::LimitedBy;
     let backlog = &listener.backlog;
     let Some(asked) = backlog.asked else { return String::new() };
     let inferred = if backlog.inferred { "~" } else { "" };
@@ -170,6 +189,27 @@ fn summary(view: &View) -> String {
     format!("{all} {listeners}, {in_trouble} in trouble{legend}")
 }
 
+/// Which of the two bounds makes the queue of a listener in trouble so short.
+fn what_to_raise(listener: &Listener) -> Option<String> {
+    if listener.trouble() == Trouble::None {
+        return None;
+    }
+    let somaxconn = listener.somaxconn.map(|number| number.to_string()).unwrap_or_default();
+    let (netns, limit) = (&listener.netns_name, listener.queue.limit);
+    let remedy = match listener.limited_by()? {
+        LimitedBy::Backlog => {
+            format!("its process asks for no more; somaxconn would allow {somaxconn}")
+        }
+        LimitedBy::Somaxconn => format!(
+            "raise net.core.somaxconn in {netns} ({somaxconn}) and have the process listen again"
+        ),
+        LimitedBy::Both => {
+            format!("raise both its backlog and net.core.somaxconn in {netns} ({somaxconn})")
+        }
+    };
+    Some(format!("{} takes {limit}: {remedy}", address(listener)))
+}
+
 fn namespaces_in_trouble(view: &View) -> impl Iterator<Item = String> {
     view.namespaces.values().filter_map(|Namespace { name, settings, time_wait }| {
         let (tw, most) = ((*time_wait)?, settings.max_tw_buckets?);
@@ -217,6 +257,7 @@ mod tests {
         }
         assert!(!told.contains('\x1b') && !told.contains("DROPS"), "{told}");
         assert!(told.contains("1 listener, 1 in trouble"));
+        assert!(told.contains("*:80 takes 128: raise net.core.somaxconn in app"), "{told}");
     }
 
     #[test]
