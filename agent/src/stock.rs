@@ -152,7 +152,10 @@ impl Stock {
         }
         self.inventory.sweep(&self.namespaces, anew)?;
         if let Some(watch) = kernel.watch() {
-            self.peers.heard(watch.churn()?, Instant::now());
+            let mut churn = watch.churn()?;
+            // A namespace that is not to be seen is the canary's, or has gone.
+            churn.retain(|id, _| self.inventory.namespaces().contains_key(&id.netns));
+            self.peers.heard(churn, Instant::now());
             if anew {
                 let alive = alive(&self.inventory);
                 watch.forget(|id| alive.contains(id))?;

@@ -158,7 +158,12 @@ impl Echo {
             }
             Signal::SynRetransmits => services[ServiceClass::SynRepeated as usize],
             Signal::PortExhaustion => *no_port,
-            Signal::QueueDepth => 0,
+            // Nobody sings of these.
+            Signal::QueueDepth
+            | Signal::TimeInQueue
+            | Signal::ListenCalls
+            | Signal::Churn
+            | Signal::UnixRefusals => 0,
         }
     }
 }
