@@ -2,11 +2,66 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Depth, Inventory, Kept};
+use floodmark_common::queue::WAIT_BUCKETS;
+use serde::{Deserialize, Serialize};
+
+use super::Inventory;
 use crate::kernel::{
     ListenerId, NetnsId,
     watch::{QueueReading, UnixRefused},
 };
+
+/// What the kernel saw of an accept queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Depth {
+    /// The deepest queue since the last scrape.
+    pub high_since_scrape: u32,
+    /// The deepest queue between the last two looks.
+    #[serde(skip)]
+    pub high_at_last_look: u32,
+    /// The deepest queue since start.
+    pub high: u32,
+    /// The longest SYN queue that a connection left since start.
+    pub syn_queue_high: u32,
+    /// Accepted connections by the time they had waited: up to 2^-20 s, 2^-19 s and so on.
+    pub waits: [u64; WAIT_BUCKETS],
+    /// Sum of those times in nanoseconds.
+    pub waited_ns: u64,
+}
+
+impl Depth {
+    /// Takes in what the kernel saw since the last look, and the queue at both ends of that time.
+    pub(super) fn take(&mut self, reading: &QueueReading, at_either_end: u32, kept: Kept) {
+        let high = reading.high_since_look.max(at_either_end);
+        let before = match kept {
+            Kept::All => self.high_since_scrape,
+            Kept::LastLook => self.high_at_last_look,
+            Kept::Nothing => 0,
+        };
+        self.high_since_scrape = before.max(high);
+        self.high_at_last_look = high;
+        self.high = self.high.max(reading.high).max(high);
+        self.syn_queue_high = reading.syn_queue_high;
+        self.waits = reading.waits;
+        self.waited_ns = reading.waited_ns;
+    }
+
+    /// Accepted connections whose time was taken.
+    pub fn accepted(&self) -> u64 {
+        self.waits.iter().sum()
+    }
+}
+
+/// How much of the high-water marks since the last scrape stands before a look is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody has scraped.
+    All,
+    /// The state before the last look was scraped: what that look saw still stands.
+    LastLook,
+    /// The state after the last look was scraped.
+    Nothing,
+}
 
 impl Inventory {
     /// Takes in what the kernel saw of the queues since the last time; `kept` says what stands of
@@ -113,5 +168,21 @@ mod tests {
         ]);
         let counts: Vec<_> = inventory.unix_listeners().map(|unix| unix.refused).collect();
         assert_eq!(counts, [Some(0), Some(4), Some(2)]);
+    }
+
+    #[test]
+    fn a_high_water_mark_stands_until_it_was_scraped_and_no_longer() {
+        let mut depth = Depth::default();
+        let reading =
+            |high_since_look| QueueReading { high_since_look, high: 90, ..QueueReading::default() };
+        depth.take(&reading(90), 0, Kept::All);
+        depth.take(&reading(0), 3, Kept::All);
+        assert_eq!((depth.high_since_scrape, depth.high), (90, 90));
+        depth.take(&reading(2), 0, Kept::Nothing);
+        assert_eq!((depth.high_since_scrape, depth.high), (2, 90));
+        // Scraped while the last look was under way: nobody has seen that one's 50 yet.
+        depth.take(&reading(50), 0, Kept::All);
+        depth.take(&reading(1), 0, Kept::LastLook);
+        assert_eq!(depth.high_since_scrape, 50);
     }
 }

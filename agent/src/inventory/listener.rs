@@ -1,10 +1,13 @@
 //! A listening socket with its queue, its limits and its owners.
 
-use floodmark_common::queue::{ListenCall, WAIT_BUCKETS};
 use serde::{Deserialize, Serialize};
 
-use super::workload::Workload;
-use crate::kernel::{ListenerId, NetnsId, QueueDepth, watch::QueueReading};
+use super::{
+    backlog::{Backlog, LimitedBy},
+    depth::Depth,
+    workload::Workload,
+};
+use crate::kernel::{ListenerId, NetnsId, QueueDepth};
 
 /// A listening TCP socket as the inventory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,120 +97,6 @@ impl QueueDepth {
     }
 }
 
-/// The backlog of a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backlog {
-    /// What the process asked for. Inferred and equal to somaxconn, it is that or more.
-    pub asked: Option<u32>,
-    /// True where nobody saw the `listen(2)`.
-    pub inferred: bool,
-    /// `net.core.somaxconn` at that time; the present one where the backlog is inferred.
-    pub somaxconn: Option<u32>,
-}
-
-impl Backlog {
-    /// From the call, where one was seen that explains the limit; else from the limit, which is the
-    /// smaller of backlog and somaxconn (kernel: net/socket.c `__sys_listen`).
-    pub fn of(limit: u32, call: Option<&ListenCall>, somaxconn: Option<u32>) -> Self {
-        // The kernel compares without sign: a negative backlog means as much as there is.
-        let seen = call.map(|call| (call.backlog.cast_unsigned(), call.somaxconn));
-        match seen.filter(|(asked, somaxconn)| asked.min(somaxconn) == &limit) {
-            Some((asked, then)) => {
-                Self { asked: Some(asked), inferred: false, somaxconn: Some(then) }
-            }
-            None => Self { asked: Some(limit), inferred: true, somaxconn },
-        }
-    }
-
-    fn limited_by(&self, limit: u32) -> Option<LimitedBy> {
-        let (asked, somaxconn) = (self.asked?, self.somaxconn?);
-        Some(match asked.cmp(&somaxconn) {
-            std::cmp::Ordering::Less => LimitedBy::Backlog,
-            std::cmp::Ordering::Greater => LimitedBy::Somaxconn,
-            // Inferred, it may well have been more: that somaxconn bounds it is all that is sure.
-            std::cmp::Ordering::Equal if self.inferred && limit == somaxconn => {
-                LimitedBy::Somaxconn
-            }
-            std::cmp::Ordering::Equal => LimitedBy::Both,
-        })
-    }
-}
-
-/// Which of two bounds makes a queue as short as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitedBy {
-    /// The backlog that the process asks for.
-    Backlog,
-    /// `net.core.somaxconn`; the process has to listen again after it is raised.
-    Somaxconn,
-    /// They are equal.
-    Both,
-}
-
-impl LimitedBy {
-    /// Name in metrics and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Backlog => "backlog",
-            Self::Somaxconn => "somaxconn",
-            Self::Both => "both",
-        }
-    }
-}
-
-/// What the kernel saw of an accept queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Depth {
-    /// The deepest queue since the last scrape.
-    pub high_since_scrape: u32,
-    /// The deepest queue between the last two looks.
-    #[serde(skip)]
-    pub high_at_last_look: u32,
-    /// The deepest queue since start.
-    pub high: u32,
-    /// The longest SYN queue that a connection left since start.
-    pub syn_queue_high: u32,
-    /// Accepted connections by the time they had waited: up to 2^-20 s, 2^-19 s and so on.
-    pub waits: [u64; WAIT_BUCKETS],
-    /// Sum of those times in nanoseconds.
-    pub waited_ns: u64,
-}
-
-impl Depth {
-    /// Takes in what the kernel saw since the last look, and the queue at both ends of that time.
-    pub(super) fn take(&mut self, reading: &QueueReading, at_either_end: u32, kept: Kept) {
-        let high = reading.high_since_look.max(at_either_end);
-        let before = match kept {
-            Kept::All => self.high_since_scrape,
-            Kept::LastLook => self.high_at_last_look,
-            Kept::Nothing => 0,
-        };
-        self.high_since_scrape = before.max(high);
-        self.high_at_last_look = high;
-        self.high = self.high.max(reading.high).max(high);
-        self.syn_queue_high = reading.syn_queue_high;
-        self.waits = reading.waits;
-        self.waited_ns = reading.waited_ns;
-    }
-
-    /// Accepted connections whose time was taken.
-    pub fn accepted(&self) -> u64 {
-        self.waits.iter().sum()
-    }
-}
-
-/// How much of the high-water marks since the last scrape stands before a look is taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// Nobody has scraped.
-    All,
-    /// The state before the last look was scraped: what that look saw still stands.
-    LastLook,
-    /// The state after the last look was scraped.
-    Nothing,
-}
-
 /// A listening Unix stream or sequential-packet socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnixListener {
@@ -253,50 +142,6 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn call(backlog: i32, somaxconn: u32) -> ListenCall {
-        ListenCall { backlog, somaxconn, ..ListenCall::default() }
-    }
-
-    fn limited(limit: u32, call: Option<ListenCall>, somaxconn: u32) -> (u32, bool, LimitedBy) {
-        let backlog = Backlog::of(limit, call.as_ref(), Some(somaxconn));
-        (backlog.asked.unwrap(), backlog.inferred, backlog.limited_by(limit).unwrap())
-    }
-
-    #[test]
-    fn a_call_that_was_seen_tells_what_to_raise() {
-        assert_eq!(limited(128, Some(call(128, 4096)), 4096), (128, false, LimitedBy::Backlog));
-        assert_eq!(limited(128, Some(call(511, 128)), 128), (511, false, LimitedBy::Somaxconn));
-        assert_eq!(limited(128, Some(call(128, 128)), 128), (128, false, LimitedBy::Both));
-        let all = (u32::MAX, false, LimitedBy::Somaxconn);
-        assert_eq!(limited(4096, Some(call(-1, 4096)), 4096), all);
-        // somaxconn was raised since, which a listener does not feel.
-        assert_eq!(limited(128, Some(call(511, 128)), 4096), (511, false, LimitedBy::Somaxconn));
-    }
-
-    #[test]
-    fn without_a_call_the_limit_tells_at_least_which_bound_holds() {
-        assert_eq!(limited(128, None, 4096), (128, true, LimitedBy::Backlog));
-        assert_eq!(limited(128, None, 128), (128, true, LimitedBy::Somaxconn));
-        // The call that was seen is not the one in force.
-        assert_eq!(limited(5, Some(call(511, 128)), 128), (5, true, LimitedBy::Backlog));
-    }
-
-    #[test]
-    fn a_high_water_mark_stands_until_it_was_scraped_and_no_longer() {
-        let mut depth = Depth::default();
-        let reading =
-            |high_since_look| QueueReading { high_since_look, high: 90, ..QueueReading::default() };
-        depth.take(&reading(90), 0, Kept::All);
-        depth.take(&reading(0), 3, Kept::All);
-        assert_eq!((depth.high_since_scrape, depth.high), (90, 90));
-        depth.take(&reading(2), 0, Kept::Nothing);
-        assert_eq!((depth.high_since_scrape, depth.high), (2, 90));
-        // Scraped while the last look was under way: nobody has seen that one's 50 yet.
-        depth.take(&reading(50), 0, Kept::All);
-        depth.take(&reading(1), 0, Kept::LastLook);
-        assert_eq!(depth.high_since_scrape, 50);
-    }
 
     #[test]
     fn a_full_queue_holds_one_more_than_its_limit() {

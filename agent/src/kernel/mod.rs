@@ -20,6 +20,7 @@ mod remedy;
 mod sample;
 mod service;
 pub mod settings;
+mod signal;
 pub mod sock_diag;
 mod source;
 pub mod unix_diag;

@@ -1,0 +1,164 @@
+//! The sweep: every namespace's listeners, their settings and their owners.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+};
+
+use anyhow::Result;
+use log::{info, warn};
+
+use super::{Backlog, Inventory, Listener, Namespace, UnixListener, owners, sight::Sight};
+use crate::kernel::{
+    ListenerId, NetnsId,
+    netns::{Netns, visit},
+    sock_diag::ListenSocket,
+    unix_diag::UnixListenSocket,
+};
+
+impl Inventory {
+    /// Looks into every one of `namespaces`. Owners are looked up for new sockets only, for which it
+    /// takes a pass over `/proc`: so give `anew` now and then, since a socket can change hands.
+    ///
+    /// A namespace or process that goes away meanwhile is left out. Where the kernel will not list
+    /// listeners, that is logged once for each namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the namespaces cannot be visited at all; what was known before stays.
+    pub fn sweep(&mut self, namespaces: &[Netns], anew: bool) -> Result<()> {
+        let sights = visit(namespaces, |netns| (netns.clone(), Sight::here()))?;
+        let before = mem::take(&mut self.listeners);
+        let unix_before = mem::take(&mut self.unix_listeners);
+        let silent = mem::take(&mut self.unlisted);
+        self.addresses.clear();
+        self.namespaces.clear();
+        for (netns, sight) in sights {
+            let Sight { sockets, unix_sockets, settings, time_wait, addresses } = sight;
+            match sockets {
+                Ok(sockets) => self.enter(&netns, &sockets, settings.somaxconn, &before),
+                Err(error) => self.say_unlisted(&netns, "TCP", &silent, &error),
+            }
+            match unix_sockets {
+                Ok(sockets) => self.enter_unix(&netns, sockets, &unix_before),
+                Err(error) => self.say_unlisted(&netns, "Unix", &silent, &error),
+            }
+            self.addresses.insert(netns.id, addresses);
+            self.namespaces.insert(netns.id, Namespace { name: netns.name, settings, time_wait });
+        }
+        self.count_groups();
+        self.find_owners(anew);
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        netns: &Netns,
+        sockets: &[ListenSocket],
+        somaxconn: Option<u32>,
+        before: &BTreeMap<ListenerId, Listener>,
+    ) {
+        for socket in sockets {
+            let id = socket.id(netns.id);
+            let call = self.listen_calls.get(&(netns.id, socket.inode));
+            let mut listener = Listener {
+                cookie: socket.cookie,
+                drops: socket.drops,
+                somaxconn,
+                backlog: Backlog::of(socket.queue.limit, call, somaxconn),
+                v6_only: socket.v6_only,
+                ..Listener::unknown(id, socket.queue, Some(netns.name.clone()))
+            };
+            // The inode of a socket that has closed may come again; its cookie never does.
+            if let Some(known) = before.get(&id).filter(|known| known.cookie == socket.cookie) {
+                listener.carry_on(known);
+            } else {
+                self.fresh.insert(socket.inode);
+            }
+            self.listeners.insert(id, listener);
+        }
+    }
+
+    fn enter_unix(
+        &mut self,
+        netns: &Netns,
+        sockets: Vec<UnixListenSocket>,
+        before: &BTreeMap<(NetnsId, u32), UnixListener>,
+    ) {
+        for UnixListenSocket { path, inode, queue } in sockets {
+            let key = (netns.id, inode);
+            let known = before.get(&key).filter(|known| known.path == path);
+            if known.is_none() {
+                self.fresh.insert(inode);
+            }
+            let listener = UnixListener {
+                netns: netns.id,
+                netns_name: netns.name.clone(),
+                path,
+                inode,
+                queue,
+                refused: known.and_then(|known| known.refused),
+                owners: known.map(|known| known.owners.clone()).unwrap_or_default(),
+            };
+            self.unix_listeners.insert(key, listener);
+        }
+    }
+
+    fn say_unlisted(
+        &mut self,
+        netns: &Netns,
+        what: &'static str,
+        silent: &BTreeSet<(NetnsId, &'static str)>,
+        error: &anyhow::Error,
+    ) {
+        if !silent.contains(&(netns.id, what)) {
+            warn!("{what} listeners of network namespace {} unknown: {error:#}", netns.name);
+        }
+        self.unlisted.insert((netns.id, what));
+    }
+
+    fn count_groups(&mut self) {
+        let mut groups: HashMap<_, u32> = HashMap::new();
+        for id in self.listeners.keys() {
+            *groups.entry((id.netns, id.addr)).or_default() += 1;
+        }
+        for (id, listener) in &mut self.listeners {
+            listener.group = groups[&(id.netns, id.addr)];
+        }
+    }
+
+    fn find_owners(&mut self, anew: bool) {
+        let mut inodes = mem::take(&mut self.fresh);
+        if anew {
+            inodes.extend(self.listeners.keys().map(|id| id.inode));
+            inodes.extend(self.unix_listeners.keys().map(|(_, inode)| *inode));
+        }
+        inodes.remove(&0);
+        let mut holders = owners::holders(&inodes);
+        for owner in holders.values_mut().flatten() {
+            self.names.fill(&mut owner.workload);
+        }
+        let tcp = self.listeners.values_mut().map(|l| (l.id.inode, &mut l.owners));
+        let unix = self.unix_listeners.values_mut().map(|l| (l.inode, &mut l.owners));
+        for (inode, owners) in tcp.chain(unix).filter(|(inode, _)| inodes.contains(inode)) {
+            // A socket that nobody holds any more has no owner, rather than its last one.
+            *owners = holders.remove(&inode).unwrap_or_default();
+        }
+    }
+}
+
+impl Listener {
+    /// Keeps what a sweep does not see.
+    fn carry_on(&mut self, known: &Self) {
+        self.owners.clone_from(&known.owners);
+        self.depth = known.depth;
+        self.syn_queue = known.syn_queue;
+        self.limit_changes = known.limit_changes;
+        if known.queue.limit != self.queue.limit {
+            self.limit_changes += 1;
+            let (addr, netns) = (self.id.addr, &self.netns_name);
+            let (old, new) = (known.queue.limit, self.queue.limit);
+            info!("{addr} in {netns} listens anew: its queue takes {new} now, and took {old}");
+        }
+    }
+}
