@@ -42,10 +42,8 @@ pub use connections::Destination;
 pub use depth::{Depth, Kept};
 use floodmark_common::queue::ListenCall;
 pub use listener::{Listener, Owner, UnixListener};
-
 use names::Names;
 use serde::{Deserialize, Serialize};
-
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
