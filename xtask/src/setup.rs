@@ -45,6 +45,7 @@ impl Group {
                 Package::with_program("procps", "sysctl"),
                 Package::library("python3-venv"),
                 Package::library("php-fpm"),
+                Package::with_program("containerd", "containerd"),
             ],
             Self::Vm => vec![
                 Package::with_program("kmod", "depmod"),

@@ -142,4 +142,46 @@ mod tests {
         let error = format!("{:#}", names(&found, runtime).unwrap_err());
         assert!(error.starts_with("asking the container runtime at ") && !error.contains('\n'));
     }
+
+    /// A process that ends with the value.
+    struct Running(std::process::Child);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// It has no pods, but it understands the question.
+    #[test]
+    fn root_a_real_containerd_answers() {
+        let root = tempfile::tempdir().unwrap();
+        let below = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(below("run/containerd")).unwrap();
+        std::fs::write(below("config.toml"), "version = 2\n").unwrap();
+        let containerd = std::process::Command::new("containerd")
+            .arg("--config")
+            .arg(below("config.toml"))
+            .arg("--root")
+            .arg(below("root"))
+            .arg("--state")
+            .arg(below("state"))
+            .arg("--address")
+            .arg(below("run/containerd/containerd.sock"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let Ok(containerd) = containerd.map(Running) else {
+            println!("skipped: containerd is not here");
+            return;
+        };
+        let answer = (0..100).find_map(|_| {
+            thread::sleep(Duration::from_millis(200));
+            let (socket, runtime) = find(root.path())?;
+            names(&socket, runtime).ok()
+        });
+        drop(containerd);
+        assert_eq!(answer, Some(PodNames::default()));
+    }
 }
