@@ -190,30 +190,47 @@ fn root_a_socket_that_systemd_activates_goes_to_the_service() {
 fn root_a_listener_in_a_container_has_its_id_and_runtime() {
     let Some(_root) = Namespace::new() else { return };
     let id = "c0ffee".repeat(10) + "c0de";
-    let hierarchy = tempfile::tempdir().unwrap();
-    let mut mount = Command::new("mount");
-    if !mount.args(["-t", "cgroup2", "none"]).arg(hierarchy.path()).status().unwrap().success() {
-        println!("skipped: no cgroup v2 here");
-        return;
-    }
-    let group = hierarchy.path().join("docker").join(&id);
+    let Some(hierarchy) = Hierarchy::mount() else { return };
+    let group = hierarchy.0.path().join("docker").join(&id);
     fs::create_dir_all(&group).unwrap();
-    let container = servers::in_a_container(&group, 7000);
+    let Some(container) = servers::in_a_container(&group, 7000) else { return };
     let pid = container.pid();
     let netns = discover().unwrap().into_iter().find(|netns| Some(netns.id) == of_process(pid));
     let netns = netns.expect("found by its process alone");
     assert!(netns.name.starts_with("net:["));
     let inventory = swept(std::slice::from_ref(&netns));
     assert_eq!(ours(&inventory, &netns), as_ss_has_it(&format!("/proc/{pid}/ns/net")));
-    let owner = at(&inventory, &netns, "0.0.0.0:7000")[0].owners[0].clone();
-    let found = owner.workload.container.clone();
-    drop(container);
-    wait(100);
-    let _ = fs::remove_dir(&group);
-    let _ = fs::remove_dir(hierarchy.path().join("docker"));
-    Command::new("umount").arg(hierarchy.path()).status().unwrap();
-    let found = found.unwrap_or_else(|| panic!("{owner:?}"));
-    assert_eq!((found.id, found.runtime), (id, Some(Runtime::Docker)));
+    let owner = &at(&inventory, &netns, "0.0.0.0:7000")[0].owners[0];
+    let found = owner.workload.container.as_ref().unwrap_or_else(|| panic!("{owner:?}"));
+    assert_eq!((&found.id, found.runtime), (&id, Some(Runtime::Docker)));
+}
+
+/// Control groups of version 2, mounted for a test; its groups go with it.
+struct Hierarchy(tempfile::TempDir);
+
+impl Hierarchy {
+    fn mount() -> Option<Self> {
+        let at = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        if !mount.args(["-t", "cgroup2", "none"]).arg(at.path()).status().unwrap().success() {
+            println!("skipped: no cgroup v2 here");
+            return None;
+        }
+        Some(Self(at))
+    }
+}
+
+impl Drop for Hierarchy {
+    fn drop(&mut self) {
+        // The last member may take a moment to leave.
+        wait(100);
+        let docker = self.0.path().join("docker");
+        for group in fs::read_dir(&docker).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(group.path());
+        }
+        let _ = fs::remove_dir(docker);
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 #[test]
@@ -359,8 +376,8 @@ fn root_with_hidepid_there_are_fewer_labels_and_one_warning_for_each_lack() {
     let Some(agent) = agent() else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    if !Path::new("/usr/bin/setpriv").exists() {
-        println!("skipped: setpriv (package util-linux) is not here");
+    if !["/usr/bin/setpriv", "/usr/bin/unshare"].iter().all(|it| Path::new(it).exists()) {
+        println!("skipped: setpriv and unshare (package util-linux) are not here");
         return;
     }
     // Where a user other than root may run it.
