@@ -20,6 +20,7 @@ use super::{
     ladder::{Rung, Signal, Standing},
     sample::{NetnsId, Tally},
     service::ServiceClass,
+    watch::Watched,
 };
 
 /// Where canaries listen, and nobody else: whatever another agent's canary loses on this host is
@@ -32,6 +33,8 @@ const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd46, 0x4c4d, 0x4361, 0, 0, 0, 0, 1
 pub fn sings_at(address: IpAddr) -> bool {
     address == ADDRESS || address == ADDRESS_V6
 }
+
+pub use song::BACKLOG;
 
 /// A canary at large.
 pub struct Canary {
@@ -53,6 +56,8 @@ pub struct Echo {
     pub services: super::counters::ServiceCounts,
     /// Of its connects without a local port.
     pub no_port: u64,
+    /// Of its deepest queue, of its backlogs and of its Unix connects.
+    pub watched: Watched,
 }
 
 /// What the hooks heard of the canary.
@@ -128,7 +133,10 @@ fn lowest_rung(signal: Signal) -> Rung {
         Signal::AckDrops
         | Signal::SynackRetransmits
         | Signal::SynRetransmits
-        | Signal::TimeWait => Rung::Tracepoint,
+        | Signal::TimeWait
+        | Signal::QueueDepth
+        | Signal::TimeInQueue
+        | Signal::UnixRefusals => Rung::Tracepoint,
         _ => Rung::Kprobe,
     }
 }
@@ -136,7 +144,7 @@ fn lowest_rung(signal: Signal) -> Rung {
 impl Echo {
     /// What a signal told.
     fn of(&self, signal: Signal) -> u64 {
-        let Self { tally, services, no_port } = self;
+        let Self { tally, services, no_port, watched } = self;
         match signal {
             Signal::SynDrops => tally[Class::SynAcceptQueueFull],
             Signal::AckDrops => tally[Class::AckAcceptQueueFull],
@@ -158,12 +166,12 @@ impl Echo {
             }
             Signal::SynRetransmits => services[ServiceClass::SynRepeated as usize],
             Signal::PortExhaustion => *no_port,
-            // Nobody sings of these.
-            Signal::QueueDepth
-            | Signal::TimeInQueue
-            | Signal::ListenCalls
-            | Signal::Churn
-            | Signal::UnixRefusals => 0,
+            Signal::QueueDepth => u64::from(watched.deepest),
+            Signal::TimeInQueue => watched.accepted,
+            Signal::ListenCalls => watched.listens,
+            Signal::UnixRefusals => watched.unix_refused,
+            // Nobody sings of it.
+            Signal::Churn => 0,
         }
     }
 }

@@ -328,6 +328,9 @@ impl KernelSource {
         let no_port = self.all_no_port()?;
         let own = no_port.iter().filter(|refused| refused.netns == canary.netns);
         echo.no_port = own.map(|refused| refused.failures).sum();
+        if let Some(watch) = &self.watch {
+            echo.watched = watch.of_namespace(canary.netns, canary::BACKLOG)?;
+        }
         let song = match canary.finish() {
             Ok(song) => song,
             Err(error) => {

@@ -86,6 +86,19 @@ pub struct UnixRefused {
     pub count: u64,
 }
 
+/// What is known of one namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Its deepest queue since start.
+    pub deepest: u32,
+    /// Connections accepted from that queue.
+    pub accepted: u64,
+    /// Sockets that listen with the backlog asked about.
+    pub listens: u64,
+    /// Unix connects refused because a queue was full.
+    pub unix_refused: u64,
+}
+
 /// Reads what the programs keep.
 pub struct Watch {
     maps: WatchMaps,
@@ -118,6 +131,39 @@ impl Watch {
             per_cpu.iter().for_each(|cpu| reading.add(cpu, ended));
         }
         Ok(readings)
+    }
+
+    /// What is known of one namespace, without beginning a new look: its deepest queue with what was
+    /// accepted from it, how many sockets listen with this `backlog`, Unix connects refused.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn of_namespace(&self, netns: NetnsId, backlog: i32) -> Result<Watched> {
+        let mut by_address: BTreeMap<_, QueueReading> = BTreeMap::new();
+        for entry in self.maps.queues.iter() {
+            let (key, per_cpu) = entry.context("reading the QUEUES map")?;
+            let id = identity(&key);
+            if id.netns == netns {
+                let reading = by_address.entry(id.addr).or_default();
+                per_cpu.iter().for_each(|cpu| reading.add(cpu, self.epoch));
+            }
+        }
+        let deepest = by_address.values().max_by_key(|reading| reading.high);
+        let deepest = deepest.copied().unwrap_or_default();
+        let calls = self.listen_calls()?;
+        let is_full = |refused: &UnixRefused| refused.errno == libc::EAGAIN;
+        let refused = self.unix_refused()?;
+        let own = refused.iter().filter(|refused| refused.netns == netns && is_full(refused));
+        Ok(Watched {
+            deepest: deepest.high,
+            accepted: deepest.waits.iter().sum(),
+            listens: calls
+                .iter()
+                .filter(|((of, _), call)| *of == netns && call.backlog == backlog)
+                .count() as u64,
+            unix_refused: own.map(|refused| refused.count).sum(),
+        })
     }
 
     /// The last `listen(2)` seen on each socket, by namespace and inode.

@@ -6,7 +6,7 @@ use std::{fs, io::Write, net::IpAddr, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use log::debug;
-use socket2::Socket;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
     ADDRESS, ADDRESS_V6, Song,
@@ -19,6 +19,10 @@ use crate::kernel::{
 
 /// Clients that find no room, at the SYN and at the final ACK.
 const TURNED_AWAY: usize = 3;
+/// Connections that wait in one queue, more than in any other verse.
+const CROWD: usize = 9;
+/// A backlog that no other verse asks for.
+pub const BACKLOG: i32 = 77;
 /// Time for segments to cross the loopback.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Data is sent again after 0.2 s.
@@ -48,6 +52,8 @@ pub fn sing() -> Result<Song> {
         Err(error) => debug!("the canary sings of no ICMP errors: {error:#}"),
     }
     song.insert(Signal::UnacceptedResets, close_on_the_unaccepted()?);
+    song.extend(queue()?);
+    song.insert(Signal::UnixRefusals, refuse_on_unix()?);
     song.insert(Signal::TimeWait, time_wait()?);
     song.insert(Signal::PortExhaustion, exhaust_ports(&addresses)?);
     Ok(song)
@@ -156,6 +162,39 @@ fn close_on_the_unaccepted() -> Result<u64> {
     drop(closing);
     drop(clients);
     Ok(TURNED_AWAY as u64)
+}
+
+/// A queue deeper than that of any other verse, all of which is accepted, and a backlog that no other
+/// verse asks for.
+fn queue() -> Result<Song> {
+    let deep = Perch::new(ADDRESS, BACKLOG)?;
+    let clients = deep.knocks(CROWD)?;
+    sleep(SETTLE);
+    let accepted: Vec<Socket> = clients.iter().map(|_| deep.accept()).collect::<Result<_>>()?;
+    leave(clients, &[deep])?;
+    Ok(Song::from([
+        (Signal::QueueDepth, CROWD as u64),
+        (Signal::TimeInQueue, accepted.len() as u64),
+        (Signal::ListenCalls, 1),
+    ]))
+}
+
+/// Unix clients that will not wait for room. The name is an abstract one, of the canary's namespace.
+fn refuse_on_unix() -> Result<u64> {
+    let address = SockAddr::unix("\0floodmark-canary")?;
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    listener.bind(&address)?;
+    listener.listen(0)?;
+    let mut clients = Vec::new();
+    for _ in 0..=TURNED_AWAY {
+        let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        client.set_nonblocking(true)?;
+        clients.push((client.connect(&address), client));
+    }
+    let full = |outcome: &std::io::Result<()>| {
+        outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    Ok(clients.iter().filter(|(outcome, _)| full(outcome)).count() as u64)
 }
 
 /// Connections closed by their client first: one enters, and one finds no room in the table.
