@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
 
-#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::{
