@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
@@ -20,7 +20,10 @@ use crate::{
         Health, Heard, KernelSource, MibCounts, NetnsId, Signal, Standing,
         netns::{Netns, discover, of_process},
     },
-    proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
+    proxy::{
+        Directory, ProxyEvent, ProxyKind, SourceStats,
+        source::{Positions, Source},
+    },
     time::UnixMs,
     verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
@@ -39,8 +42,12 @@ const PROXY_QUEUE: usize = 4096;
 /// What the agent is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct AgentConfig {
-    /// nginx error logs to follow.
-    pub nginx_error_logs: Vec<PathBuf>,
+    /// Where the proxies speak.
+    pub sources: Vec<Source>,
+    /// Where to keep how far files have been read; nowhere: they are read from their ends.
+    pub state_directory: Option<PathBuf>,
+    /// HAProxy's command sockets, or files with `show servers state`, for its servers' addresses.
+    pub haproxy_servers: Vec<PathBuf>,
     /// Tell the rarer causes of a drop apart from the first drop on.
     pub watch_causes: bool,
 }
@@ -80,6 +87,8 @@ pub struct Agent {
     sources: Vec<(String, Arc<SourceStats>)>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
     stop_followers: Arc<AtomicBool>,
+    positions: Option<Arc<Positions>>,
+    directory: Directory,
     swept: Instant,
     owners_found: Instant,
 }
@@ -102,12 +111,12 @@ impl Agent {
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
         let stop_followers = Arc::new(AtomicBool::new(false));
         let mut sources = Vec::new();
-        for path in &config.nginx_error_logs {
-            let follower = Follower::new(path);
-            sources.push((follower.name().to_owned(), follower.stats()));
-            follower
-                .spawn(sender.clone(), Arc::clone(&stop_followers))
-                .with_context(|| format!("following {}", path.display()))?;
+        let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
+        let positions = positions.map(Arc::new);
+        for source in &config.sources {
+            let stats =
+                source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
+            sources.push((source.name(), stats));
         }
         Ok(Self {
             kernel,
@@ -118,6 +127,8 @@ impl Agent {
             sources,
             proxy_events,
             stop_followers,
+            positions,
+            directory: Directory::new(config.haproxy_servers.clone()),
             swept: Instant::now(),
             owners_found: Instant::now(),
         })
@@ -163,11 +174,15 @@ impl Agent {
             self.book(rest, &mut on_verdict);
             self.snapshot(Duration::ZERO)
         })?;
+        if let Some(positions) = &self.positions {
+            positions.flush();
+        }
         snapshots.send_replace(Some(Arc::new(snapshot)));
         Ok(())
     }
 
-    fn hear(&mut self, event: ProxyEvent) {
+    fn hear(&mut self, mut event: ProxyEvent) {
+        self.directory.look_up(&mut event);
         self.ledger.book_proxy_event(&event);
         let netns = event.pid.and_then(namespace_of_proxy);
         self.correlator.on_event(event, netns, UnixMs::now());

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
 use crate::{
-    agent::{Agent, AgentConfig, Snapshot},
+    agent::{Agent, Snapshot},
     kernel::Counter,
     verdict::Report,
 };
@@ -36,10 +36,7 @@ pub(super) struct DiagnoseArgs {
 /// Exit status 0 where nothing was lost and no peer marked, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let stop = stop_signal()?;
-    let agent = Agent::start(&AgentConfig {
-        nginx_error_logs: args.proxy.nginx_error_logs,
-        watch_causes: true,
-    })?;
+    let agent = Agent::start(&args.proxy.config(true)?)?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);
     let enough = async {

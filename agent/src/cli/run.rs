@@ -11,11 +11,7 @@ use tokio::{
 };
 
 use super::{HEALTHY, ProxyArgs};
-use crate::{
-    agent::{Agent, AgentConfig},
-    export,
-    verdict::Verdict,
-};
+use crate::{agent::Agent, export, verdict::Verdict};
 
 /// Arguments of `floodmark run`.
 #[derive(Debug, Args)]
@@ -40,10 +36,7 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     let (snapshots, latest) = watch::channel(None);
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
-    let agent = Agent::start(&AgentConfig {
-        nginx_error_logs: args.proxy.nginx_error_logs,
-        watch_causes: args.watch_causes,
-    })?;
+    let agent = Agent::start(&args.proxy.config(args.watch_causes)?)?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);

@@ -305,6 +305,12 @@ fn about_sources(families: &mut Families, snapshot: &Snapshot) {
             read(&stats.lines_cut),
         );
         count(
+            "floodmark_source_lines_dropped_total",
+            "Syslog messages the kernel threw away because the socket's buffer was full, and \
+             connections refused because there were too many.",
+            read(&stats.dropped),
+        );
+        count(
             "floodmark_source_rotations_total",
             "Rotations of a proxy's log that were followed.",
             read(&stats.rotations),

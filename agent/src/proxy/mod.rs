@@ -1,8 +1,13 @@
 //! What the proxy says: dialects, and the sources they are read from.
 
+mod bytes;
+mod dialect;
+mod directory;
 mod event;
-mod follow;
-pub mod nginx;
+mod local_time;
+pub mod source;
 
-pub use event::{EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream};
-pub use follow::{Follower, SourceStats};
+pub use dialect::{Dialect, haproxy::servers::Servers};
+pub use directory::Directory;
+pub use event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream};
+pub use source::SourceStats;

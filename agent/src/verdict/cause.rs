@@ -69,6 +69,8 @@ pub fn rule(facts: &Facts) -> Ruling {
             Confidence::High,
             "the application answered something that is no valid response",
         ),
+        Some(Failure::Aborted) => reset(facts),
+        Some(Failure::OwnLimit | Failure::Unknown | Failure::BadStatus) => no_evidence(facts),
         None if facts.phase == Phase::Connect => timed_out(facts),
         None => ruling(
             Cause::Application,

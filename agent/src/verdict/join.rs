@@ -112,11 +112,11 @@ impl Correlator {
     fn verdict(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
         let Pending { event, proxy_netns, .. } = pending;
         match event.kind {
-            EventKind::NoLivePeers => self.no_live_peers(event),
+            EventKind::NoLivePeers | EventKind::PeerBack => self.no_live_peers(event),
             EventKind::AttemptFailed { phase, failure } => {
                 self.attempt(event, phase, Some(failure), proxy_netns, inventory)
             }
-            EventKind::PeerMarked { phase } => {
+            EventKind::PeerMarked { phase, .. } => {
                 let failure = self.companion(&event);
                 let verdict = self.attempt(event, phase, failure, proxy_netns, inventory);
                 let Verdict { event, cause, .. } = &verdict;

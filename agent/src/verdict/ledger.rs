@@ -99,6 +99,12 @@ impl Account {
     }
 }
 
+/// Every event of every proxy, at 0.
+fn none_yet() -> BTreeMap<(ProxyKind, &'static str), u64> {
+    let of = |proxy| EventKind::NAMES.map(|name| ((proxy, name), 0));
+    ProxyKind::ALL.into_iter().flat_map(of).collect()
+}
+
 impl Ledger {
     /// An empty ledger, opened at `since`.
     pub fn new(since: UnixMs) -> Self {
@@ -107,7 +113,7 @@ impl Ledger {
             listeners: BTreeMap::new(),
             others: BTreeMap::new(),
             // What appears with its first event already counted has no increase to be seen.
-            events: EventKind::NAMES.map(|name| ((ProxyKind::Nginx, name), 0)).into(),
+            events: none_yet(),
             verdict_counts: BTreeMap::new(),
             proxy: ProxyReport::default(),
             verdicts: VecDeque::new(),
@@ -175,6 +181,7 @@ impl Ledger {
         match event.kind {
             EventKind::AttemptFailed { .. } => self.proxy.failed_attempts += 1,
             EventKind::PeerMarked { .. } => self.proxy.markings += 1,
+            EventKind::PeerBack => self.proxy.peers_back += 1,
             EventKind::NoLivePeers => self.proxy.no_live_peers += 1,
         }
     }

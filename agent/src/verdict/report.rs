@@ -72,6 +72,9 @@ pub struct ProxyReport {
     pub markings_joined: u64,
     /// Failed attempts.
     pub failed_attempts: u64,
+    /// Peers taken back.
+    #[serde(default)]
+    pub peers_back: u64,
     /// Requests refused for want of a live peer.
     pub no_live_peers: u64,
     /// Markings by cause.

@@ -21,6 +21,10 @@ fn event(second: u64, kind: EventKind, upstream: Upstream) -> ProxyEvent {
         connection: Some(5),
         kind,
         upstream,
+        group: None,
+        peer_addr: None,
+        local_addr: None,
+        took_ms: None,
     }
 }
 
@@ -29,7 +33,7 @@ fn peer() -> Upstream {
 }
 
 fn marked(second: u64) -> ProxyEvent {
-    event(second, EventKind::PeerMarked { phase: Phase::Connect }, peer())
+    event(second, EventKind::PeerMarked { phase: Phase::Connect, failure: None }, peer())
 }
 
 fn failed(second: u64, errno: i32) -> ProxyEvent {

@@ -3,11 +3,13 @@
 //! (copytruncate) is read from its start again.
 
 use std::{
-    io,
+    fs,
+    io::{self, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
@@ -17,14 +19,15 @@ use anyhow::{Context, Result};
 use log::{info, warn};
 use tokio::sync::mpsc;
 
-use super::{event::ProxyEvent, nginx};
-use crate::time::UnixMs;
+use super::{Interpreter, Positions, SourceStats, positions::Place};
+use crate::{proxy::event::ProxyEvent, time::UnixMs};
 
-mod file;
+mod log_file;
 #[cfg(test)]
 mod tests;
 
-use file::LogFile;
+use log_file::LogFile;
+pub(super) use log_file::cut_lines;
 
 /// How often the file is looked at.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -34,30 +37,11 @@ const LINGER: Duration = Duration::from_secs(60);
 /// Chunks read at a look at most, so that a long file is not turned into events all at once.
 const CHUNKS_AT_ONCE: usize = 16;
 
-/// What a source has read, for metrics.
-#[derive(Debug, Default)]
-pub struct SourceStats {
-    /// Complete lines.
-    pub lines: AtomicU64,
-    /// Lines that were an event.
-    pub events: AtomicU64,
-    /// Lines longer than the follower keeps, thrown away.
-    pub lines_too_long: AtomicU64,
-    /// Lines that nginx itself had cut, whose end is unknown.
-    pub lines_cut: AtomicU64,
-    /// Times another file took the name, or the file was cut short.
-    pub rotations: AtomicU64,
-    /// Failed reads and opens.
-    pub errors: AtomicU64,
-    /// Bytes written and not read yet, when last looked at.
-    pub lag_bytes: AtomicU64,
-}
-
 /// A log file being followed.
 pub struct Follower {
     path: PathBuf,
-    name: String,
-    stats: Arc<SourceStats>,
+    interpreter: Interpreter,
+    positions: Option<Arc<Positions>>,
     open: Option<LogFile>,
     /// The file that had the name before, and when it lost it.
     renamed: Option<(LogFile, UnixMs)>,
@@ -70,31 +54,33 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows `path`, from what is written to it from now on.
-    pub fn new(path: &Path) -> Self {
+    /// Follows `path`, from where it was left according to `positions`; where that is not known, from
+    /// what is written to it from now on.
+    pub fn new(path: &Path, interpreter: Interpreter, positions: Option<Arc<Positions>>) -> Self {
+        let left = positions.as_ref().and_then(|positions| positions.get(path));
         let mut follower = Self {
             path: path.to_owned(),
-            name: path.display().to_string(),
-            stats: Arc::default(),
+            interpreter,
+            positions,
             open: None,
             renamed: None,
             found_before: false,
             complained: false,
             more: false,
         };
+        if let Some(place) = left {
+            follower.resume(place);
+        }
         // Opened at once, so that "from now on" means from this call.
-        follower.open_path();
+        if follower.open.is_none() {
+            follower.open_path();
+        }
         follower
-    }
-
-    /// The path followed.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// The source's counters.
     pub fn stats(&self) -> Arc<SourceStats> {
-        Arc::clone(&self.stats)
+        Arc::clone(self.interpreter.stats())
     }
 
     /// Follows the file on a thread of its own until `stop` is set or nobody listens any more. When
@@ -111,6 +97,8 @@ impl Follower {
                         return;
                     }
                 }
+                // Only now: what was read but not handed over is read again after a restart.
+                self.keep_place();
                 if !self.more {
                     thread::sleep(PAUSE);
                 }
@@ -138,9 +126,9 @@ impl Follower {
         }
         if let Some(mut file) = self.open.take() {
             self.read(&mut file, now, &mut events);
-            self.stats.lag_bytes.store(file.lag(), Ordering::Relaxed);
+            self.interpreter.stats().lag_bytes.store(file.lag(), Ordering::Relaxed);
             if !self.more && file.has_successor(&self.path) {
-                self.stats.rotations.fetch_add(1, Ordering::Relaxed);
+                self.interpreter.stats().rotations.fetch_add(1, Ordering::Relaxed);
                 self.renamed = Some((file, now));
                 self.more = true;
             } else {
@@ -152,16 +140,9 @@ impl Follower {
 
     /// Reads on in one file.
     fn read(&mut self, file: &mut LogFile, now: UnixMs, events: &mut Vec<ProxyEvent>) {
-        let (stats, name) = (Arc::clone(&self.stats), &self.name);
-        let mut on_line = |line: &[u8]| {
-            if line.len() >= nginx::LONGEST_LINE {
-                stats.lines_cut.fetch_add(1, Ordering::Relaxed);
-            }
-            if let Some(event) = nginx::parse(line, now, name) {
-                stats.events.fetch_add(1, Ordering::Relaxed);
-                events.push(event);
-            }
-        };
+        let stats = self.stats();
+        let interpreter = &mut self.interpreter;
+        let mut on_line = |line: &[u8]| events.extend(interpreter.read(line, now));
         for _ in 0..CHUNKS_AT_ONCE {
             match file.read(&stats, &mut on_line) {
                 Ok(true) => {}
@@ -172,11 +153,43 @@ impl Follower {
         self.more = true;
     }
 
+    /// Goes on where an earlier run has left off. The file may have been renamed since: then it is
+    /// looked for beside its old name, and read to its end before the new one.
+    fn resume(&mut self, place: Place) {
+        self.found_before = true;
+        let is_it = |path: &Path| {
+            path.metadata().is_ok_and(|there| {
+                (there.dev(), there.ino()) == (place.device, place.inode)
+                    && there.len() >= place.offset
+            })
+        };
+        let start = SeekFrom::Start(place.offset);
+        if is_it(&self.path) {
+            self.open = LogFile::open_at(&self.path, start).ok();
+            return;
+        }
+        let beside = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
+        let renamed =
+            beside.into_iter().flatten().flatten().map(|entry| entry.path()).find(|p| is_it(p));
+        if let Some(file) = renamed.and_then(|path| LogFile::open_at(&path, start).ok()) {
+            self.renamed = Some((file, UnixMs::now()));
+        }
+    }
+
+    /// Remembers how far the file with the name has been read.
+    fn keep_place(&self) {
+        // While the file before it is read on, a restart would have to begin there.
+        let file = self.renamed.as_ref().map(|(file, _)| file).filter(|file| file.lag() > 0);
+        if let (Some(positions), Some(file)) = (&self.positions, file.or(self.open.as_ref())) {
+            positions.keep(&self.path, file.place());
+        }
+    }
+
     fn open_path(&mut self) {
         match LogFile::open(&self.path, !self.found_before) {
             Ok(file) => {
                 if self.complained {
-                    info!("{}: following it now", self.name);
+                    info!("{}: following it now", self.path.display());
                 }
                 self.open = Some(file);
                 self.found_before = true;
@@ -192,9 +205,9 @@ impl Follower {
 
     /// Says once what keeps the file from being read, and what helps.
     fn complain(&mut self, error: &io::Error) {
-        self.stats.errors.fetch_add(1, Ordering::Relaxed);
+        self.interpreter.stats().errors.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut self.complained, true) {
-            warn!("cannot read {}: {error}; {}", self.name, remedy(error.kind()));
+            warn!("cannot read {}: {error}; {}", self.path.display(), remedy(error.kind()));
         }
     }
 }
@@ -204,7 +217,7 @@ fn remedy(kind: io::ErrorKind) -> &'static str {
         io::ErrorKind::NotFound => "will follow it once it is there",
         io::ErrorKind::PermissionDenied => "run as root, or join the file's group (adm)",
         io::ErrorKind::InvalidInput => {
-            "name the file that nginx writes; container images lead it to standard error, which \
+            "name the file that the proxy writes; container images lead it to standard error, which \
              the container's own log holds"
         }
         _ => "will go on trying",

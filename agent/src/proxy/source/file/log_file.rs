@@ -10,10 +10,8 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 
-use super::SourceStats;
+use crate::proxy::source::{LONGEST_LINE, SourceStats, positions::Place};
 
-/// A line without an end is given up at this length.
-pub(super) const LONGEST: usize = 64 * 1024;
 /// Read at a time.
 const CHUNK: usize = 64 * 1024;
 
@@ -31,13 +29,18 @@ pub(super) struct LogFile {
 impl LogFile {
     /// Opens `path`, to be read from its end or from its start.
     pub(super) fn open(path: &Path, at_end: bool) -> io::Result<Self> {
+        Self::open_at(path, if at_end { SeekFrom::End(0) } else { SeekFrom::Start(0) })
+    }
+
+    /// Opens `path`, to be read from a place in it.
+    pub(super) fn open_at(path: &Path, place: SeekFrom) -> io::Result<Self> {
         // Before it is opened: opening a FIFO would wait for a writer.
         if !path.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
-        let position = if at_end { file.seek(SeekFrom::End(0))? } else { 0 };
+        let position = file.seek(place)?;
         Ok(Self {
             file,
             device: metadata.dev(),
@@ -80,31 +83,42 @@ impl LogFile {
         self.unfinished.truncate(from + length);
         self.position += length as u64;
         read?;
-        self.cut_lines(stats, on_line);
+        cut_lines(&mut self.unfinished, &mut self.skipping, stats, on_line);
         Ok(length > 0)
     }
 
-    fn cut_lines(&mut self, stats: &SourceStats, mut on_line: impl FnMut(&[u8])) {
-        while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
-            let line = self.unfinished.split_to(end);
-            self.unfinished.advance(1);
-            if std::mem::replace(&mut self.skipping, false) {
-                continue;
-            }
-            stats.lines.fetch_add(1, Ordering::Relaxed);
-            on_line(line.strip_suffix(b"\r").unwrap_or(&line));
-        }
-        if self.unfinished.len() > LONGEST {
-            self.unfinished.clear();
-            if !std::mem::replace(&mut self.skipping, true) {
-                stats.lines_too_long.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+    /// Where to go on after a restart: behind the last line that was handed over.
+    pub(super) fn place(&self) -> Place {
+        let offset = self.position - self.unfinished.len() as u64;
+        Place { device: self.device, inode: self.inode, offset }
     }
 
     /// Bytes held of a line whose end has not been written.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.unfinished.len()
+    }
+}
+
+/// Hands over the lines that end in `unfinished`, without their ends, and leaves the rest there. A
+/// line that grows too long is thrown away up to its end, while `skipping`.
+pub(in crate::proxy::source) fn cut_lines(
+    unfinished: &mut BytesMut,
+    skipping: &mut bool,
+    stats: &SourceStats,
+    mut on_line: impl FnMut(&[u8]),
+) {
+    while let Some(end) = memchr::memchr(b'\n', unfinished) {
+        let line = unfinished.split_to(end);
+        unfinished.advance(1);
+        if !std::mem::replace(skipping, false) {
+            on_line(line.strip_suffix(b"\r").unwrap_or(&line));
+        }
+    }
+    if unfinished.len() > LONGEST_LINE {
+        unfinished.clear();
+        if !std::mem::replace(skipping, true) {
+            SourceStats::count(&stats.lines_too_long);
+        }
     }
 }

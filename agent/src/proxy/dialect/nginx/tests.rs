@@ -1,12 +1,11 @@
-use std::{fs, path::Path};
-
 use super::*;
+use crate::proxy::event::{EventKind, Failure, Phase};
 
 /// 2026-11-20T19:47:55Z
 const READ_AT: UnixMs = UnixMs(1_795_204_075_000);
 
 fn event(line: &str) -> Option<ProxyEvent> {
-    parse(line.as_bytes(), READ_AT, "test")
+    parse(line.as_bytes(), &Carrier::plain("test", READ_AT))
 }
 
 fn line(message: &str, fields: &str) -> String {
@@ -15,60 +14,6 @@ fn line(message: &str, fields: &str) -> String {
 
 const HTTP: &str =
     r#"server: a.test, request: "GET /x HTTP/1.1", upstream: "http://10.0.0.2:80/x""#;
-
-fn corpus(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpora/nginx").join(name)
-}
-
-/// The events of a log, one a line: number of the log's line, pid, connection, event, upstream.
-fn events_of(name: &str) -> String {
-    let bytes = fs::read(corpus(name)).unwrap();
-    let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
-    lines.filter_map(|(line, at)| Some(told(at, &parse(line, READ_AT, name)?))).collect()
-}
-
-fn told(at: usize, event: &ProxyEvent) -> String {
-    let kind = match event.kind {
-        EventKind::AttemptFailed { phase, failure } => match failure {
-            Failure::Errno { errno } => format!("attempt_failed {phase:?} {errno}"),
-            other => format!("attempt_failed {phase:?} {other:?}"),
-        },
-        EventKind::PeerMarked { phase } => format!("peer_marked {phase:?}"),
-        EventKind::NoLivePeers => "no_live_peers".to_owned(),
-    };
-    let (pid, connection) = (event.pid.unwrap(), event.connection.unwrap());
-    format!("{at} {pid} {connection} {kind} {}\n", event.upstream)
-}
-
-/// Logs that real nginx programs wrote. The expected events beside each were reviewed line by line;
-/// in `debian-injection.log` two failed attempts were cut before the upstream's field.
-#[test]
-fn finds_each_event_of_the_corpora() {
-    for name in [
-        "1.12.2",
-        "1.30.4",
-        "debian-1.22.1",
-        "debian-connect-timeouts",
-        "debian-injection",
-        "debian-lua-balancer",
-        "debian-tls",
-    ] {
-        let expected = fs::read_to_string(corpus(&format!("{name}.events"))).unwrap();
-        let found = events_of(&format!("{name}.log"));
-        for (found, expected) in found.lines().zip(expected.lines()) {
-            assert_eq!(found, expected, "{name}.log");
-        }
-        assert_eq!(found.lines().count(), expected.lines().count(), "{name}.log");
-    }
-}
-
-/// Clients tried to plant 6.6.6.6 as a peer by URI, Host and Referer.
-#[test]
-fn takes_no_planted_upstream() {
-    let events = events_of("debian-injection.log");
-    assert!(events.contains(" 127.0.0.1:9002\n"), "{events}");
-    assert!(!events.contains("6.6.6.6"), "{events}");
-}
 
 #[test]
 fn reads_a_marking() {
@@ -81,8 +26,12 @@ fn reads_a_marking() {
         source: "test".to_owned(),
         pid: Some(12),
         connection: Some(7),
-        kind: EventKind::PeerMarked { phase: Phase::Connect },
+        kind: EventKind::PeerMarked { phase: Phase::Connect, failure: None },
         upstream: Upstream::Inet("10.0.0.2:80".parse().unwrap()),
+        group: None,
+        peer_addr: None,
+        local_addr: None,
+        took_ms: None,
     };
     assert_eq!(event, Some(expected));
 }
@@ -201,17 +150,86 @@ fn other_lines_are_no_events() {
 }
 
 #[test]
-fn stamps_are_local_time_of_any_zone() {
-    for (stamp, ahead_ms) in [
-        ("2026/11/20 19:47:51", 4000),
-        ("2026/11/20 11:47:51", 4000),
-        ("2026/11/21 01:32:51", 4000),
-        ("2026/11/20 19:47:56", -1000),
+fn a_finer_stamp_within_the_second_is_better() {
+    let whole = line("no live upstreams while connecting to upstream", HTTP);
+    for (ahead_ms, expected) in [
+        (300, (UnixMs(READ_AT.0 - 3700), 1)),
+        (1100, (UnixMs(READ_AT.0 - 2900), 1)),
+        (2000, (UnixMs(READ_AT.0 - 4000), 1000)),
     ] {
-        let at = time_of(stamp.as_bytes(), READ_AT).unwrap();
-        assert_eq!(READ_AT.0 as i64 - at.0 as i64, ahead_ms, "{stamp}");
+        let stamped = Some(UnixMs(READ_AT.0 - 4000 + ahead_ms));
+        let carrier = Carrier { stamped, ..Carrier::plain("test", READ_AT) };
+        let event = parse(whole.as_bytes(), &carrier).unwrap();
+        assert_eq!((event.at, event.precision_ms), expected);
     }
-    assert_eq!(time_of(b"2026/13/40 19:47:51", READ_AT), None);
+}
+
+#[test]
+fn a_stamp_that_is_no_time_is_refused() {
+    let whole = line("no live upstreams while connecting to upstream", HTTP);
+    let wrong = whole.replacen("2026/11/20", "2026/13/40", 1);
+    assert_eq!(event(&wrong), None);
+}
+
+#[test]
+fn own_limits_are_failures_of_the_proxy() {
+    let message = "64 worker_connections are not enough while connecting to upstream";
+    let failure = Failure::OwnLimit;
+    let kind = EventKind::AttemptFailed { phase: Phase::Connect, failure };
+    assert_eq!(event(&line(message, HTTP)).unwrap().kind, kind);
+    let message = "socket() failed (24: Too many open files) while connecting to upstream";
+    let failure = Failure::Errno { errno: 24 };
+    let kind = EventKind::AttemptFailed { phase: Phase::Connect, failure };
+    assert_eq!(event(&line(message, HTTP)).unwrap().kind, kind);
+}
+
+#[test]
+fn reads_health_checks_of_others() {
+    let frame = |message: &str| format!("2026/11/20 19:47:51 [warn] 12#0: {message}");
+    let inet = Upstream::Inet("127.0.0.1:8000".parse().unwrap());
+    let marked = |phase, failure| EventKind::PeerMarked { phase, failure };
+    for (message, kind) in [
+        (
+            "*3379 [lua] healthcheck.lua:1107: log(): [healthcheck] (upstream#/apisix/upstreams/1) unhealthy TCP increment (1/2) for '(127.0.0.1:8000)' while connecting to upstream, client: 1.1.1.1",
+            EventKind::AttemptFailed { phase: Phase::Connect, failure: Failure::Unknown },
+        ),
+        (
+            "*3379 [lua] healthcheck.lua:1107: log(): [healthcheck] (upstream#/apisix/upstreams/1) unhealthy TIMEOUT increment (2/2) for 'a.b(127.0.0.1:8000)', context: ngx.timer",
+            marked(Phase::Other, Some(Failure::TIMEOUT)),
+        ),
+        (
+            "*3379 [lua] healthcheck.lua:1107: [healthcheck] (x) healthy SUCCESS increment (1/1) for '(127.0.0.1:8000)', context: ngx.timer",
+            EventKind::PeerBack,
+        ),
+        (
+            "*9 [lua] healthcheck.lua:53: warn(): healthcheck: peer 127.0.0.1:8000 is turned down after 2 failure(s), context: ngx.timer",
+            marked(Phase::Other, None),
+        ),
+        (
+            "*9 [lua] healthcheck.lua:53: warn(): healthcheck: peer 127.0.0.1:8000 is turned up after 2 success(es), context: ngx.timer",
+            EventKind::PeerBack,
+        ),
+        ("disable check peer: 127.0.0.1:8000 ", marked(Phase::Other, None)),
+        ("enable check peer: 127.0.0.1:8000 ", EventKind::PeerBack),
+    ] {
+        let event = event(&frame(message)).unwrap_or_else(|| panic!("{message}"));
+        assert_eq!((event.kind, event.upstream), (kind, inet.clone()), "{message}");
+    }
+    for other in [
+        "*9 [lua] handler.lua:53: say(): healthcheck: peer 127.0.0.1:8000 is turned down after 2 failure(s)",
+        "*3379 [lua] healthcheck.lua:1107: [healthcheck] (x) healthy SUCCESS increment (1/2) for '(127.0.0.1:8000)'",
+        "*1 disabled check peer: 127.0.0.1:8000",
+    ] {
+        assert_eq!(event(&frame(other)), None, "{other}");
+    }
+}
+
+#[test]
+fn a_lua_balancers_placeholder_is_no_peer() {
+    let message =
+        "connect() to 0.0.0.1:80 failed (101: Network is unreachable) while connecting to upstream";
+    let fields = r#"server: _, request: "GET / HTTP/1.1", upstream: "http://0.0.0.1:80/""#;
+    assert_eq!(event(&line(message, fields)), None);
 }
 
 /// Whatever the bytes, the parser returns.
@@ -219,9 +237,9 @@ fn stamps_are_local_time_of_any_zone() {
 fn survives_any_truncation_and_damage() {
     let whole = line("upstream server temporarily disabled while connecting to upstream", HTTP);
     for length in 0..whole.len() {
-        let _ = parse(&whole.as_bytes()[..length], READ_AT, "test");
+        let _ = parse(&whole.as_bytes()[..length], &Carrier::plain("test", READ_AT));
         let mut damaged = whole.clone().into_bytes();
         damaged[length] = 0xff;
-        let _ = parse(&damaged, READ_AT, "test");
+        let _ = parse(&damaged, &Carrier::plain("test", READ_AT));
     }
 }
