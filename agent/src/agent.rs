@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -15,13 +14,13 @@ use tokio::{
 };
 
 use crate::{
-    inventory::Inventory,
+    inventory::{Inventory, aborting},
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Signal, Standing,
-        netns::{Netns, discover, of_process},
+        Health, Heard, KernelSource, MibCounts, NetnsId, Rung, Signal, Standing,
+        netns::{Netns, discover},
     },
     proxy::{
-        Directory, ProxyEvent, ProxyKind, SourceStats,
+        Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
         source::{Positions, Source},
     },
     time::UnixMs,
@@ -89,6 +88,7 @@ pub struct Agent {
     stop_followers: Arc<AtomicBool>,
     positions: Option<Arc<Positions>>,
     directory: Directory,
+    homes: Homes,
     swept: Instant,
     owners_found: Instant,
 }
@@ -118,7 +118,7 @@ impl Agent {
                 source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
             sources.push((source.name(), stats));
         }
-        Ok(Self {
+        let mut agent = Self {
             kernel,
             namespaces,
             inventory,
@@ -129,9 +129,12 @@ impl Agent {
             stop_followers,
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
+            homes: Homes::default(),
             swept: Instant::now(),
             owners_found: Instant::now(),
-        })
+        };
+        agent.tell_settings()?;
+        Ok(agent)
     }
 
     /// How each signal is had.
@@ -184,7 +187,7 @@ impl Agent {
     fn hear(&mut self, mut event: ProxyEvent) {
         self.directory.look_up(&mut event);
         self.ledger.book_proxy_event(&event);
-        let netns = event.pid.and_then(namespace_of_proxy);
+        let netns = self.homes.of(&event);
         self.correlator.on_event(event, netns, UnixMs::now());
     }
 
@@ -202,6 +205,10 @@ impl Agent {
         self.correlator.on_sample(&sample);
         for event in self.kernel.events(EVENTS_PER_TICK) {
             self.ledger.book_event(&event);
+            self.correlator.on_kernel_event(&event);
+        }
+        if !self.sources.is_empty() {
+            self.look_for_the_proxies()?;
         }
         while let Ok(event) = self.proxy_events.try_recv() {
             self.hear(event);
@@ -209,6 +216,26 @@ impl Agent {
         let verdicts = self.correlator.decide(UnixMs::now(), &self.inventory);
         self.book(verdicts, on_verdict);
         self.snapshot(started.elapsed())
+    }
+
+    /// What no loss shows, and a proxy suffers from all the same.
+    fn look_for_the_proxies(&mut self) -> Result<()> {
+        let now = UnixMs::now();
+        self.inventory.refresh_queues(&self.namespaces)?;
+        self.correlator.on_queues(now, &self.inventory);
+        let (services, _) = self.kernel.services()?;
+        self.correlator.on_services(now, &services);
+        Ok(())
+    }
+
+    fn tell_settings(&mut self) -> Result<()> {
+        let rung = |signal| {
+            let standing = self.kernel.standings().iter().find(|s| s.signal == signal);
+            standing.map_or(Rung::None, |standing| standing.rung).name()
+        };
+        let aborting = aborting(&self.namespaces)?;
+        self.correlator.on_settings(rung(Signal::SynDrops), rung(Signal::AckDrops), aborting);
+        Ok(())
     }
 
     fn sweep(&mut self) -> Result<()> {
@@ -219,6 +246,9 @@ impl Agent {
         }
         self.namespaces = discover()?;
         self.inventory.sweep(&self.namespaces, anew)?;
+        if !self.sources.is_empty() {
+            self.tell_settings()?;
+        }
         self.swept = Instant::now();
         Ok(())
     }
@@ -262,11 +292,4 @@ impl Agent {
             tick,
         })
     }
-}
-
-/// The namespace of an nginx worker, if the pid in its log is one of ours: in a container the
-/// worker's own idea of its pid may be another process here.
-fn namespace_of_proxy(pid: u32) -> Option<NetnsId> {
-    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    command.starts_with("nginx").then(|| of_process(pid))?
 }

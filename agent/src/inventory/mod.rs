@@ -19,6 +19,7 @@
 mod candidates;
 mod listener;
 mod owners;
+mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -30,6 +31,7 @@ use anyhow::Result;
 pub use listener::{Listener, Owner};
 use log::warn;
 use nix::ifaddrs::getifaddrs;
+pub use settings::aborting;
 
 use crate::kernel::{
     ListenerId, NetnsId,

@@ -4,10 +4,12 @@ mod bytes;
 mod dialect;
 mod directory;
 mod event;
+mod home;
 mod local_time;
 pub mod source;
 
 pub use dialect::{Dialect, haproxy::servers::Servers};
 pub use directory::Directory;
 pub use event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream};
+pub use home::Homes;
 pub use source::SourceStats;

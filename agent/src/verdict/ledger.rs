@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     peers::Peers,
+    cycle::Cycles,
     report::{ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
 };
@@ -17,7 +18,7 @@ use crate::{
         Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
         NoPortCount, QueueDepth, ServiceCount, Tally,
     },
-    proxy::{EventKind, ProxyEvent, ProxyKind},
+    proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::{UnixMs, Window},
 };
 
@@ -37,8 +38,10 @@ const VERDICT_KINDS: usize = 2000;
 pub struct VerdictKind {
     /// The proxy program.
     pub proxy: ProxyKind,
-    /// The peer or group; `other` once too many have been seen.
+    /// The group; empty where the proxy does not tell it, `other` once too many have been seen.
     pub upstream: String,
+    /// The peer; empty for an event of a group, `other` once too many have been seen.
+    pub peer: String,
     /// Name of the event.
     pub event: &'static str,
     /// The cause.
@@ -56,6 +59,7 @@ pub struct Ledger {
     events: BTreeMap<(ProxyKind, &'static str), u64>,
     verdict_counts: BTreeMap<VerdictKind, u64>,
     proxy: ProxyReport,
+    cycles: Cycles,
     verdicts: VecDeque<Arc<Verdict>>,
     events_lost: u64,
 }
@@ -116,6 +120,7 @@ impl Ledger {
             events: none_yet(),
             verdict_counts: BTreeMap::new(),
             proxy: ProxyReport::default(),
+            cycles: Cycles::default(),
             verdicts: VecDeque::new(),
             events_lost: 0,
         }
@@ -178,6 +183,7 @@ impl Ledger {
     /// Books what a proxy said.
     pub fn book_proxy_event(&mut self, event: &ProxyEvent) {
         *self.events.entry((event.proxy, event.kind.name())).or_default() += 1;
+        self.cycles.add(event);
         match event.kind {
             EventKind::AttemptFailed { .. } => self.proxy.failed_attempts += 1,
             EventKind::PeerMarked { .. } => self.proxy.markings += 1,
@@ -192,15 +198,18 @@ impl Ledger {
             self.proxy.markings_joined += u64::from(verdict.is_joined());
             *self.proxy.causes.entry(verdict.cause.name().to_owned()).or_default() += 1;
         }
+        let is_group = matches!(verdict.event.upstream, Upstream::Group(_));
         let mut kind = VerdictKind {
             proxy: verdict.event.proxy,
-            upstream: verdict.event.upstream.to_string(),
+            upstream: verdict.event.group_name().unwrap_or_default().to_owned(),
+            peer: if is_group { String::new() } else { verdict.event.upstream.to_string() },
             event: verdict.event.kind.name(),
             cause: verdict.cause,
             confidence: verdict.confidence,
         };
         if self.verdict_counts.len() >= VERDICT_KINDS && !self.verdict_counts.contains_key(&kind) {
             kind.upstream = "other".to_owned();
+            kind.peer = "other".to_owned();
         }
         *self.verdict_counts.entry(kind).or_default() += 1;
         self.verdicts.push_back(Arc::new(verdict));
@@ -257,6 +266,7 @@ impl Ledger {
             namespaces,
             proxy: ProxyReport {
                 verdicts: self.verdicts.iter().cloned().collect(),
+                cycles: self.cycles.report(),
                 ..self.proxy.clone()
             },
             events_lost: self.events_lost,

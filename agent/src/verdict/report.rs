@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::verdict::Verdict;
+use super::{cycle::Cycle, verdict::Verdict};
 use crate::{
     inventory::Listener,
     kernel::{Attribution, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
@@ -79,6 +79,9 @@ pub struct ProxyReport {
     pub no_live_peers: u64,
     /// Markings by cause.
     pub causes: BTreeMap<String, u64>,
+    /// Groups that ran out of live peers, and whether they do so in cycles.
+    #[serde(default)]
+    pub cycles: Vec<Cycle>,
     /// The verdicts; the newest where there are too many to keep.
     pub verdicts: Vec<Arc<Verdict>>,
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     kernel::{Attribution, Class, ListenerDelta, QueueDepth},
-    proxy::ProxyKind,
+    proxy::{ProxyKind, Upstream},
 };
 
 const PEER: &str = "10.0.0.1:8000";
@@ -69,10 +69,12 @@ fn a_marking_is_joined_with_losses_of_the_minute_before() {
     let mut correlator = Correlator::default();
     correlator.on_sample(&lost(0, 4));
     correlator.on_sample(&lost(10, 3));
+    correlator.on_sample(&lost(55, 1));
     correlator.on_event(marked(60), None, at(60));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!(verdict.cause, Cause::AcceptQueueOverflow);
-    assert_eq!(verdict.evidence[Class::SynAcceptQueueFull], 7);
+    assert_eq!(verdict.evidence[Class::SynAcceptQueueFull], 8);
+    assert_eq!(verdict.lead_ms, Some(61_000));
     assert_eq!(verdict.window, Window { from: at(0), to: at(61) });
     assert!(verdict.is_joined());
 }
@@ -136,8 +138,119 @@ fn no_live_peers_has_the_cause_of_the_markings_before_it() {
     correlator.on_event(marked(60), None, at(60));
     correlator.on_event(no_live(61), None, at(61));
     let verdict = decide_all(&mut correlator).remove(1);
-    assert_eq!((verdict.cause, verdict.confidence), (Cause::AcceptQueueOverflow, Confidence::High));
+    // The marking's own line did not say how the attempt had failed.
+    assert_eq!(verdict.cause, Cause::AcceptQueueOverflow);
+    assert_eq!(verdict.confidence, Confidence::Medium);
     assert!(!verdict.is_joined(), "it has no listener of its own");
+}
+
+#[test]
+fn no_live_peers_that_nothing_led_to_is_the_proxys_own_doing() {
+    let mut correlator = Correlator::default();
+    correlator.on_sample(&lost(0, 0));
+    correlator.on_event(no_live(61), None, at(61));
+    let verdict = decide_all(&mut correlator).remove(0);
+    assert_eq!((verdict.cause, verdict.confidence), (Cause::ProxyLimit, Confidence::Medium));
+}
+
+fn of_peer(mut event: ProxyEvent, peer: &str, connection: u64) -> ProxyEvent {
+    event.upstream = Upstream::Inet(peer.parse().unwrap());
+    event.connection = Some(connection);
+    event
+}
+
+/// Two groups of one nginx, with two faults at once.
+#[test]
+fn a_group_has_the_causes_of_its_own_peers() {
+    let mut correlator = Correlator::default();
+    correlator.on_sample(&lost(0, 0));
+    let refused = "10.0.0.9:80";
+    for (peer, errno, connection) in [(PEER, 110, 1), (refused, 111, 2), (refused, 111, 3)] {
+        correlator.on_sample(&lost(55, 9));
+        correlator.on_event(of_peer(failed(60, errno), peer, connection), None, at(60));
+        correlator.on_event(of_peer(marked(60), peer, connection), None, at(60));
+    }
+    for (group, connection) in [("app", 1), ("other", 2)] {
+        let mut event = event(60, EventKind::NoLivePeers, Upstream::Group(group.to_owned()));
+        event.connection = Some(connection);
+        correlator.on_event(event, None, at(60));
+    }
+    let verdicts = decide_all(&mut correlator);
+    let causes: Vec<Cause> = verdicts[6..].iter().map(|verdict| verdict.cause).collect();
+    assert_eq!(causes, [Cause::AcceptQueueOverflow, Cause::Refused]);
+}
+
+#[test]
+fn an_ejection_has_the_cause_of_the_requests_that_led_to_it() {
+    let mut correlator = Correlator::default();
+    let envoy = |mut event: ProxyEvent, source: &str| {
+        (event.proxy, event.connection, event.source) = (ProxyKind::Envoy, None, source.to_owned());
+        event
+    };
+    let phase = Phase::Other;
+    let failure = Some(Failure::BadStatus);
+    let marking = event(60, EventKind::PeerMarked { phase, failure }, peer());
+    correlator.on_event(envoy(marking, "outlier.log"), None, at(60));
+    let inventory = Inventory::default();
+    // The access log is written later.
+    assert!(correlator.decide(at(68), &inventory).is_empty());
+    correlator.on_event(envoy(failed(60, 111), "access.log"), None, at(69));
+    let verdicts = correlator.decide(at(75), &inventory);
+    assert_eq!(verdicts.iter().map(|v| v.cause).collect::<Vec<_>>(), [Cause::Refused; 2]);
+}
+
+#[test]
+fn four_addresses_and_ports_join_exactly() {
+    let mut correlator = Correlator::default();
+    let local = "10.0.0.5:40000".parse().unwrap();
+    correlator.on_kernel_event(&KernelEvent {
+        at: at(59),
+        listener: ListenerId { netns: NETNS, addr: "0.0.0.0:8000".parse().unwrap(), inode: 3 },
+        peer: local,
+        class: Class::SynQueueFull,
+        queue: None,
+    });
+    // Others lost theirs for another reason.
+    correlator.on_sample(&lost(59, 9));
+    let own = ProxyEvent { local_addr: Some(local), ..failed(60, 110) };
+    correlator.on_event(own, None, at(60));
+    correlator.on_event(failed(60, 110), None, at(60));
+    let verdicts = decide_all(&mut correlator);
+    assert_eq!((verdicts[0].cause, verdicts[0].is_exact), (Cause::SynQueueFull, true));
+    assert_eq!((verdicts[1].cause, verdicts[1].is_exact), (Cause::AcceptQueueOverflow, false));
+}
+
+#[test]
+fn an_attempt_that_tells_its_duration_is_searched_no_further_back() {
+    let mut correlator = Correlator::default();
+    correlator.on_sample(&lost(50, 9));
+    let short = ProxyEvent { took_ms: Some(300), ..failed(60, 110) };
+    correlator.on_event(short, None, at(60));
+    let verdict = decide_all(&mut correlator).remove(0);
+    assert_eq!(verdict.window.from, UnixMs(at(58).0 + 700));
+    assert!(!verdict.is_joined());
+}
+
+#[test]
+fn a_peer_that_is_back_explains_nothing_any_more() {
+    let mut correlator = Correlator::default();
+    correlator.on_event(marked(60), None, at(60));
+    decide_all(&mut correlator);
+    correlator.on_event(event(70, EventKind::PeerBack, peer()), None, at(70));
+    correlator.on_event(no_live(71), None, at(71));
+    let verdicts = decide_all(&mut correlator);
+    assert_eq!(verdicts.len(), 1, "there is nothing to explain about a peer that is back");
+    assert_eq!(verdicts[0].cause, Cause::NoKernelEvidence);
+    assert!(verdicts[0].because.starts_with("no marking"), "{}", verdicts[0].because);
+}
+
+#[test]
+fn what_was_before_the_start_is_told() {
+    let mut correlator = Correlator::default();
+    correlator.on_sample(&lost(50, 9));
+    correlator.on_event(failed(60, 110), None, at(60));
+    let verdict = decide_all(&mut correlator).remove(0);
+    assert_eq!(verdict.health.unseen_ms, 50_000);
 }
 
 #[test]
@@ -158,7 +271,8 @@ fn a_marking_of_another_proxy_or_long_ago_does_not_explain() {
     correlator.on_event(other, None, at(61));
     correlator.on_event(no_live(150), None, at(150));
     let verdicts = decide_all(&mut correlator);
-    assert!(verdicts[1..].iter().all(|verdict| verdict.cause == Cause::NoKernelEvidence));
+    let causes: Vec<Cause> = verdicts[1..].iter().map(|verdict| verdict.cause).collect();
+    assert_eq!(causes, [Cause::NoKernelEvidence, Cause::ProxyLimit]);
 }
 
 #[test]

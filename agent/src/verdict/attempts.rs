@@ -1,0 +1,91 @@
+//! Failed attempts, kept for the marking that each may go with.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use crate::{
+    proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
+    time::UnixMs,
+};
+
+/// How long an attempt can be what a marking goes with.
+const MEMORY: Duration = Duration::from_secs(60);
+/// How long before a marking the attempt was that it goes with, where no request links them.
+const RECENT: Duration = Duration::from_secs(30);
+/// How much later than its marking an attempt may be stamped: Envoy stamps a request's end, and the
+/// ejection comes a little before it.
+const LATER: Duration = Duration::from_secs(2);
+/// Attempts kept; the oldest go first.
+const MOST: usize = 20_000;
+
+/// What links an attempt with its marking.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Link {
+    /// nginx writes both lines for the same worker, connection and upstream, in either order.
+    Request(String, Option<u32>, u64, Upstream),
+    /// Others tell no more than the peer. Envoy's two logs are two sources.
+    Peer(ProxyKind, Upstream),
+}
+
+impl Link {
+    fn of(event: &ProxyEvent) -> Self {
+        let upstream = event.upstream.clone();
+        match event.connection {
+            Some(connection) => {
+                Self::Request(event.source.clone(), event.pid, connection, upstream)
+            }
+            None => Self::Peer(event.proxy, upstream),
+        }
+    }
+}
+
+/// The recent attempts.
+#[derive(Default)]
+pub struct Attempts {
+    by_link: HashMap<Link, VecDeque<ProxyEvent>>,
+    order: VecDeque<(UnixMs, Link)>,
+}
+
+impl Attempts {
+    /// Keeps an attempt.
+    pub fn add(&mut self, event: &ProxyEvent) {
+        if !matches!(event.kind, EventKind::AttemptFailed { .. }) {
+            return;
+        }
+        let link = Link::of(event);
+        self.order.push_back((event.at, link.clone()));
+        self.by_link.entry(link).or_default().push_back(event.clone());
+        if self.order.len() > MOST {
+            self.forget_one();
+        }
+    }
+
+    /// Forgets what is too old at `now`.
+    pub fn forget(&mut self, now: UnixMs) {
+        while self.order.front().is_some_and(|(at, _)| at.later(MEMORY) < now) {
+            self.forget_one();
+        }
+    }
+
+    /// The attempt that `marking` goes with: the nearest in time.
+    pub fn of_marking(&self, marking: &ProxyEvent) -> Option<&ProxyEvent> {
+        let attempts = self.by_link.get(&Link::of(marking))?.iter();
+        let reach = |attempt: &&ProxyEvent| {
+            marking.connection.is_some()
+                || (attempt.at.later(RECENT) >= marking.at && attempt.at <= marking.at.later(LATER))
+        };
+        attempts.filter(reach).min_by_key(|attempt| attempt.at.0.abs_diff(marking.at.0))
+    }
+
+    fn forget_one(&mut self) {
+        let Some((_, link)) = self.order.pop_front() else { return };
+        if let Some(attempts) = self.by_link.get_mut(&link) {
+            attempts.pop_front();
+            if attempts.is_empty() {
+                self.by_link.remove(&link);
+            }
+        }
+    }
+}
