@@ -188,7 +188,7 @@ impl Agent {
         self.directory.look_up(&mut event);
         self.ledger.book_proxy_event(&event);
         let netns = self.homes.of(&event);
-        self.correlator.on_event(event, netns, UnixMs::now());
+        self.correlator.on_event(event, netns, UnixMs::now(), &self.inventory);
     }
 
     fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
@@ -225,6 +225,7 @@ impl Agent {
         self.correlator.on_queues(now, &self.inventory);
         let (services, _) = self.kernel.services()?;
         self.correlator.on_services(now, &services);
+        self.correlator.on_counters(now, &self.kernel.kernel_counts());
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::verdict::Verdict;
 use crate::{
     proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::UnixMs,
@@ -41,10 +42,16 @@ impl Link {
     }
 }
 
+struct Attempt {
+    event: ProxyEvent,
+    /// Once it is decided.
+    verdict: Option<Verdict>,
+}
+
 /// The recent attempts.
 #[derive(Default)]
 pub struct Attempts {
-    by_link: HashMap<Link, VecDeque<ProxyEvent>>,
+    by_link: HashMap<Link, VecDeque<Attempt>>,
     order: VecDeque<(UnixMs, Link)>,
 }
 
@@ -56,7 +63,8 @@ impl Attempts {
         }
         let link = Link::of(event);
         self.order.push_back((event.at, link.clone()));
-        self.by_link.entry(link).or_default().push_back(event.clone());
+        let attempt = Attempt { event: event.clone(), verdict: None };
+        self.by_link.entry(link).or_default().push_back(attempt);
         if self.order.len() > MOST {
             self.forget_one();
         }
@@ -69,14 +77,35 @@ impl Attempts {
         }
     }
 
-    /// The attempt that `marking` goes with: the nearest in time.
+    /// Keeps the verdict on an attempt, for its marking.
+    pub fn decided(&mut self, verdict: &Verdict) {
+        if let Some(attempts) = self.by_link.get_mut(&Link::of(&verdict.event))
+            && let Some(attempt) = attempts.iter_mut().find(|one| one.event == verdict.event)
+        {
+            attempt.verdict = Some(verdict.clone());
+        }
+    }
+
+    /// The attempt that `marking` goes with.
     pub fn of_marking(&self, marking: &ProxyEvent) -> Option<&ProxyEvent> {
+        Some(&self.nearest(marking)?.event)
+    }
+
+    /// The verdict on the attempt that `event` goes with, if it is a marking and that is decided.
+    pub fn verdict_of(&self, event: &ProxyEvent) -> Option<&Verdict> {
+        let is_marking = matches!(event.kind, EventKind::PeerMarked { .. });
+        is_marking.then(|| self.nearest(event))??.verdict.as_ref()
+    }
+
+    /// The nearest in time.
+    fn nearest(&self, marking: &ProxyEvent) -> Option<&Attempt> {
         let attempts = self.by_link.get(&Link::of(marking))?.iter();
-        let reach = |attempt: &&ProxyEvent| {
+        let reach = |attempt: &&Attempt| {
+            let at = attempt.event.at;
             marking.connection.is_some()
-                || (attempt.at.later(RECENT) >= marking.at && attempt.at <= marking.at.later(LATER))
+                || (at.later(RECENT) >= marking.at && at <= marking.at.later(LATER))
         };
-        attempts.filter(reach).min_by_key(|attempt| attempt.at.0.abs_diff(marking.at.0))
+        attempts.filter(reach).min_by_key(|one| one.event.at.0.abs_diff(marking.at.0))
     }
 
     fn forget_one(&mut self) {

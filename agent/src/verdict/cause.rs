@@ -50,6 +50,8 @@ pub struct Facts {
     pub trail: Trail,
     /// The listener's accept queue, where it was not empty.
     pub queue: Option<QueueSeen>,
+    /// A SYN queue was full where the listener is (TCPReqQFullDrop).
+    pub syn_queue_full: bool,
     /// SYNs were sent to the port again.
     pub syn_repeated: bool,
     /// `tcp_abort_on_overflow` is set where the listener is.
@@ -118,6 +120,10 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
     use Confidence::{High, Low, Medium};
     match errno {
         errno::ETIMEDOUT if facts.phase == Phase::Connect => connect_timed_out(facts),
+        errno::ETIMEDOUT if facts.phase == Phase::Other => {
+            let ruling = syn_dropped(facts).unwrap_or_else(|| answer_timed_out(facts));
+            Ruling { confidence: ruling.confidence.min(Medium), ..ruling }
+        }
         errno::ETIMEDOUT => answer_timed_out(facts),
         errno::ECONNRESET | errno::EPIPE => reset(facts),
         errno::ECONNREFUSED => match facts.trail {
@@ -183,19 +189,20 @@ fn connect_timed_out(facts: &Facts) -> Ruling {
 /// The SYN dropped at the listener.
 fn syn_dropped(facts: &Facts) -> Option<Ruling> {
     if let Some(own) = &facts.connection {
-        return Some(ruling(drop_of(own)?, Confidence::High, &of_this_connection(own)));
+        return Some(ruling(drop_of(own, facts)?, Confidence::High, &of_this_connection(own)));
     }
     let losses = facts.losses.as_ref()?;
     let recently = losses.dropped.is_some_and(|dropped| dropped.to.later(LAST_SYN) >= facts.ended);
     let confidence = confidence_of(facts, losses);
     let confidence = if recently { confidence } else { confidence.min(Confidence::Low) };
-    Some(ruling(drop_of(&losses.tally)?, confidence, &in_words(&losses.tally)))
+    Some(ruling(drop_of(&losses.tally, facts)?, confidence, &in_words(&losses.tally)))
 }
 
-fn drop_of(tally: &Tally) -> Option<Cause> {
+fn drop_of(tally: &Tally, facts: &Facts) -> Option<Cause> {
+    let unstaged = tally[Class::UnstagedOther] > 0 && facts.syn_queue_full;
     if tally.overflows() > 0 {
         Some(Cause::AcceptQueueOverflow)
-    } else if tally[Class::SynQueueFull] > 0 {
+    } else if tally[Class::SynQueueFull] > 0 || unstaged {
         Some(Cause::SynQueueFull)
     } else {
         (tally.drops() > 0).then_some(Cause::HandshakeDropped)

@@ -8,7 +8,8 @@ use std::{
 
 use crate::{
     kernel::{
-        Attribution, Class, KernelEvent, KernelSample, NetnsId, QueueDepth, ServiceCount, Tally,
+        Attribution, Class, Counter, KernelEvent, KernelSample, MibCounts, NetnsId, QueueDepth,
+        ServiceCount, Tally,
     },
     time::{UnixMs, Window},
 };
@@ -34,6 +35,9 @@ pub struct Evidence {
     looks: VecDeque<UnixMs>,
     repeated: VecDeque<(UnixMs, NetnsId, u16)>,
     repeated_before: BTreeMap<(NetnsId, u16), u64>,
+    /// Growth of a namespace's TCPReqQFullDrop.
+    syn_queue_full: VecDeque<(UnixMs, NetnsId)>,
+    syn_queue_full_before: BTreeMap<NetnsId, u64>,
     /// Namespaces in which `tcp_abort_on_overflow` is set.
     pub aborting: BTreeSet<NetnsId>,
 }
@@ -83,6 +87,8 @@ impl Evidence {
             looks: VecDeque::new(),
             repeated: VecDeque::new(),
             repeated_before: BTreeMap::new(),
+            syn_queue_full: VecDeque::new(),
+            syn_queue_full_before: BTreeMap::new(),
             aborting: BTreeSet::new(),
         }
     }
@@ -132,6 +138,28 @@ impl Evidence {
                 self.repeated.push_back((now, service.netns, service.port));
             }
         }
+    }
+
+    /// Takes in the kernel's own counters: where no program sees the dropped SYN itself, they tell
+    /// whether a SYN queue was full.
+    pub fn add_counters<'a>(
+        &mut self,
+        now: UnixMs,
+        counters: impl Iterator<Item = (NetnsId, &'a MibCounts)>,
+    ) {
+        for (netns, counts) in counters {
+            let count = counts[Counter::ReqQFullDrop];
+            let before = self.syn_queue_full_before.insert(netns, count);
+            if before.is_some_and(|before| count > before) {
+                self.syn_queue_full.push_back((now, netns));
+            }
+        }
+    }
+
+    /// Whether a SYN queue in `netns` was full inside `window`.
+    pub fn syn_queue_full(&self, netns: NetnsId, window: &Window) -> bool {
+        let mut full = self.syn_queue_full.iter();
+        full.any(|(at, other)| *other == netns && window.from <= *at && *at <= window.to)
     }
 
     /// What was lost at `place` inside `window`; `None` where nothing was.
@@ -212,6 +240,7 @@ impl Evidence {
         pop_while(&mut self.events_lost, |(window, _)| window.to < before);
         pop_while(&mut self.looks, |at| *at < before);
         pop_while(&mut self.repeated, |(at, ..)| *at < before);
+        pop_while(&mut self.syn_queue_full, |(at, _)| *at < before);
     }
 
     fn forget_event(&mut self) {

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     inventory::Inventory,
-    kernel::{KernelEvent, KernelSample, ListenerId, NetnsId, QueueDepth, ServiceCount, Tally},
+    kernel::{
+        KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
+    },
     proxy::{EventKind, Failure, Phase, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
 };
@@ -28,6 +30,9 @@ pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(60);
 const SHORT_ATTEMPT: Duration = Duration::from_secs(2);
 /// Losses come in slices of a second.
 const SLICE: Duration = Duration::from_secs(1);
+/// The accept queue is looked at each second. Whoever waited for an answer in vain was in it to the
+/// end, however long that took.
+const LAST_LOOKS: Duration = Duration::from_millis(2500);
 /// How long an event waits for the companion line and for the samples of its last second.
 pub const SETTLE: Duration = Duration::from_secs(3);
 /// Envoy writes its access log every 10 s (`--file-flush-interval-msec`), so the attempts that led
@@ -41,6 +46,8 @@ struct Pending {
     event: ProxyEvent,
     /// Namespace of the proxy's own process, where known: its loopback is meant by 127.0.0.1.
     proxy_netns: Option<NetnsId>,
+    /// The listeners behind its address when it was heard: they may close before it is decided.
+    listeners: Vec<ListenerId>,
 }
 
 /// Joins events with evidence.
@@ -92,6 +99,12 @@ impl Correlator {
         self.evidence.add_services(now, services);
     }
 
+    /// Takes in the kernel's own counters, by namespace.
+    pub fn on_counters(&mut self, now: UnixMs, kernel: &BTreeMap<NetnsId, (String, MibCounts)>) {
+        let counters = kernel.iter().map(|(netns, (_, counts))| (*netns, counts));
+        self.evidence.add_counters(now, counters);
+    }
+
     /// Takes in what evidence rests on: the rungs from which dropped SYNs and final ACKs are had, and
     /// the namespaces in which `tcp_abort_on_overflow` is set.
     pub fn on_settings(&mut self, syn_rung: &str, ack_rung: &str, aborting: BTreeSet<NetnsId>) {
@@ -101,7 +114,13 @@ impl Correlator {
 
     /// Takes in what a proxy said, heard at `now`. `proxy_netns` is the namespace of the proxy's
     /// process where known.
-    pub fn on_event(&mut self, event: ProxyEvent, proxy_netns: Option<NetnsId>, now: UnixMs) {
+    pub fn on_event(
+        &mut self,
+        event: ProxyEvent,
+        proxy_netns: Option<NetnsId>,
+        now: UnixMs,
+        inventory: &Inventory,
+    ) {
         if event.kind == EventKind::PeerBack {
             // Nothing to explain.
             return self.markings.back(&event);
@@ -111,7 +130,9 @@ impl Correlator {
         let settle =
             if event.proxy == ProxyKind::Envoy && !is_attempt { ENVOY_SETTLE } else { SETTLE };
         self.arrived += 1;
-        let pending = Pending { event, proxy_netns };
+        let listeners = event.addr().map(|addr| candidates(inventory, addr, proxy_netns));
+        let listeners = listeners.unwrap_or_default();
+        let pending = Pending { event, proxy_netns, listeners };
         self.pending.insert((now.later(settle), self.arrived), pending);
     }
 
@@ -144,7 +165,12 @@ impl Correlator {
     }
 
     fn verdict(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
-        let Pending { event, proxy_netns } = pending;
+        let Pending { event, proxy_netns, listeners } = pending;
+        if let Some(decided) = self.attempts.verdict_of(&event) {
+            let verdict = Verdict { event, ..decided.clone() };
+            self.markings.add(&verdict);
+            return verdict;
+        }
         let attempt = match event.kind {
             EventKind::AttemptFailed { phase, failure } => {
                 Attempt { phase, failure: Some(failure), ..Attempt::of(&event) }
@@ -157,8 +183,9 @@ impl Correlator {
                 }),
             EventKind::NoLivePeers | EventKind::PeerBack => return self.no_live_peers(event),
         };
-        let verdict = self.attempt(event, &attempt, proxy_netns, inventory);
+        let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
         self.markings.add(&verdict);
+        self.attempts.decided(&verdict);
         verdict
     }
 
@@ -167,11 +194,18 @@ impl Correlator {
         event: ProxyEvent,
         attempt: &Attempt,
         proxy_netns: Option<NetnsId>,
+        listeners: &[ListenerId],
         inventory: &Inventory,
     ) -> Verdict {
         let window = reach(&event, attempt);
         let addr = event.addr().or(attempt.peer);
-        let found = addr.map(|addr| self.search(addr, proxy_netns, &window, inventory));
+        let found = addr.map(|addr| {
+            let mut ids = candidates(inventory, addr, proxy_netns);
+            if ids.is_empty() {
+                ids = listeners.to_vec();
+            }
+            self.search(addr, ids, &window)
+        });
         let Found { trail, listener, losses } = found.unwrap_or_default();
         let place = listener.map(|id| (id.netns, id.addr));
         let connection = attempt.local.zip(addr).and_then(|(local, peer)| {
@@ -186,7 +220,12 @@ impl Correlator {
             losses,
             connection,
             trail,
-            queue: place.and_then(|place| self.evidence.queue(&place, &window)),
+            queue: place.and_then(|place| {
+                let window = Window { from: event.at.earlier(LAST_LOOKS), to: window.to };
+                self.evidence.queue(&place, &window)
+            }),
+            syn_queue_full: place
+                .is_some_and(|(netns, _)| self.evidence.syn_queue_full(netns, &window)),
             syn_repeated: addr
                 .is_some_and(|addr| self.evidence.syn_repeated(proxy_netns, addr.port(), &window)),
             aborting: place.is_some_and(|(netns, _)| self.evidence.aborting.contains(&netns)),
@@ -220,15 +259,7 @@ impl Correlator {
 
     /// The listener behind an address, and what it lost. Where several namespaces have the address,
     /// the one that lost most is taken and the trail is ambiguous.
-    fn search(
-        &self,
-        addr: SocketAddr,
-        proxy_netns: Option<NetnsId>,
-        window: &Window,
-        inventory: &Inventory,
-    ) -> Found {
-        let mut ids: Vec<ListenerId> =
-            inventory.candidates(addr, proxy_netns).iter().map(|listener| listener.id).collect();
+    fn search(&self, addr: SocketAddr, mut ids: Vec<ListenerId>, window: &Window) -> Found {
         if ids.is_empty() {
             // Closed meanwhile: what it lost is still known by its address.
             let of = |(netns, addr): Place| ListenerId { netns, addr, inode: 0 };
@@ -262,6 +293,7 @@ impl Correlator {
                 let sure = led.confidence.unwrap_or(Confidence::Low);
                 let alone = led.causes.len() == 1 && led.by_markings;
                 let sure = if alone { sure } else { sure.min(Confidence::Medium) };
+                let sure = if led.is_own { sure } else { sure.min(Confidence::Low) };
                 let what = if led.by_markings { "markings" } else { "failed attempts" };
                 (cause, sure, format!("the {what} before it, the last of each peer: {listed}"))
             }
@@ -329,6 +361,14 @@ impl Default for Found {
     fn default() -> Self {
         Self { trail: Trail::Lost, listener: None, losses: None }
     }
+}
+
+fn candidates(
+    inventory: &Inventory,
+    addr: SocketAddr,
+    proxy_netns: Option<NetnsId>,
+) -> Vec<ListenerId> {
+    inventory.candidates(addr, proxy_netns).iter().map(|listener| listener.id).collect()
 }
 
 /// The members of a SO_REUSEPORT group share a place.

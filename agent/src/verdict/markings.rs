@@ -51,6 +51,8 @@ pub struct Led {
     pub confidence: Option<Confidence>,
     /// Whether markings were seen, or attempts only.
     pub by_markings: bool,
+    /// Whether they were the group's own for certain.
+    pub is_own: bool,
 }
 
 impl Led {
@@ -91,10 +93,12 @@ impl Markings {
     pub fn led_to(&mut self, event: &ProxyEvent) -> Led {
         self.learn(event);
         let from = event.at.earlier(MEMORY);
-        let known = event.group_name().and_then(|group| {
-            let key = (event.source.clone(), group.to_owned());
-            self.peers.get(&key).filter(|_| event.proxy == ProxyKind::Nginx)
-        });
+        let key = (event.source.clone(), event.group_name().unwrap_or_default().to_owned());
+        let known = self.peers.get(&key);
+        let is_others = |upstream: &Upstream| {
+            let mut groups = self.peers.iter().filter(|((source, _), _)| *source == event.source);
+            groups.any(|(_, peers)| peers.contains(upstream))
+        };
         let concerns = |record: &&Record| {
             let in_time = from <= record.at && record.at <= event.at.later(SAME_REQUEST);
             let same = match (&record.group, event.group_name(), known) {
@@ -102,7 +106,7 @@ impl Markings {
                     record.source == event.source && peers.contains(&record.upstream)
                 }
                 (Some(one), Some(other), None) => record.proxy == event.proxy && one == other,
-                _ => record.source == event.source,
+                _ => record.source == event.source && !is_others(&record.upstream),
             };
             in_time && same
         };
@@ -115,7 +119,8 @@ impl Markings {
         }
         let by_markings = last.values().any(|record| record.is_marking);
         last.retain(|_, record| record.is_marking == by_markings);
-        let mut led = Led { by_markings, ..Led::default() };
+        let is_own = known.is_some() || last.values().all(|record| record.group.is_some());
+        let mut led = Led { by_markings, is_own, ..Led::default() };
         for record in last.values() {
             *led.causes.entry(record.cause).or_default() += 1;
         }

@@ -18,6 +18,7 @@ fn facts(phase: Phase, failure: Failure, tally: Tally) -> Facts {
         connection: None,
         trail: Trail::Clear,
         queue: None,
+        syn_queue_full: false,
         syn_repeated: false,
         aborting: false,
         unseen: false,
@@ -159,4 +160,14 @@ fn what_the_proxy_does_not_tell_is_told_by_losses_alone() {
     assert_eq!(cause_of(&lost), (Cause::AcceptQueueOverflow, Confidence::Medium));
     let none = facts(Phase::Connect, Failure::Unknown, Tally::default());
     assert_eq!(cause_of(&none), (Cause::NoKernelEvidence, Confidence::Low));
+}
+
+/// The lowest rung does not see which SYN was dropped for what, and the kernel's counter tells.
+#[test]
+fn a_full_syn_queue_is_told_by_the_kernels_counter_too() {
+    let other = Tally::of(&[(Class::UnstagedOther, 2)]);
+    let dropped = facts(Phase::Connect, Failure::TIMEOUT, other);
+    assert_eq!(cause_of(&dropped).0, Cause::HandshakeDropped);
+    let told = Facts { syn_queue_full: true, ..dropped };
+    assert_eq!(cause_of(&told).0, Cause::SynQueueFull);
 }

@@ -60,6 +60,10 @@ fn lost(second: u64, syns: u64) -> KernelSample {
     }
 }
 
+fn hear(correlator: &mut Correlator, event: ProxyEvent, now: UnixMs) {
+    correlator.on_event(event, None, now, &Inventory::default());
+}
+
 fn decide_all(correlator: &mut Correlator) -> Vec<Verdict> {
     correlator.decide_all(&Inventory::default())
 }
@@ -70,7 +74,7 @@ fn a_marking_is_joined_with_losses_of_the_minute_before() {
     correlator.on_sample(&lost(0, 4));
     correlator.on_sample(&lost(10, 3));
     correlator.on_sample(&lost(55, 1));
-    correlator.on_event(marked(60), None, at(60));
+    hear(&mut correlator, marked(60), at(60));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!(verdict.cause, Cause::AcceptQueueOverflow);
     assert_eq!(verdict.evidence[Class::SynAcceptQueueFull], 8);
@@ -82,7 +86,7 @@ fn a_marking_is_joined_with_losses_of_the_minute_before() {
 #[test]
 fn losses_after_the_event_explain_nothing() {
     let mut correlator = Correlator::default();
-    correlator.on_event(marked(60), None, at(60));
+    hear(&mut correlator, marked(60), at(60));
     correlator.on_sample(&lost(70, 3));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!(verdict.cause, Cause::NoKernelEvidence);
@@ -93,7 +97,7 @@ fn losses_after_the_event_explain_nothing() {
 fn an_event_waits_until_its_last_second_has_been_sampled() {
     let mut correlator = Correlator::default();
     let inventory = Inventory::default();
-    correlator.on_event(marked(60), None, at(60));
+    hear(&mut correlator, marked(60), at(60));
     assert!(correlator.decide(at(62), &inventory).is_empty());
     correlator.on_sample(&lost(60, 2));
     let verdicts = correlator.decide(at(63), &inventory);
@@ -113,7 +117,7 @@ fn a_marking_takes_its_failure_from_the_line_before_or_after() {
         if !marking_first {
             lines.reverse();
         }
-        lines.into_iter().for_each(|line| correlator.on_event(line, None, at(60)));
+        lines.into_iter().for_each(|line| hear(&mut correlator, line, at(60)));
         let verdicts = decide_all(&mut correlator);
         assert!(verdicts.iter().all(|verdict| verdict.cause == Cause::Refused), "{verdicts:?}");
     }
@@ -125,8 +129,8 @@ fn a_failure_of_another_connection_is_not_its_companion() {
     correlator.on_sample(&lost(59, 9));
     let mut other = failed(60, 111);
     other.connection = Some(6);
-    correlator.on_event(other, None, at(60));
-    correlator.on_event(marked(60), None, at(60));
+    hear(&mut correlator, other, at(60));
+    hear(&mut correlator, marked(60), at(60));
     let verdicts = decide_all(&mut correlator);
     assert_eq!(verdicts[1].cause, Cause::AcceptQueueOverflow);
 }
@@ -135,8 +139,8 @@ fn a_failure_of_another_connection_is_not_its_companion() {
 fn no_live_peers_has_the_cause_of_the_markings_before_it() {
     let mut correlator = Correlator::default();
     correlator.on_sample(&lost(55, 9));
-    correlator.on_event(marked(60), None, at(60));
-    correlator.on_event(no_live(61), None, at(61));
+    hear(&mut correlator, marked(60), at(60));
+    hear(&mut correlator, no_live(61), at(61));
     let verdict = decide_all(&mut correlator).remove(1);
     // The marking's own line did not say how the attempt had failed.
     assert_eq!(verdict.cause, Cause::AcceptQueueOverflow);
@@ -148,7 +152,7 @@ fn no_live_peers_has_the_cause_of_the_markings_before_it() {
 fn no_live_peers_that_nothing_led_to_is_the_proxys_own_doing() {
     let mut correlator = Correlator::default();
     correlator.on_sample(&lost(0, 0));
-    correlator.on_event(no_live(61), None, at(61));
+    hear(&mut correlator, no_live(61), at(61));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!((verdict.cause, verdict.confidence), (Cause::ProxyLimit, Confidence::Medium));
 }
@@ -167,13 +171,13 @@ fn a_group_has_the_causes_of_its_own_peers() {
     let refused = "10.0.0.9:80";
     for (peer, errno, connection) in [(PEER, 110, 1), (refused, 111, 2), (refused, 111, 3)] {
         correlator.on_sample(&lost(55, 9));
-        correlator.on_event(of_peer(failed(60, errno), peer, connection), None, at(60));
-        correlator.on_event(of_peer(marked(60), peer, connection), None, at(60));
+        hear(&mut correlator, of_peer(failed(60, errno), peer, connection), at(60));
+        hear(&mut correlator, of_peer(marked(60), peer, connection), at(60));
     }
     for (group, connection) in [("app", 1), ("other", 2)] {
         let mut event = event(60, EventKind::NoLivePeers, Upstream::Group(group.to_owned()));
         event.connection = Some(connection);
-        correlator.on_event(event, None, at(60));
+        hear(&mut correlator, event, at(60));
     }
     let verdicts = decide_all(&mut correlator);
     let causes: Vec<Cause> = verdicts[6..].iter().map(|verdict| verdict.cause).collect();
@@ -190,11 +194,11 @@ fn an_ejection_has_the_cause_of_the_requests_that_led_to_it() {
     let phase = Phase::Other;
     let failure = Some(Failure::BadStatus);
     let marking = event(60, EventKind::PeerMarked { phase, failure }, peer());
-    correlator.on_event(envoy(marking, "outlier.log"), None, at(60));
+    hear(&mut correlator, envoy(marking, "outlier.log"), at(60));
     let inventory = Inventory::default();
     // The access log is written later.
     assert!(correlator.decide(at(68), &inventory).is_empty());
-    correlator.on_event(envoy(failed(60, 111), "access.log"), None, at(69));
+    hear(&mut correlator, envoy(failed(60, 111), "access.log"), at(69));
     let verdicts = correlator.decide(at(75), &inventory);
     assert_eq!(verdicts.iter().map(|v| v.cause).collect::<Vec<_>>(), [Cause::Refused; 2]);
 }
@@ -213,8 +217,8 @@ fn four_addresses_and_ports_join_exactly() {
     // Others lost theirs for another reason.
     correlator.on_sample(&lost(59, 9));
     let own = ProxyEvent { local_addr: Some(local), ..failed(60, 110) };
-    correlator.on_event(own, None, at(60));
-    correlator.on_event(failed(60, 110), None, at(60));
+    hear(&mut correlator, own, at(60));
+    hear(&mut correlator, failed(60, 110), at(60));
     let verdicts = decide_all(&mut correlator);
     assert_eq!((verdicts[0].cause, verdicts[0].is_exact), (Cause::SynQueueFull, true));
     assert_eq!((verdicts[1].cause, verdicts[1].is_exact), (Cause::AcceptQueueOverflow, false));
@@ -225,7 +229,7 @@ fn an_attempt_that_tells_its_duration_is_searched_no_further_back() {
     let mut correlator = Correlator::default();
     correlator.on_sample(&lost(50, 9));
     let short = ProxyEvent { took_ms: Some(300), ..failed(60, 110) };
-    correlator.on_event(short, None, at(60));
+    hear(&mut correlator, short, at(60));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!(verdict.window.from, UnixMs(at(58).0 + 700));
     assert!(!verdict.is_joined());
@@ -234,10 +238,10 @@ fn an_attempt_that_tells_its_duration_is_searched_no_further_back() {
 #[test]
 fn a_peer_that_is_back_explains_nothing_any_more() {
     let mut correlator = Correlator::default();
-    correlator.on_event(marked(60), None, at(60));
+    hear(&mut correlator, marked(60), at(60));
     decide_all(&mut correlator);
-    correlator.on_event(event(70, EventKind::PeerBack, peer()), None, at(70));
-    correlator.on_event(no_live(71), None, at(71));
+    hear(&mut correlator, event(70, EventKind::PeerBack, peer()), at(70));
+    hear(&mut correlator, no_live(71), at(71));
     let verdicts = decide_all(&mut correlator);
     assert_eq!(verdicts.len(), 1, "there is nothing to explain about a peer that is back");
     assert_eq!(verdicts[0].cause, Cause::NoKernelEvidence);
@@ -248,7 +252,7 @@ fn a_peer_that_is_back_explains_nothing_any_more() {
 fn what_was_before_the_start_is_told() {
     let mut correlator = Correlator::default();
     correlator.on_sample(&lost(50, 9));
-    correlator.on_event(failed(60, 110), None, at(60));
+    hear(&mut correlator, failed(60, 110), at(60));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!(verdict.health.unseen_ms, 50_000);
 }
@@ -256,7 +260,7 @@ fn what_was_before_the_start_is_told() {
 #[test]
 fn no_live_peers_without_a_marking_is_honest() {
     let mut correlator = Correlator::default();
-    correlator.on_event(no_live(61), None, at(61));
+    hear(&mut correlator, no_live(61), at(61));
     let verdict = decide_all(&mut correlator).remove(0);
     assert_eq!((verdict.cause, verdict.confidence), (Cause::NoKernelEvidence, Confidence::Low));
 }
@@ -265,11 +269,11 @@ fn no_live_peers_without_a_marking_is_honest() {
 fn a_marking_of_another_proxy_or_long_ago_does_not_explain() {
     let mut correlator = Correlator::default();
     correlator.on_sample(&lost(55, 9));
-    correlator.on_event(marked(60), None, at(60));
+    hear(&mut correlator, marked(60), at(60));
     let mut other = no_live(61);
     other.source = "another.log".to_owned();
-    correlator.on_event(other, None, at(61));
-    correlator.on_event(no_live(150), None, at(150));
+    hear(&mut correlator, other, at(61));
+    hear(&mut correlator, no_live(150), at(150));
     let verdicts = decide_all(&mut correlator);
     let causes: Vec<Cause> = verdicts[1..].iter().map(|verdict| verdict.cause).collect();
     assert_eq!(causes, [Cause::NoKernelEvidence, Cause::ProxyLimit]);
@@ -280,7 +284,7 @@ fn events_beyond_the_limit_are_decided_early_and_none_is_lost() {
     let mut correlator = Correlator::default();
     let inventory = Inventory::default();
     for _ in 0..MOST_PENDING + 10 {
-        correlator.on_event(no_live(60), None, at(60));
+        hear(&mut correlator, no_live(60), at(60));
     }
     let early = correlator.decide(at(60), &inventory).len();
     assert_eq!(early, 10);

@@ -36,14 +36,21 @@ struct Entry<'a> {
     response_code_details: Option<Cow<'a, str>>,
     #[serde(borrow, default, alias = "uh")]
     upstream_host: Option<Cow<'a, str>>,
-    #[serde(borrow, default, alias = "ul")]
-    upstream_local_address: Option<Cow<'a, str>>,
+    /// Null, or `-`, where there was no connection; the outer option: whether the key is there.
+    #[serde(borrow, default, alias = "ul", deserialize_with = "present")]
+    upstream_local_address: Option<Option<Cow<'a, str>>>,
     #[serde(borrow, default, alias = "cl")]
     upstream_cluster: Option<Cow<'a, str>>,
     #[serde(borrow, alias = "t")]
     start_time: Cow<'a, str>,
     #[serde(default, alias = "dur", deserialize_with = "milliseconds")]
     duration: u64,
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<Option<Cow<'a, str>>>, D::Error> {
+    Option::<Cow<'a, str>>::deserialize(value).map(Some)
 }
 
 /// A number, or one in quotes, as Envoy writes it where `typed_json_format` is not used.
@@ -64,10 +71,10 @@ fn milliseconds<'de, D: Deserializer<'de>>(value: D) -> Result<u64, D::Error> {
 
 pub(super) fn of_json(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
-    let kind = words::event_of(
-        &entry.response_flags,
-        entry.response_code_details.as_deref().unwrap_or_default(),
-    )?;
+    let details = entry.response_code_details.as_deref().unwrap_or_default();
+    let local: Option<Option<SocketAddr>> =
+        entry.upstream_local_address.map(|addr| addr?.parse().ok());
+    let kind = words::event_of(&entry.response_flags, details, local.map(|addr| addr.is_some()))?;
     // Istio names a cluster twice over, `outbound|80||host`; that is its name all the same.
     let group = entry.upstream_cluster.filter(|name| !name.is_empty() && name != "-");
     let upstream = match (kind, &group) {
@@ -78,7 +85,7 @@ pub(super) fn of_json(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> 
     let at = end(&entry.start_time, entry.duration)?;
     Some(ProxyEvent {
         group: group.map(Cow::into_owned),
-        local_addr: entry.upstream_local_address.and_then(|addr| addr.parse().ok()),
+        local_addr: local.flatten(),
         took_ms: Some(entry.duration),
         ..ProxyEvent::new(ProxyKind::Envoy, carrier, (at, 1), kind, upstream)
     })
@@ -95,7 +102,7 @@ pub(super) fn of_text(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> 
     let (_received, rest) = number(rest)?;
     let (_sent, rest) = number(rest.strip_prefix(b" ")?)?;
     let (duration, rest) = number(rest.strip_prefix(b" ")?)?;
-    let kind = words::event_of(text(flags)?, "")?;
+    let kind = words::event_of(text(flags)?, "", None)?;
     let upstream = match kind {
         EventKind::NoLivePeers => Upstream::Unnamed,
         _ => last_quoted(rest).and_then(host).unwrap_or(Upstream::Unnamed),

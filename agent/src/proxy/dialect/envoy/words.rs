@@ -3,8 +3,13 @@
 use crate::proxy::event::{EventKind, Failure, Phase};
 
 /// The event that flags (`%RESPONSE_FLAGS%`, `UF,URX`) and details (`%RESPONSE_CODE_DETAILS%`, may
-/// be empty) tell of.
-pub(super) fn event_of(flags: &str, details: &str) -> Option<EventKind> {
+/// be empty) tell of. `was_connected` where it is known: the request's own timer may run out before
+/// that of the connect.
+pub(super) fn event_of(
+    flags: &str,
+    details: &str,
+    was_connected: Option<bool>,
+) -> Option<EventKind> {
     let has = |flag: &str| flags.split(',').any(|other| other == flag);
     let failed = |phase, failure| Some(EventKind::AttemptFailed { phase, failure });
     if has("UH") {
@@ -14,7 +19,12 @@ pub(super) fn event_of(flags: &str, details: &str) -> Option<EventKind> {
     } else if has("UC") || has("UR") {
         failed(Phase::ResponseHeader, Failure::Aborted)
     } else if has("UT") {
-        failed(Phase::ResponseHeader, Failure::TIMEOUT)
+        let phase = match was_connected {
+            Some(true) => Phase::ResponseHeader,
+            Some(false) => Phase::Connect,
+            None => Phase::Other,
+        };
+        failed(phase, Failure::TIMEOUT)
     } else if has("UPE") {
         failed(Phase::ResponseHeader, Failure::InvalidResponse)
     } else if has("UO") {
