@@ -220,7 +220,9 @@ fn answer_timed_out(facts: &Facts) -> Ruling {
         return ruling(Cause::HalfOpen, Confidence::High, &of_this_connection(&own));
     }
     let waiting = facts.queue.filter(|queue| queue.is_never_empty);
-    if let Some(losses) = facts.losses.filter(|losses| lost_final_acks(&losses.tally)) {
+    // Whoever is told by a reset waits for nothing.
+    let silent = facts.losses.filter(|_| !facts.aborting);
+    if let Some(losses) = silent.filter(|losses| lost_final_acks(&losses.tally)) {
         // Others' connections may have lost them; with some waiting, both are likely.
         let sure = confidence_of(facts, &losses).min(Confidence::Medium);
         let sure = if waiting.is_some() { Confidence::Low } else { sure };
@@ -235,7 +237,7 @@ fn answer_timed_out(facts: &Facts) -> Ruling {
         );
         return ruling(Cause::NotAccepting, sure, &words);
     }
-    if let Some(losses) = facts.losses.filter(|losses| losses.tally.overflows() > 0) {
+    if let Some(losses) = silent.filter(|losses| losses.tally.overflows() > 0) {
         let sure = confidence_of(facts, &losses).min(Confidence::Medium);
         return ruling(Cause::HalfOpen, sure, &in_words(&losses.tally));
     }

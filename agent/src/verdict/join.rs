@@ -289,6 +289,11 @@ impl Correlator {
             led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
         let listed = listed.join(", ");
         let (cause, confidence, because) = match led.cause() {
+            Some(_) if !led.is_own && led.causes.len() > 1 => (
+                Cause::NoKernelEvidence,
+                Confidence::Low,
+                format!("peers were taken out before it, but whether this group's is unknown: {listed}"),
+            ),
             Some(cause) => {
                 let sure = led.confidence.unwrap_or(Confidence::Low);
                 let alone = led.causes.len() == 1 && led.by_markings;

@@ -67,7 +67,7 @@ pub fn verdicts(args: &VerdictsArgs) -> Result<bool> {
     let directory = std::env::temp_dir().join(format!("fmlab-{label}-verdicts"));
     fs::create_dir_all(&directory).context("making a folder for the proxies")?;
     let played = play(args, &label, &directory);
-    if played.is_ok() {
+    if played.is_ok() && std::env::var_os("KEEP").is_none() {
         let _ = fs::remove_dir_all(&directory);
     }
     let (judged, score) = judge(&played?);

@@ -171,3 +171,12 @@ fn a_full_syn_queue_is_told_by_the_kernels_counter_too() {
     let told = Facts { syn_queue_full: true, ..dropped };
     assert_eq!(cause_of(&told).0, Cause::SynQueueFull);
 }
+
+/// With `tcp_abort_on_overflow` a dropped final ACK is answered: it is not what somebody waits for.
+#[test]
+fn nobody_waits_for_an_answer_to_what_was_reset() {
+    let lost = Tally::of(&[(Class::AckAcceptQueueFull, 4)]);
+    let late = facts(Phase::ResponseHeader, Failure::TIMEOUT, lost);
+    let late = Facts { aborting: true, queue: waiting(), ..late };
+    assert_eq!(cause_of(&late), (Cause::NotAccepting, Confidence::High));
+}

@@ -36,12 +36,34 @@ pub(super) fn event_of(
 }
 
 /// `upstream_reset_before_response_started{connection_timeout}`, or with the words of `strerror`:
-/// `…{remote_connection_failure|delayed_connect_error:_Connection_refused}`.
+/// `…{remote_connection_failure|delayed_connect_error:_Connection_refused|remote_address:…}`.
 fn connect(details: &str) -> Failure {
     let reason = details.split_once('{').map_or("", |(_, rest)| rest.trim_end_matches('}'));
-    match reason.rsplit_once(":_") {
-        Some((_, words)) => Failure::of_words(&words.replace('_', " ")).unwrap_or(Failure::Unknown),
-        None if reason == "connection_timeout" => Failure::TIMEOUT,
-        None => Failure::Unknown,
+    if reason == "connection_timeout" {
+        return Failure::TIMEOUT;
+    }
+    let words = reason.split('|').find_map(|part| Some(part.split_once("connect_error:_")?.1));
+    words.and_then(|words| Failure::of_words(&words.replace('_', " "))).unwrap_or(Failure::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_in_words_among_others() {
+        for (reason, failure) in [
+            ("connection_timeout", Failure::TIMEOUT),
+            ("remote_connection_failure|delayed_connect_error:_Connection_refused", Failure::REFUSED),
+            (
+                "remote_connection_failure|immediate_connect_error:_No_route_to_host|remote_address:10.80.0.2:80",
+                Failure::Errno { errno: 113 },
+            ),
+            ("remote_connection_failure", Failure::Unknown),
+        ] {
+            let details = format!("upstream_reset_before_response_started{{{reason}}}");
+            assert_eq!(connect(&details), failure, "{reason}");
+        }
+        assert_eq!(connect(""), Failure::Unknown);
     }
 }
