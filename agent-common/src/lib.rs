@@ -412,8 +412,8 @@ pub struct NginxRecord {
     pub local_port: u16,
     /// 1 where the connection's address is the current peer's.
     pub is_same_peer: u16,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// `sk->skc_state` of the connection (`TCP_SYN_SENT` …); 0 where it is closed already.
+    pub state: u32,
     /// The peer's address, as `sockaddr_in` or `sockaddr_in6`, and what follows it.
     pub sockaddr: [u8; 32],
     /// nginx's own text of it, or the group's name.

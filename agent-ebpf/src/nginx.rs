@@ -43,7 +43,8 @@ constants!(
     OFF_FDT_FD,
     OFF_FILE_PRIVATE_DATA,
     OFF_SOCKET_SK,
-    OFF_INET_SPORT
+    OFF_INET_SPORT,
+    OFF_SK_STATE
 );
 
 /// `ngx_peer_connection_t`.
@@ -125,6 +126,7 @@ fn tell(pc: u64, kind: NginxKind, fails: u64, max_fails: u64, peer_sockaddr: u64
     };
     let name: u64 = user(pc + PC_NAME);
     let (length, text): (u64, u64) = (user(name), user(name + 8));
+    let sk = socket_of(user(pc + PC_CONNECTION));
     let mut record = NginxRecord {
         // SAFETY: takes no argument.
         at_ns: unsafe { bpf_ktime_get_ns() },
@@ -134,9 +136,10 @@ fn tell(pc: u64, kind: NginxKind, fails: u64, max_fails: u64, peer_sockaddr: u64
         kind: kind as u32,
         socklen: user(pc + PC_SOCKLEN),
         name_len: length.min(NGINX_NAME as u64) as u32,
-        local_port: local_port(user(pc + PC_CONNECTION)),
+        // Stays there when the kernel gives the port back (`inet_put_port`).
+        local_port: u16::from_be(kernel(sk, &OFF_INET_SPORT)),
         is_same_peer: u16::from(user::<u64>(pc + PC_SOCKADDR) == peer_sockaddr),
-        reserved: 0,
+        state: u32::from(kernel::<u8>(sk, &OFF_SK_STATE)),
         sockaddr: user(user(pc + PC_SOCKADDR)),
         name: [0; NGINX_NAME],
     };
@@ -151,10 +154,9 @@ fn tell(pc: u64, kind: NginxKind, fails: u64, max_fails: u64, peer_sockaddr: u64
     entry.submit(0);
 }
 
-/// The local port of `connection->fd`; 0 where it has been closed. The port's number stays in
-/// `inet_sport` when the kernel gives the port back (`inet_put_port`).
+/// The kernel's socket behind `connection->fd`; 0 where it has been closed.
 #[inline(always)]
-fn local_port(connection: u64) -> u16 {
+fn socket_of(connection: u64) -> u64 {
     if connection == 0 {
         return 0;
     }
@@ -169,8 +171,7 @@ fn local_port(connection: u64) -> u16 {
     }
     let file: u64 = read_kernel(entries + 8 * fd as u64);
     let socket: u64 = kernel(file, &OFF_FILE_PRIVATE_DATA);
-    let sk: u64 = kernel(socket, &OFF_SOCKET_SK);
-    u16::from_be(kernel(sk, &OFF_INET_SPORT))
+    kernel(socket, &OFF_SOCKET_SK)
 }
 
 #[inline(always)]

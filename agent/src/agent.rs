@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
@@ -22,6 +22,7 @@ use crate::{
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
         source::{Positions, Source},
+        uprobe::{self, Uprobes},
     },
     time::UnixMs,
     verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
@@ -47,6 +48,8 @@ pub struct AgentConfig {
     pub state_directory: Option<PathBuf>,
     /// HAProxy's command sockets, or files with `show servers state`, for its servers' addresses.
     pub haproxy_servers: Vec<PathBuf>,
+    /// Watch nginx by uprobes in its workers.
+    pub nginx_uprobes: bool,
     /// Tell the rarer causes of a drop apart from the first drop on.
     pub watch_causes: bool,
 }
@@ -117,6 +120,11 @@ impl Agent {
             let stats =
                 source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
             sources.push((source.name(), stats));
+        }
+        if config.nginx_uprobes {
+            let uprobes = Uprobes::load().context("watching nginx by uprobes")?;
+            sources.push((uprobe::SOURCE.to_owned(), uprobes.stats()));
+            uprobes.spawn(sender.clone(), Arc::clone(&stop_followers))?;
         }
         let mut agent = Self {
             kernel,

@@ -27,6 +27,10 @@ pub(super) struct ProxyArgs {
     /// servers, which its log names only (repeatable)
     #[arg(long = "haproxy-servers", value_name = "PATH")]
     haproxy_servers: Vec<PathBuf>,
+    /// Watch every nginx of this host by uprobes: its markings, also where its log's level hides them,
+    /// with the connection's local port
+    #[arg(long)]
+    nginx_uprobes: bool,
     /// Keep in this directory how far logs have been read, and go on there after a restart
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -44,6 +48,7 @@ impl ProxyArgs {
             sources,
             state_directory: self.state_dir,
             haproxy_servers: self.haproxy_servers,
+            nginx_uprobes: self.nginx_uprobes,
             watch_causes,
         })
     }

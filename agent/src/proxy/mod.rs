@@ -7,6 +7,7 @@ mod event;
 mod home;
 mod local_time;
 pub mod source;
+pub mod uprobe;
 
 pub use dialect::{Dialect, haproxy::servers::Servers};
 pub use directory::Directory;

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     kernel::{
-        Attribution, Class, Counter, KernelEvent, KernelSample, MibCounts, NetnsId, QueueDepth,
+        Attribution, Counter, KernelEvent, KernelSample, MibCounts, NetnsId, QueueDepth,
         ServiceCount, Tally,
     },
     time::{UnixMs, Window},
@@ -26,9 +26,9 @@ pub struct Evidence {
     /// When the agent began to watch.
     since: Option<UnixMs>,
     losses: HashMap<Place, VecDeque<Slice>>,
-    /// Detail events by the client's address, which is the proxy's own end of a connection.
-    events: HashMap<SocketAddr, VecDeque<(UnixMs, SocketAddr, Class)>>,
-    order: VecDeque<(UnixMs, SocketAddr)>,
+    /// Detail events by the client's port, which is that of the proxy's own end of a connection.
+    events: HashMap<u16, VecDeque<KernelEvent>>,
+    order: VecDeque<(UnixMs, u16)>,
     events_lost: VecDeque<(Window, u64)>,
     queues: HashMap<Place, VecDeque<(UnixMs, QueueDepth)>>,
     /// Instants at which the queues were looked at, whatever was in them.
@@ -112,9 +112,8 @@ impl Evidence {
 
     /// Takes in a dropped segment in detail.
     pub fn add_event(&mut self, event: &KernelEvent) {
-        let told = (event.at, event.listener.addr, event.class);
-        self.events.entry(event.peer).or_default().push_back(told);
-        self.order.push_back((event.at, event.peer));
+        self.events.entry(event.peer.port()).or_default().push_back(*event);
+        self.order.push_back((event.at, event.peer.port()));
         if self.order.len() > MOST_EVENTS {
             self.forget_event();
         }
@@ -182,14 +181,19 @@ impl Evidence {
     }
 
     /// What became of the very connection from `local` to port `port` inside `window`. The listener
-    /// may have another address than the one the proxy calls, so only its port is compared.
+    /// may have another address than the one the proxy calls, so only its port is compared; and an
+    /// address of `local` that is not known is any.
     pub fn of_connection(&self, local: SocketAddr, port: u16, window: &Window) -> Option<Tally> {
-        let events = self.events.get(&local)?.iter();
-        let own = events.filter(|(at, listener, _)| {
-            listener.port() == port && window.from <= *at && *at <= window.to
+        let events = self.events.get(&local.port())?.iter();
+        let own = events.filter(|event| {
+            let from = event.peer.ip().to_canonical();
+            (local.ip().is_unspecified() || local.ip().to_canonical() == from)
+                && event.listener.addr.port() == port
+                && window.from <= event.at
+                && event.at <= window.to
         });
         let mut tally = Tally::default();
-        own.for_each(|(_, _, class)| tally[*class] += 1);
+        own.for_each(|event| tally[event.class] += 1);
         (!tally.is_empty()).then_some(tally)
     }
 

@@ -292,7 +292,9 @@ impl Correlator {
             Some(_) if !led.is_own && led.causes.len() > 1 => (
                 Cause::NoKernelEvidence,
                 Confidence::Low,
-                format!("peers were taken out before it, but whether this group's is unknown: {listed}"),
+                format!(
+                    "peers were taken out before it, but whether this group's is unknown: {listed}"
+                ),
             ),
             Some(cause) => {
                 let sure = led.confidence.unwrap_or(Confidence::Low);

@@ -26,7 +26,7 @@ pub struct SourceStats {
 
 impl SourceStats {
     /// One more.
-    pub(super) fn count(counter: &AtomicU64) {
+    pub(in crate::proxy) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -54,7 +54,10 @@ mod tests {
     fn a_reason_is_told_in_words_among_others() {
         for (reason, failure) in [
             ("connection_timeout", Failure::TIMEOUT),
-            ("remote_connection_failure|delayed_connect_error:_Connection_refused", Failure::REFUSED),
+            (
+                "remote_connection_failure|delayed_connect_error:_Connection_refused",
+                Failure::REFUSED,
+            ),
             (
                 "remote_connection_failure|immediate_connect_error:_No_route_to_host|remote_address:10.80.0.2:80",
                 Failure::Errno { errno: 113 },
