@@ -1,6 +1,11 @@
 //! `cargo xtask bench`: what Floodmark costs, measured and written down.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -33,6 +38,14 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Kernel(KernelArgs),
+    Proxy(ProxyArgs),
+}
+
+/// Measure how many lines of proxies' logs are read per second.
+#[derive(clap::Args)]
+struct ProxyArgs {
+    /// Logs to read, as DIALECT=FILE; those of tests/corpora by default.
+    logs: Vec<String>,
 }
 
 /// Measure the eBPF programs in a virtual machine, and write docs/bench-kernel.md.
@@ -55,7 +68,22 @@ struct KernelArgs {
 ///
 /// When something needed cannot be installed or built, or the virtual machine breaks.
 pub fn main(args: &Args) -> Result<ExitCode> {
-    let What::Kernel(args) = &args.what;
+    match &args.what {
+        What::Kernel(args) => kernel(args),
+        What::Proxy(args) => proxy(args),
+    }
+}
+
+fn proxy(args: &ProxyArgs) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build])?;
+    let bench = build::release("floodmark-tests", "floodmark-bench-proxy")?;
+    let mut command = Command::new(&bench);
+    command.current_dir(place::workspace()).args(&args.logs);
+    let status = command.status().with_context(|| format!("start {}", bench.display()))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn kernel(args: &KernelArgs) -> Result<ExitCode> {
     let series = vm::series::find(&args.kernel)?;
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm, Group::Bench])?;
     let kernel = vm::kernel::of_series(series, false)?;

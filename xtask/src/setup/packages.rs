@@ -25,9 +25,11 @@ fi
 apt-get update -q || echo 'some package index could not be refreshed'
 apt-get install -q -y --no-remove --no-install-recommends \
     -o DPkg::Lock::Timeout=300 "$@" || exit
-case " $* " in *' nginx-light '*)
-    [ ! -d /run/systemd/system ] || systemctl disable nginx.service ;;
-esac
+for service in nginx-light:nginx haproxy:haproxy; do
+    case " $* " in *" ${service%:*} "*)
+        [ ! -d /run/systemd/system ] || systemctl disable "${service#*:}.service" ;;
+    esac
+done
 "#;
 
 /// A package that may be needed.
