@@ -1,5 +1,7 @@
 //! Uprobes in a real nginx: every marking that its log shows at level `warn` is seen, and none more.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
+
 use std::{
     fs,
     io::{Read, Write},
