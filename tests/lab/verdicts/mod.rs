@@ -67,7 +67,7 @@ pub fn verdicts(args: &VerdictsArgs) -> Result<bool> {
     let directory = std::env::temp_dir().join(format!("fmlab-{label}-verdicts"));
     fs::create_dir_all(&directory).context("making a folder for the proxies")?;
     let played = play(args, &label, &directory);
-    if played.is_ok() && std::env::var_os("KEEP").is_none() {
+    if played.is_ok() {
         let _ = fs::remove_dir_all(&directory);
     }
     let (judged, score) = judge(&played?);
@@ -105,36 +105,47 @@ fn play(args: &VerdictsArgs, label: &str, directory: &Path) -> Result<Vec<Verdic
     let agent = Agent::start(&args.agent, &Proxies::sources(directory))?;
     let proxies = Proxies::start(&hosts.proxy, directory, &args.envoy)?;
     thread::sleep(SWEEP);
-    let mut runs: Vec<(usize, Proxy)> = Vec::new();
-    for _ in 0..args.rounds {
+    for round in 0..args.rounds {
+        // A case is played once at a time: its application has a port of its own.
+        let mut runs: Vec<(usize, Proxy)> = Vec::new();
         for (number, case) in CASES.iter().enumerate() {
             if args.only.is_empty() || args.only.iter().any(|only| only == case.name) {
                 runs.extend(case.proxies.iter().map(|proxy| (number, *proxy)));
             }
         }
-    }
-    shuffle(&mut runs);
-    for wave in runs.chunks(args.at_once.max(1)) {
-        let mut faults = Vec::new();
-        for (number, proxy) in wave {
-            faults.push(hosts.start(&CASES[*number], port(*number, *proxy))?);
+        shuffle(&mut runs, round);
+        for wave in runs.chunks(args.at_once.max(1)) {
+            play_wave(&hosts, &proxies, wave)?;
         }
-        thread::sleep(SWEEP);
-        thread::scope(|scope| {
-            for (number, proxy) in wave {
-                scope.spawn(|| proxies.request(&CASES[*number], *proxy));
-            }
-        });
-        thread::sleep(SETTLE);
     }
     thread::sleep(LAST);
     drop(proxies);
     agent.finish()
 }
 
-/// A mixed order that is the same every time: Fisher and Yates by a linear congruential generator.
-fn shuffle<T>(items: &mut [T]) {
-    let mut state: u64 = 20_261_120;
+/// Some cases at once.
+fn play_wave(hosts: &Hosts, proxies: &Proxies, wave: &[(usize, Proxy)]) -> Result<()> {
+    let mut faults = Vec::new();
+    for (number, proxy) in wave {
+        faults.push(hosts.start(&CASES[*number], port(*number, *proxy))?);
+    }
+    thread::sleep(SWEEP);
+    thread::scope(|scope| {
+        let asked: Vec<_> = wave
+            .iter()
+            .map(|(number, proxy)| scope.spawn(|| proxies.request(&CASES[*number], *proxy)))
+            .collect();
+        asked.into_iter().try_for_each(|asked| {
+            asked.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a client panicked")))
+        })
+    })?;
+    thread::sleep(SETTLE);
+    Ok(())
+}
+
+/// A mixed order, the same every time: Fisher and Yates by a linear congruential generator.
+fn shuffle<T>(items: &mut [T], seed: u32) {
+    let mut state = 20_261_120 + u64::from(seed);
     for last in (1..items.len()).rev() {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
