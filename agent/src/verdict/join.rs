@@ -3,15 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     time::Duration,
 };
 
 use super::{
+    attempt::{Attempt, LONGEST_ATTEMPT, end_of, reach},
     attempts::Attempts,
-    cause::{Facts, Trail, rule},
-    evidence::{Evidence, Losses, Place},
+    cause::{Facts, rule},
+    evidence::{Evidence, Place},
     markings::{MEMORY, Markings},
+    search::{Found, candidates, search},
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
 use crate::{
@@ -19,17 +20,10 @@ use crate::{
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
     },
-    proxy::{EventKind, Failure, Phase, ProxyEvent, ProxyKind},
+    proxy::{EventKind, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
 };
 
-/// How far back a timed-out attempt may have begun: the longest of the proxies' default connect and
-/// read timeouts (nginx: 60 s), its time stamp being that of the end.
-pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(60);
-/// How far back any other failure looks.
-const SHORT_ATTEMPT: Duration = Duration::from_secs(2);
-/// Losses come in slices of a second.
-const SLICE: Duration = Duration::from_secs(1);
 /// The accept queue is looked at each second. Whoever waited for an answer in vain was in it to the
 /// end, however long that took.
 const LAST_LOOKS: Duration = Duration::from_millis(2500);
@@ -204,7 +198,7 @@ impl Correlator {
             if ids.is_empty() {
                 ids = listeners.to_vec();
             }
-            self.search(addr, ids, &window)
+            search(&self.evidence, addr, ids, &window)
         });
         let Found { trail, listener, losses } = found.unwrap_or_default();
         let place = listener.map(|id| (id.netns, id.addr));
@@ -257,29 +251,6 @@ impl Correlator {
         }
     }
 
-    /// The listener behind an address, and what it lost. Where several namespaces have the address,
-    /// the one that lost most is taken and the trail is ambiguous.
-    fn search(&self, addr: SocketAddr, mut ids: Vec<ListenerId>, window: &Window) -> Found {
-        if ids.is_empty() {
-            // Closed meanwhile: what it lost is still known by its address.
-            let of = |(netns, addr): Place| ListenerId { netns, addr, inode: 0 };
-            ids = self.evidence.places_at(addr).map(of).collect();
-        }
-        let trail = match distinct_places(&ids) {
-            0 => Trail::Lost,
-            1 => Trail::Clear,
-            _ => Trail::Ambiguous,
-        };
-        let looked_up = ids
-            .into_iter()
-            .map(|id| (id, self.evidence.within(&(id.netns, id.addr), window)))
-            .max_by_key(|(_, losses)| losses.map_or(0, |losses| losses.tally.drops()));
-        match looked_up {
-            Some((id, losses)) => Found { trail, listener: Some(id), losses },
-            None => Found { trail, ..Found::default() },
-        }
-    }
-
     /// "No live upstreams" has the causes of what led to it.
     fn no_live_peers(&mut self, event: ProxyEvent) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
@@ -329,84 +300,6 @@ impl Correlator {
             because,
         }
     }
-}
-
-/// What is known of the attempt that an event is about.
-struct Attempt {
-    phase: Phase,
-    failure: Option<Failure>,
-    took: Option<Duration>,
-    local: Option<SocketAddr>,
-    peer: Option<SocketAddr>,
-}
-
-impl Attempt {
-    fn of(event: &ProxyEvent) -> Self {
-        let (phase, failure) = match event.kind {
-            EventKind::AttemptFailed { phase, failure } => (phase, Some(failure)),
-            EventKind::PeerMarked { phase, failure } => (phase, failure),
-            EventKind::NoLivePeers | EventKind::PeerBack => (Phase::Other, None),
-        };
-        Self {
-            phase,
-            failure,
-            took: event.took_ms.map(Duration::from_millis),
-            local: event.local_addr,
-            peer: event.addr(),
-        }
-    }
-}
-
-/// What a search for a listener found.
-struct Found {
-    trail: Trail,
-    listener: Option<ListenerId>,
-    losses: Option<Losses>,
-}
-
-impl Default for Found {
-    fn default() -> Self {
-        Self { trail: Trail::Lost, listener: None, losses: None }
-    }
-}
-
-fn candidates(
-    inventory: &Inventory,
-    addr: SocketAddr,
-    proxy_netns: Option<NetnsId>,
-) -> Vec<ListenerId> {
-    inventory.candidates(addr, proxy_netns).iter().map(|listener| listener.id).collect()
-}
-
-/// The members of a SO_REUSEPORT group share a place.
-fn distinct_places(ids: &[ListenerId]) -> usize {
-    let mut places: Vec<Place> = ids.iter().map(|id| (id.netns, id.addr)).collect();
-    places.sort_unstable();
-    places.dedup();
-    places.len()
-}
-
-/// The stretch of time in which the kernel's part of an attempt may lie.
-fn reach(event: &ProxyEvent, attempt: &Attempt) -> Window {
-    let long = match attempt.failure {
-        // After as long, a client whose final ACK was dropped hears a reset: its request has expired.
-        Some(failure) => matches!(
-            failure,
-            Failure::TIMEOUT | Failure::RESET | Failure::Aborted | Failure::Unknown
-        ),
-        None => true,
-    };
-    let back = match attempt.took {
-        Some(took) => took.min(LONGEST_ATTEMPT) + SLICE,
-        None if long => LONGEST_ATTEMPT,
-        None => SHORT_ATTEMPT,
-    };
-    Window { from: event.at.earlier(back), to: end_of(event) }
-}
-
-/// The last instant an event's coarse time stamp may stand for.
-fn end_of(event: &ProxyEvent) -> UnixMs {
-    event.at.later(Duration::from_millis(u64::from(event.precision_ms)))
 }
 
 #[cfg(test)]

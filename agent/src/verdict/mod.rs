@@ -1,6 +1,7 @@
 //! The join of what the kernel did with what the proxy said. Pure: no input, no output, no clock.
 
 mod advice;
+mod attempt;
 mod attempts;
 mod cause;
 mod cycle;
@@ -10,13 +11,15 @@ mod ledger;
 mod peers;
 mod markings;
 mod report;
+mod search;
 #[expect(clippy::module_inception, reason = "the folder's central type has the folder's name")]
 mod verdict;
 mod words;
 
 pub use advice::{Step, advice};
+pub use attempt::LONGEST_ATTEMPT;
 pub use cycle::Cycle;
-pub use join::{Correlator, LONGEST_ATTEMPT, SETTLE};
+pub use join::{Correlator, SETTLE};
 pub use ledger::{KernelSide, Ledger, VerdictKind};
 pub use report::{ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     kernel::{Attribution, Class, ListenerDelta, QueueDepth},
-    proxy::{ProxyKind, Upstream},
+    proxy::{Failure, Phase, ProxyKind, Upstream},
 };
 
 const PEER: &str = "10.0.0.1:8000";
