@@ -21,6 +21,9 @@ const LATER: Duration = Duration::from_secs(2);
 /// Attempts kept; the oldest go first.
 const MOST: usize = 20_000;
 
+/// Of them for one peer, where no request tells them apart: a marking goes with one of the last.
+const MOST_OF_ONE: usize = 64;
+
 /// What links an attempt with its marking.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Link {
@@ -64,7 +67,11 @@ impl Attempts {
         let link = Link::of(event);
         self.order.push_back((event.at, link.clone()));
         let attempt = Attempt { event: event.clone(), verdict: None };
-        self.by_link.entry(link).or_default().push_back(attempt);
+        let attempts = self.by_link.entry(link).or_default();
+        attempts.push_back(attempt);
+        if attempts.len() > MOST_OF_ONE {
+            attempts.pop_front();
+        }
         if self.order.len() > MOST {
             self.forget_one();
         }
@@ -109,9 +116,12 @@ impl Attempts {
     }
 
     fn forget_one(&mut self) {
-        let Some((_, link)) = self.order.pop_front() else { return };
+        let Some((at, link)) = self.order.pop_front() else { return };
         if let Some(attempts) = self.by_link.get_mut(&link) {
-            attempts.pop_front();
+            // It may be gone already.
+            if attempts.front().is_some_and(|attempt| attempt.event.at <= at) {
+                attempts.pop_front();
+            }
             if attempts.is_empty() {
                 self.by_link.remove(&link);
             }

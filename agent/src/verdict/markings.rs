@@ -1,7 +1,7 @@
 //! Why peers were taken out, kept for the "no live upstreams" that follows from it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -14,22 +14,31 @@ use crate::{
 /// How long a marking explains that no peer is left. nginx takes a peer back after `fail_timeout`
 /// (default 10 s), but re-marks it at the first failure, so a cycle is longer.
 pub const MEMORY: Duration = Duration::from_secs(60);
+/// As long where the peer is known to be the group's. After `fail_timeout` nginx lets one request
+/// try a peer that failed, and all others go without until that has succeeded: where nobody asks, the
+/// last marking is an old one.
+const LONG_MEMORY: Duration = Duration::from_secs(600);
 /// nginx tries one peer after the other for a request, and says so with the same connection's number.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
-/// Markings and attempts kept; the oldest go first.
-const MOST: usize = 20_000;
+/// Peers remembered; of more, some are not.
+const MOST: usize = 10_000;
 /// Groups whose peers are remembered.
 const MOST_GROUPS: usize = 1000;
 
-/// A marking, or a failed attempt where the log hides markings.
-struct Record {
-    at: UnixMs,
+/// Whose, by which proxy, and whether it is a marking, or a failed attempt where the log hides those.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
     proxy: ProxyKind,
     source: String,
-    request: Option<(Option<u32>, u64)>,
     upstream: Upstream,
-    group: Option<String>,
     is_marking: bool,
+}
+
+/// The last of its kind.
+struct Record {
+    at: UnixMs,
+    request: Option<(Option<u32>, u64)>,
+    group: Option<String>,
     cause: Cause,
     confidence: Confidence,
 }
@@ -37,7 +46,7 @@ struct Record {
 /// The recent markings.
 #[derive(Default)]
 pub struct Markings {
-    records: VecDeque<Record>,
+    records: BTreeMap<Key, Record>,
     /// Which peers a group of nginx's has, learnt from requests that ran out of them.
     peers: BTreeMap<(String, String), BTreeSet<Upstream>>,
 }
@@ -66,66 +75,67 @@ impl Markings {
     /// Keeps a verdict on a marking or an attempt.
     pub fn add(&mut self, verdict: &Verdict) {
         let event = &verdict.event;
-        self.records.push_back(Record {
-            at: event.at,
+        let key = Key {
             proxy: event.proxy,
             source: event.source.clone(),
-            request: event.connection.map(|connection| (event.pid, connection)),
             upstream: event.upstream.clone(),
-            group: event.group_name().map(str::to_owned),
             is_marking: matches!(event.kind, EventKind::PeerMarked { .. }),
+        };
+        if self.records.len() >= MOST && !self.records.contains_key(&key) {
+            self.records.pop_first();
+        }
+        let record = Record {
+            at: event.at,
+            request: event.connection.map(|connection| (event.pid, connection)),
+            group: event.group_name().map(str::to_owned),
             cause: verdict.cause,
             confidence: verdict.confidence,
-        });
-        if self.records.len() > MOST {
-            self.records.pop_front();
-        }
+        };
+        self.records.insert(key, record);
     }
 
     /// The peer is back: what took it out before explains nothing any more.
     pub fn back(&mut self, event: &ProxyEvent) {
-        self.records.retain(|record| {
-            record.proxy != event.proxy || record.upstream != event.upstream || record.at > event.at
+        self.records.retain(|key, record| {
+            key.proxy != event.proxy || key.upstream != event.upstream || record.at > event.at
         });
     }
 
     /// What led to an event of a group without peers: the last of each peer.
     pub fn led_to(&mut self, event: &ProxyEvent) -> Led {
         self.learn(event);
-        let from = event.at.earlier(MEMORY);
+        let (from, from_of_own) = (event.at.earlier(MEMORY), event.at.earlier(LONG_MEMORY));
         let key = (event.source.clone(), event.group_name().unwrap_or_default().to_owned());
         let known = self.peers.get(&key);
         let is_others = |upstream: &Upstream| {
             let mut groups = self.peers.iter().filter(|((source, _), _)| *source == event.source);
             groups.any(|(_, peers)| peers.contains(upstream))
         };
-        let concerns = |record: &&Record| {
+        let concerns = |key: &Key, record: &Record| {
+            let from = if known.is_some() { from_of_own } else { from };
             let in_time = from <= record.at && record.at <= event.at.later(SAME_REQUEST);
             let same = match (&record.group, event.group_name(), known) {
-                (_, _, Some(peers)) => {
-                    record.source == event.source && peers.contains(&record.upstream)
-                }
-                (Some(one), Some(other), None) => record.proxy == event.proxy && one == other,
-                _ => record.source == event.source && !is_others(&record.upstream),
+                (_, _, Some(peers)) => key.source == event.source && peers.contains(&key.upstream),
+                (Some(one), Some(other), None) => key.proxy == event.proxy && one == other,
+                _ => key.source == event.source && !is_others(&key.upstream),
             };
             in_time && same
         };
-        let mut last: BTreeMap<&Upstream, &Record> = BTreeMap::new();
-        for record in self.records.iter().filter(concerns) {
-            let before = last.get(&record.upstream);
-            if before.is_none_or(|before| record.is_marking >= before.is_marking) {
-                last.insert(&record.upstream, record);
-            }
-        }
-        let by_markings = last.values().any(|record| record.is_marking);
-        last.retain(|_, record| record.is_marking == by_markings);
-        let is_own = known.is_some() || last.values().all(|record| record.group.is_some());
+        let own: Vec<(&Key, &Record)> =
+            self.records.iter().filter(|(key, record)| concerns(key, record)).collect();
+        let by_markings = own.iter().any(|(key, _)| key.is_marking);
+        let last: Vec<&Record> = own
+            .into_iter()
+            .filter(|(key, _)| key.is_marking == by_markings)
+            .map(|(_, record)| record)
+            .collect();
+        let is_own = known.is_some() || last.iter().all(|record| record.group.is_some());
         let mut led = Led { by_markings, is_own, ..Led::default() };
-        for record in last.values() {
+        for record in &last {
             *led.causes.entry(record.cause).or_default() += 1;
         }
         let cause = led.cause();
-        let own = last.values().filter(|record| Some(record.cause) == cause);
+        let own = last.iter().filter(|record| Some(record.cause) == cause);
         led.confidence = own.map(|record| record.confidence).min();
         led
     }
@@ -136,13 +146,13 @@ impl Markings {
             return;
         };
         let request = Some((event.pid, connection));
-        let same = |record: &&Record| {
-            record.source == event.source
+        let same = |key: &Key, record: &Record| {
+            key.source == event.source
                 && record.request == request
                 && record.at.later(SAME_REQUEST) >= event.at
         };
-        let tried: Vec<Upstream> =
-            self.records.iter().rev().take(1000).filter(same).map(|r| r.upstream.clone()).collect();
+        let tried = self.records.iter().filter(|(key, record)| same(key, record));
+        let tried: Vec<Upstream> = tried.map(|(key, _)| key.upstream.clone()).collect();
         if tried.is_empty() {
             return;
         }
@@ -155,9 +165,7 @@ impl Markings {
     /// Forgets what is too old at `now`.
     pub fn forget(&mut self, now: UnixMs) {
         // An event waits for its verdict a while.
-        let before = now.earlier(2 * MEMORY);
-        while self.records.front().is_some_and(|record| record.at < before) {
-            self.records.pop_front();
-        }
+        let before = now.earlier(LONG_MEMORY + MEMORY);
+        self.records.retain(|_, record| record.at >= before);
     }
 }

@@ -184,6 +184,20 @@ fn a_group_has_the_causes_of_its_own_peers() {
     assert_eq!(causes, [Cause::AcceptQueueOverflow, Cause::Refused]);
 }
 
+/// nginx lets one request try a peer that failed; the others go without, however long ago that was.
+#[test]
+fn an_old_marking_explains_where_the_peer_is_known_to_be_the_groups() {
+    let mut correlator = Correlator::default();
+    correlator.on_sample(&lost(0, 0));
+    hear(&mut correlator, failed(60, 111), at(60));
+    hear(&mut correlator, marked(60), at(60));
+    hear(&mut correlator, no_live(60), at(60));
+    let of_another_request = ProxyEvent { connection: Some(9), ..no_live(260) };
+    hear(&mut correlator, of_another_request, at(260));
+    let verdict = decide_all(&mut correlator).remove(3);
+    assert_eq!(verdict.cause, Cause::Refused);
+}
+
 #[test]
 fn an_ejection_has_the_cause_of_the_requests_that_led_to_it() {
     let mut correlator = Correlator::default();
