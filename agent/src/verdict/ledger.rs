@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    peers::Peers,
     cycle::Cycles,
+    peers::Peers,
     report::{ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
 };

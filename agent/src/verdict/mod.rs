@@ -8,8 +8,8 @@ mod cycle;
 mod evidence;
 mod join;
 mod ledger;
-mod peers;
 mod markings;
+mod peers;
 mod report;
 mod search;
 #[expect(clippy::module_inception, reason = "the folder's central type has the folder's name")]
