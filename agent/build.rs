@@ -43,10 +43,13 @@ fn build() -> Result<(), String> {
     if !status.success() {
         return Err(format!("{cargo:?}: {status}"));
     }
-    let object = workspace().join("target/bpf").join(TARGET).join("release/floodmark-ebpf");
+    let built = workspace().join("target/bpf").join(TARGET).join("release");
     let to = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    fs::copy(&object, to.join("floodmark-ebpf"))
-        .map_err(|error| format!("copy {}: {error}", object.display()))?;
+    for name in ["floodmark-ebpf", "floodmark-nginx"] {
+        let object = built.join(name);
+        fs::copy(&object, to.join(name))
+            .map_err(|error| format!("copy {}: {error}", object.display()))?;
+    }
     Ok(())
 }
 

@@ -378,6 +378,51 @@ pub struct EventRecord {
     pub reserved: u32,
 }
 
+/// Bytes kept of the name that nginx has for a peer.
+pub const NGINX_NAME: usize = 64;
+
+/// What nginx did with a peer.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NginxKind {
+    /// An attempt failed, and the peer stays.
+    Failed,
+    /// An attempt failed, and the peer is taken out.
+    Marked,
+    /// The group has no live peer.
+    NoLivePeers,
+}
+
+/// What nginx did with a peer, as sent through the ring buffer `NGINX_EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NginxRecord {
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
+    pub at_ns: u64,
+    /// Failures of the peer, this one included.
+    pub fails: u64,
+    /// Failures at which it is taken out; 0: never.
+    pub max_fails: u64,
+    /// Process id in the initial PID namespace.
+    pub pid: u32,
+    /// An [`NginxKind`] as a number.
+    pub kind: u32,
+    /// Length of the peer's address.
+    pub socklen: u32,
+    /// Length of `name`; what is longer is cut.
+    pub name_len: u32,
+    /// Local port of the connection; 0 where it is closed already.
+    pub local_port: u16,
+    /// 1 where the connection's address is the current peer's.
+    pub is_same_peer: u16,
+    /// `sk->skc_state` of the connection (`TCP_SYN_SENT` …); 0 where it is closed already.
+    pub state: u32,
+    /// The peer's address, as `sockaddr_in` or `sockaddr_in6`, and what follows it.
+    pub sockaddr: [u8; 32],
+    /// nginx's own text of it, or the group's name.
+    pub name: [u8; NGINX_NAME],
+}
+
 /// Detail events one CPU sends for one listener within a second; more are counted, not sent.
 pub const EVENTS_PER_SECOND: u64 = 256;
 
@@ -388,6 +433,7 @@ const _: () = {
     assert!(size_of::<NoPortKey>() == 4 + 4 + 16 + 2 + 2);
     assert!(size_of::<NoPortTally>() == 8 + 16);
     assert!(size_of::<Totals>() == (CLASSES + SERVICE_CLASSES + 4) * 8);
+    assert!(size_of::<NginxRecord>() == 3 * 8 + 4 * 4 + 2 + 2 + 4 + 32 + NGINX_NAME);
     assert!(size_of::<EventRecord>() == 8 + 28 + 16 + 2 + 2 + 4 * 4);
 };
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -17,10 +16,14 @@ use tokio::{
 use crate::{
     inventory::View,
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing,
-        netns::{discover, of_process},
+        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Rung, Signal, Standing,
+        netns::discover,
     },
-    proxy::{Follower, ProxyEvent, ProxyKind, SourceStats},
+    proxy::{
+        Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
+        source::{Positions, Source},
+        uprobe::{self, Uprobes},
+    },
     stock::{Scraped, Stock},
     time::UnixMs,
     verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
@@ -38,8 +41,14 @@ pub const LISTENERS_EXPORTED: usize = 1000;
 /// What the agent is asked to do.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// nginx error logs to follow.
-    pub nginx_error_logs: Vec<PathBuf>,
+    /// Where the proxies speak.
+    pub sources: Vec<Source>,
+    /// Where to keep how far files have been read; nowhere: they are read from their ends.
+    pub state_directory: Option<PathBuf>,
+    /// HAProxy's command sockets, or files with `show servers state`, for its servers' addresses.
+    pub haproxy_servers: Vec<PathBuf>,
+    /// Watch nginx by uprobes in its workers.
+    pub nginx_uprobes: bool,
     /// Tell the rarer causes of a drop apart from the first drop on.
     pub watch_causes: bool,
     /// How many listeners to export at most, busiest first.
@@ -51,7 +60,10 @@ pub struct AgentConfig {
 impl Default for AgentConfig {
     fn default() -> Self {
         Self {
-            nginx_error_logs: Vec::new(),
+            sources: Vec::new(),
+            state_directory: None,
+            haproxy_servers: Vec::new(),
+            nginx_uprobes: false,
             watch_causes: false,
             listeners_exported: LISTENERS_EXPORTED,
             trace_system_calls: false,
@@ -100,6 +112,9 @@ pub struct Agent {
     sources: Vec<(String, Arc<SourceStats>)>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
     stop_followers: Arc<AtomicBool>,
+    positions: Option<Arc<Positions>>,
+    directory: Directory,
+    homes: Homes,
 }
 
 impl Agent {
@@ -121,12 +136,17 @@ impl Agent {
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
         let stop_followers = Arc::new(AtomicBool::new(false));
         let mut sources = Vec::new();
-        for path in &config.nginx_error_logs {
-            let follower = Follower::new(path);
-            sources.push((follower.name().to_owned(), follower.stats()));
-            follower
-                .spawn(sender.clone(), Arc::clone(&stop_followers))
-                .with_context(|| format!("following {}", path.display()))?;
+        let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
+        let positions = positions.map(Arc::new);
+        for source in &config.sources {
+            let stats =
+                source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
+            sources.push((source.name(), stats));
+        }
+        if config.nginx_uprobes {
+            let uprobes = Uprobes::load().context("watching nginx by uprobes")?;
+            sources.push((uprobe::SOURCE.to_owned(), uprobes.stats()));
+            uprobes.spawn(sender.clone(), Arc::clone(&stop_followers))?;
         }
         Ok(Self {
             kernel,
@@ -137,6 +157,9 @@ impl Agent {
             sources,
             proxy_events,
             stop_followers,
+            positions,
+            directory: Directory::new(config.haproxy_servers.clone()),
+            homes: Homes::default(),
         })
     }
 
@@ -180,14 +203,18 @@ impl Agent {
             self.book(rest, &mut on_verdict);
             self.snapshot(Duration::ZERO)
         })?;
+        if let Some(positions) = &self.positions {
+            positions.flush();
+        }
         snapshots.send_replace(Some(Arc::new(snapshot)));
         Ok(())
     }
 
-    fn hear(&mut self, event: ProxyEvent) {
+    fn hear(&mut self, mut event: ProxyEvent) {
+        self.directory.look_up(&mut event);
         self.ledger.book_proxy_event(&event);
-        let netns = event.pid.and_then(namespace_of_proxy);
-        self.correlator.on_event(event, netns, UnixMs::now());
+        let netns = self.homes.of(&event);
+        self.correlator.on_event(event, netns, UnixMs::now(), &self.stock.inventory);
     }
 
     fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
@@ -205,6 +232,10 @@ impl Agent {
         self.correlator.on_sample(&sample);
         for event in self.kernel.events(EVENTS_PER_TICK) {
             self.ledger.book_event(&event);
+            self.correlator.on_kernel_event(&event);
+        }
+        if !self.sources.is_empty() {
+            self.look_for_the_proxies()?;
         }
         while let Ok(event) = self.proxy_events.try_recv() {
             self.hear(event);
@@ -212,6 +243,22 @@ impl Agent {
         let verdicts = self.correlator.decide(UnixMs::now(), &self.stock.inventory);
         self.book(verdicts, on_verdict);
         self.snapshot(started.elapsed())
+    }
+
+    /// What no loss shows, and a proxy suffers from all the same.
+    fn look_for_the_proxies(&mut self) -> Result<()> {
+        let now = UnixMs::now();
+        let rung = |signal| {
+            let standing = self.kernel.standings().iter().find(|s| s.signal == signal);
+            standing.map_or(Rung::None, |standing| standing.rung).name()
+        };
+        let aborting = self.stock.inventory.aborting();
+        self.correlator.on_settings(rung(Signal::SynDrops), rung(Signal::AckDrops), aborting);
+        self.correlator.on_queues(now, &self.stock.inventory);
+        let (services, _) = self.kernel.services()?;
+        self.correlator.on_services(now, &services);
+        self.correlator.on_counters(now, &self.kernel.kernel_counts());
+        Ok(())
     }
 
     fn forget(&mut self) -> Result<()> {
@@ -256,11 +303,4 @@ impl Agent {
             tick,
         })
     }
-}
-
-/// The namespace of an nginx worker, if the pid in its log is one of ours: in a container the
-/// worker's own idea of its pid may be another process here.
-fn namespace_of_proxy(pid: u32) -> Option<NetnsId> {
-    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    command.starts_with("nginx").then(|| of_process(pid))?
 }

@@ -7,3 +7,4 @@ pub mod demo;
 pub mod load;
 pub mod nginx;
 pub mod topology;
+pub mod verdicts;

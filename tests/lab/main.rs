@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{app, demo, load};
+use floodmark_tests::{app, demo, load, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -18,6 +18,17 @@ struct Cli {
 enum Command {
     /// Play the incident in two acts; exit status 1 if something does not show
     Demo(demo::DemoArgs),
+    /// Produce each cause with real proxies and compare the verdicts; exit status 1 if too many are wrong
+    Verdicts(verdicts::VerdictsArgs),
+    /// An application that fails in one way
+    Behave {
+        /// What it does
+        mode: verdicts::behave::Mode,
+        /// Port to listen on
+        port: u16,
+        /// Backlog for `listen(2)`
+        backlog: i32,
+    },
     /// The stand-in application
     App {
         /// Port to listen on
@@ -51,6 +62,10 @@ fn run(command: Command) -> Result<bool> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     match command {
         Command::Demo(args) => demo::demo(&args),
+        Command::Verdicts(args) => verdicts::verdicts(&args),
+        Command::Behave { mode, port, backlog } => {
+            verdicts::behave::serve(mode, port, backlog).map(|()| true)
+        }
         Command::App { port, backlog } => app::serve(port, backlog).map(|()| true),
         Command::Load { clients, seconds } => {
             let runtime = tokio::runtime::Runtime::new()?;

@@ -98,7 +98,8 @@ impl Topology {
     }
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+/// Runs `ip`.
+pub(crate) fn ip(args: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(args).output().context("running ip (package iproute2)")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

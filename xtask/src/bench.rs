@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
     thread,
     time::Duration,
 };
@@ -41,6 +41,7 @@ pub struct Args {
 enum What {
     Kernel(KernelArgs),
     Inventory(InventoryArgs),
+    Proxy(ProxyArgs),
 }
 
 /// Measure on this host what it costs to know every listener, and write docs/bench-inventory.md.
@@ -52,6 +53,13 @@ struct InventoryArgs {
     /// Listeners in all of them together.
     #[arg(long, default_value_t = 1000)]
     listeners: usize,
+}
+
+/// Measure how many lines of proxies' logs are read per second.
+#[derive(clap::Args)]
+struct ProxyArgs {
+    /// Logs to read, as DIALECT=FILE; those of tests/corpora by default.
+    logs: Vec<String>,
 }
 
 /// Measure the eBPF programs in a virtual machine, and write docs/bench-kernel.md.
@@ -77,6 +85,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Kernel(args) => kernel(args),
         What::Inventory(args) => inventory(args),
+        What::Proxy(args) => proxy(args),
     }
 }
 
@@ -106,6 +115,15 @@ fn inventory(args: &InventoryArgs) -> Result<ExitCode> {
         .with_context(|| format!("write {INVENTORY_PAGE}"))?;
     print!("{page}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn proxy(args: &ProxyArgs) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build])?;
+    let bench = build::release("floodmark-tests", "floodmark-bench-proxy")?;
+    let mut command = Command::new(&bench);
+    command.current_dir(place::workspace()).args(&args.logs);
+    let status = command.status().with_context(|| format!("start {}", bench.display()))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn kernel(args: &KernelArgs) -> Result<ExitCode> {

@@ -4,6 +4,8 @@ mod apt;
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
+mod lab;
 mod place;
 mod root;
 mod run;
@@ -33,6 +35,8 @@ enum Verb {
     Vm(vm::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Lab(lab::Args),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::main(&args),
         Verb::Demo(args) => demo::main(&args),
         Verb::Bench(args) => bench::main(&args),
+        Verb::Lab(args) => lab::main(&args),
+        Verb::Fuzz(args) => fuzz::main(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -1,6 +1,8 @@
 //! `cargo xtask setup`: install what is missing on this machine, and only that.
 
 mod bpf;
+pub mod envoy;
+pub mod fuzz;
 mod packages;
 mod promtool;
 pub mod qemu;
@@ -31,6 +33,8 @@ pub enum Group {
     Vm,
     /// Benchmarks: the tools that Floodmark is compared with.
     Bench,
+    /// Fuzzing.
+    Fuzz,
 }
 
 impl Group {
@@ -41,6 +45,7 @@ impl Group {
             Self::Build => bpf::packages(),
             Self::Lab => vec![
                 Package::with_program("nginx-light", "nginx"),
+                Package::with_program("haproxy", "haproxy"),
                 Package::with_program("iproute2", "ip"),
                 Package::with_program("procps", "sysctl"),
                 Package::library("python3-venv"),
@@ -51,6 +56,7 @@ impl Group {
                 Package::with_program("kmod", "depmod"),
                 Package::with_program("xz-utils", "xz"),
             ],
+            Self::Fuzz => Vec::new(),
             Self::Bench => vec![
                 Package::with_program("bpftrace", "bpftrace"),
                 Package::with_program("libbpf-tools", "tcpsynbl"),
@@ -66,6 +72,7 @@ impl std::fmt::Display for Group {
             Self::Lab => "lab",
             Self::Vm => "vm",
             Self::Bench => "bench",
+            Self::Fuzz => "fuzz",
         })
     }
 }
@@ -98,6 +105,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             }
             Group::Vm => qemu::ensure()?,
             Group::Bench => {}
+            Group::Fuzz => fuzz::ensure()?,
         }
     }
     Ok(())

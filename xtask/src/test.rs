@@ -24,7 +24,8 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, host, scenarios, demo, vm (all machines) or vm-6.1 ...
+    /// Run only these steps: fmt, clippy, unit, host, scenarios, demo, verdicts,
+    /// fuzz, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -151,6 +152,8 @@ fn all_steps() -> Result<Vec<Step>> {
             root::command(&scenarios, &scenarios.display().to_string())
         }),
         Step::new("demo", xtask(&["demo", "--quick"])),
+        Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
+        Step::new("fuzz", xtask(&["fuzz", "--seconds", "20"])),
     ];
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));

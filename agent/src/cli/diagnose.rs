@@ -36,11 +36,8 @@ pub(super) struct DiagnoseArgs {
 /// Exit status 0 where nothing was lost and no peer marked, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let stop = stop_signal()?;
-    let agent = Agent::start(&AgentConfig {
-        nginx_error_logs: args.proxy.nginx_error_logs,
-        watch_causes: true,
-        ..AgentConfig::default()
-    })?;
+    let config = AgentConfig { watch_causes: true, ..args.proxy.config()? };
+    let agent = Agent::start(&config)?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);
     let enough = async {

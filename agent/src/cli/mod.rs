@@ -3,13 +3,15 @@
 mod diagnose;
 mod doctor;
 mod listeners;
+mod proxies;
 mod run;
 mod story;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+use proxies::ProxyArgs;
 
 /// Exit status: nothing wrong was found.
 pub const HEALTHY: u8 = 0;
@@ -40,14 +42,6 @@ enum Command {
     Listeners(listeners::ListenersArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
     Doctor(doctor::DoctorArgs),
-}
-
-/// Where the proxies speak.
-#[derive(Debug, Args)]
-struct ProxyArgs {
-    /// nginx error log to follow, through rotation; its level should be warn or lower (repeatable)
-    #[arg(long = "nginx-error-log", value_name = "FILE")]
-    nginx_error_logs: Vec<PathBuf>,
 }
 
 /// Runs a command line.

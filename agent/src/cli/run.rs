@@ -48,10 +48,10 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
     let agent = Agent::start(&AgentConfig {
-        nginx_error_logs: args.proxy.nginx_error_logs,
         watch_causes: args.watch_causes,
         listeners_exported: args.listeners,
         trace_system_calls: args.trace_system_calls,
+        ..args.proxy.config()?
     })?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {

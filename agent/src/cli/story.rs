@@ -123,6 +123,16 @@ fn tell_proxies(out: &mut String, report: &Report) -> std::fmt::Result {
     for (cause, count) in &proxy.causes {
         writeln!(out, "  {count} × {cause}")?;
     }
+    for cycle in &proxy.cycles {
+        let Some(period) = cycle.period_ms else { continue };
+        writeln!(
+            out,
+            "  {} goes round in a cycle: every {:.0} s no peer is left, {:.0} % of the time in all",
+            plain(&cycle.group),
+            period as f64 / 1000.0,
+            100.0 * cycle.share_without_peer
+        )?;
+    }
     let marking =
         |verdict: &&Arc<Verdict>| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
     if let Some(verdict) = proxy.verdicts.iter().rev().find(marking) {

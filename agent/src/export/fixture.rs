@@ -33,7 +33,8 @@ pub(super) fn snapshot() -> Snapshot {
     sources.lines_cut.store(2, Ordering::Relaxed);
     let kind = VerdictKind {
         proxy: ProxyKind::Nginx,
-        upstream: "10.0.0.2:8000".to_owned(),
+        upstream: "app".to_owned(),
+        peer: "10.0.0.2:8000".to_owned(),
         event: "peer_marked",
         cause: Cause::AcceptQueueOverflow,
         confidence: Confidence::High,

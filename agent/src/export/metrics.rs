@@ -12,7 +12,7 @@ use crate::{
         Class, Counter, NetnsId,
         class::{Meaning, meaning_of},
     },
-    verdict::ListenerReport,
+    verdict::{Cycle, ListenerReport},
 };
 
 /// Services exported at most, busiest first; and destinations without a port.
@@ -53,6 +53,7 @@ fn families(snapshot: &Snapshot) -> Families {
     about_namespaces(&mut families, snapshot);
     about_services(&mut families, snapshot);
     about_proxies(&mut families, snapshot);
+    about_cycles(&mut families, &snapshot.report.proxy.cycles);
     about_sources(&mut families, snapshot);
     families
 }
@@ -265,12 +266,44 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
             &[
                 ("proxy", kind.proxy.name()),
                 ("upstream", &kind.upstream),
+                ("peer", &kind.peer),
                 ("event", kind.event),
                 ("cause", kind.cause.name()),
                 ("confidence", kind.confidence.name()),
             ],
             *count,
         );
+    }
+}
+
+/// Groups that ran out of live peers.
+fn about_cycles(families: &mut Families, cycles: &[Cycle]) {
+    for cycle in cycles.iter().take(SERVICES_EXPORTED) {
+        let labels = [
+            ("proxy", cycle.proxy.name()),
+            ("source", cycle.source.as_str()),
+            ("upstream", cycle.group.as_str()),
+        ];
+        families.counter(
+            "floodmark_upstream_outages_total",
+            "Times a group of peers had none left, by the proxy's word.",
+            &labels,
+            cycle.outages,
+        );
+        families.gauge(
+            "floodmark_upstream_without_peer_ratio",
+            "Share of the time without a live peer, over the last outages.",
+            &labels,
+            cycle.share_without_peer,
+        );
+        if let Some(period) = cycle.period_ms {
+            families.gauge(
+                "floodmark_upstream_outage_period_seconds",
+                "Mean interval between outages that come at intervals alike.",
+                &labels,
+                period as f64 / 1000.0,
+            );
+        }
     }
 }
 
@@ -294,6 +327,12 @@ fn about_sources(families: &mut Families, snapshot: &Snapshot) {
             "floodmark_source_lines_cut_total",
             "Lines the proxy itself had cut; one that lost its upstream is no event.",
             read(&stats.lines_cut),
+        );
+        count(
+            "floodmark_source_lines_dropped_total",
+            "Syslog messages the kernel threw away because the socket's buffer was full, and \
+             connections refused because there were too many.",
+            read(&stats.dropped),
         );
         count(
             "floodmark_source_rotations_total",

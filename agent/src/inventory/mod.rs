@@ -133,6 +133,14 @@ impl Inventory {
         &self.namespaces
     }
 
+    /// The namespaces in which a full accept queue answers by a reset (`tcp_abort_on_overflow`).
+    pub fn aborting(&self) -> BTreeSet<NetnsId> {
+        let aborts =
+            |settings: &NetnsSettings| settings.abort_on_overflow.is_some_and(|on| on != 0);
+        let namespaces = self.namespaces.iter();
+        namespaces.filter(|(_, netns)| aborts(&netns.settings)).map(|(id, _)| *id).collect()
+    }
+
     /// A listener by its identity.
     pub fn get(&self, id: &ListenerId) -> Option<&Listener> {
         self.listeners.get(id)

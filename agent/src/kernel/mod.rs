@@ -26,6 +26,16 @@ mod source;
 pub mod unix_diag;
 pub mod watch;
 
+/// Where the running kernel keeps what programs read, by the names of their load-time constants.
+///
+/// # Errors
+///
+/// When the kernel has no BTF, or it cannot be read.
+pub fn constants() -> anyhow::Result<Vec<(&'static str, u64)>> {
+    let btf = btf::Btf::read(btf::Btf::VMLINUX.as_ref())?;
+    Ok(layout::Layout::resolve(&btf).values().collect())
+}
+
 pub use canary::Heard;
 pub use class::Class;
 pub use hooks::{Attach, Hook};

@@ -26,21 +26,115 @@ pub struct ProxyEvent {
     pub kind: EventKind,
     /// To whom.
     pub upstream: Upstream,
+    /// The group (nginx `upstream`, HAProxy backend, Envoy cluster) the peer was tried for, where
+    /// the proxy names it beside the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The peer's address, where it is known though `upstream` is a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_addr: Option<SocketAddr>,
+    /// The proxy's own end of the connection that failed: with it the join is exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_addr: Option<SocketAddr>,
+    /// How long the attempt, or the request with all its attempts, took; in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+}
+
+impl ProxyEvent {
+    /// An event of which no more is known than that.
+    pub fn new(
+        proxy: ProxyKind,
+        carrier: &Carrier<'_>,
+        at: (UnixMs, u32),
+        kind: EventKind,
+        upstream: Upstream,
+    ) -> Self {
+        Self {
+            at: at.0,
+            precision_ms: at.1,
+            proxy,
+            source: carrier.source.to_owned(),
+            pid: carrier.pid,
+            connection: None,
+            kind,
+            upstream,
+            group: None,
+            peer_addr: None,
+            local_addr: None,
+            took_ms: None,
+        }
+    }
+
+    /// The peer's TCP address, where it is known.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match self.upstream {
+            Upstream::Inet(addr) => Some(addr),
+            _ => self.peer_addr,
+        }
+    }
+
+    /// The group the event concerns, where it is known.
+    pub fn group_name(&self) -> Option<&str> {
+        match &self.upstream {
+            Upstream::Group(name) => Some(name),
+            Upstream::Server { group, .. } => Some(group),
+            _ => self.group.as_deref(),
+        }
+    }
+}
+
+/// What brought a line here, and what that says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Carrier<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// When the line was read.
+    pub read_at: UnixMs,
+    /// When it was written, where the carrier stamps it finer than the proxy (a container's log,
+    /// RFC 5424).
+    pub stamped: Option<UnixMs>,
+    /// The writer's process id, where the carrier tells it (syslog).
+    pub pid: Option<u32>,
+}
+
+impl<'a> Carrier<'a> {
+    /// A line of `source` read at `read_at`, of which the carrier tells nothing.
+    pub fn plain(source: &'a str, read_at: UnixMs) -> Self {
+        Self { source, read_at, stamped: None, pid: None }
+    }
+
+    /// The best idea of when the line was written.
+    pub fn written(&self) -> UnixMs {
+        self.stamped.unwrap_or(self.read_at)
+    }
 }
 
 /// The proxy program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProxyKind {
-    /// nginx, open source.
+    /// nginx and what is built on it: OpenResty, APISIX, Tengine, ingress-nginx.
     Nginx,
+    /// HAProxy.
+    Haproxy,
+    /// Envoy.
+    Envoy,
+    /// Caddy.
+    Caddy,
 }
 
 impl ProxyKind {
+    /// Every program there is.
+    pub const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Envoy, Self::Caddy];
+
     /// Name of the program in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Caddy => "caddy",
         }
     }
 }
@@ -49,7 +143,7 @@ impl ProxyKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum EventKind {
-    /// One attempt at one peer failed.
+    /// One attempt at one peer failed; a health check is an attempt too.
     AttemptFailed {
         /// How far the attempt had come.
         phase: Phase,
@@ -60,20 +154,26 @@ pub enum EventKind {
     PeerMarked {
         /// How far the attempt that led to the marking had come.
         phase: Phase,
+        /// How that attempt failed, where the marking itself says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
     },
+    /// The proxy takes the peer into its rotation again.
+    PeerBack,
     /// Every peer of the group is out: the client gets an error at once.
     NoLivePeers,
 }
 
 impl EventKind {
     /// Every name there is.
-    pub const NAMES: [&str; 3] = ["attempt_failed", "peer_marked", "no_live_peers"];
+    pub const NAMES: [&str; 4] = ["attempt_failed", "peer_marked", "peer_back", "no_live_peers"];
 
     /// Name of the event in metrics and JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::AttemptFailed { .. } => "attempt_failed",
             Self::PeerMarked { .. } => "peer_marked",
+            Self::PeerBack => "peer_back",
             Self::NoLivePeers => "no_live_peers",
         }
     }
@@ -93,7 +193,7 @@ pub enum Phase {
     ResponseHeader,
     /// Reading the response body, or relaying a stream.
     Body,
-    /// Any other step.
+    /// Any other step, or one that the proxy does not tell.
     Other,
 }
 
@@ -101,15 +201,51 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "failure")]
 pub enum Failure {
-    /// The system call's error number (Linux numbering, e.g. 110 = ETIMEDOUT).
+    /// The system call's error number (Linux numbering, e.g. 110 = ETIMEDOUT). A proxy's own timer
+    /// that ran out is 110 too, as nginx has it.
     Errno {
-        /// The number as the proxy printed it.
+        /// The number as the proxy printed it, or as its words stand for.
         errno: i32,
     },
     /// The peer closed before it had answered in full.
     ClosedEarly,
+    /// The peer closed or reset the connection before it had answered; the proxy does not tell which.
+    Aborted,
     /// The peer answered something that is no valid response, or no valid TLS handshake.
     InvalidResponse,
+    /// The peer answered with a status that the proxy counts as a failure.
+    BadStatus,
+    /// The proxy came up against a limit of its own: connections, queue, descriptors.
+    OwnLimit,
+    /// The proxy does not say.
+    Unknown,
+}
+
+impl Failure {
+    /// ETIMEDOUT.
+    pub const TIMEOUT: Self = Self::Errno { errno: 110 };
+    /// ECONNREFUSED.
+    pub const REFUSED: Self = Self::Errno { errno: 111 };
+    /// ECONNRESET.
+    pub const RESET: Self = Self::Errno { errno: 104 };
+
+    /// The failure that Go, Envoy and Caddy tell in the words of `strerror`, in glibc's or musl's.
+    pub(super) fn of_words(words: &str) -> Option<Self> {
+        let errno = match words.to_ascii_lowercase().as_str() {
+            "connection refused" => 111,
+            "connection reset by peer" => 104,
+            "broken pipe" => 32,
+            "connection timed out" | "operation timed out" | "i/o timeout" => 110,
+            "cannot assign requested address" | "address not available" => 99,
+            "network is unreachable" | "network unreachable" => 101,
+            "no route to host" | "host is unreachable" => 113,
+            "too many open files" | "no file descriptors available" => 24,
+            "resource temporarily unavailable" => 11,
+            "no such file or directory" => 2,
+            _ => return None,
+        };
+        Some(Self::Errno { errno })
+    }
 }
 
 /// The peer, or group of peers, an event is about.
@@ -122,6 +258,15 @@ pub enum Upstream {
     Unix(String),
     /// The name of a group (nginx `upstream NAME {}`), said when no peer was left to try.
     Group(String),
+    /// A server by its name in the proxy's configuration (HAProxy).
+    Server {
+        /// Its backend.
+        group: String,
+        /// Its name there.
+        name: String,
+    },
+    /// The proxy does not say which.
+    Unnamed,
 }
 
 impl fmt::Display for Upstream {
@@ -130,6 +275,8 @@ impl fmt::Display for Upstream {
             Self::Inet(addr) => write!(f, "{addr}"),
             Self::Unix(path) => write!(f, "unix:{path}"),
             Self::Group(name) => f.write_str(name),
+            Self::Server { group, name } => write!(f, "{group}/{name}"),
+            Self::Unnamed => f.write_str("unnamed"),
         }
     }
 }

@@ -1,8 +1,16 @@
 //! What the proxy says: dialects, and the sources they are read from.
 
+mod bytes;
+mod dialect;
+mod directory;
 mod event;
-mod follow;
-pub mod nginx;
+mod home;
+mod local_time;
+pub mod source;
+pub mod uprobe;
 
-pub use event::{EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream};
-pub use follow::{Follower, SourceStats};
+pub use dialect::{Dialect, haproxy::servers::Servers};
+pub use directory::Directory;
+pub use event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream};
+pub use home::Homes;
+pub use source::SourceStats;

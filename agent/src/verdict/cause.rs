@@ -1,17 +1,24 @@
-//! The rules: from how an attempt failed and what the kernel lost meanwhile, to a cause.
+//! The rules: from how an attempt failed and what the kernel did meanwhile, to a cause.
+
+use std::time::Duration;
 
 use super::{
-    evidence::Losses,
+    evidence::{Losses, QueueSeen},
     verdict::{Cause, Confidence},
+    words::{final_acks, in_words},
 };
 use crate::{
     kernel::{Attribution, Class, Tally},
     proxy::{Failure, Phase},
+    time::UnixMs,
 };
 
 /// Linux error numbers, as proxies print them.
 mod errno {
+    pub const ENOENT: i32 = 2;
     pub const EAGAIN: i32 = 11;
+    pub const ENFILE: i32 = 23;
+    pub const EMFILE: i32 = 24;
     pub const EPIPE: i32 = 32;
     pub const EADDRNOTAVAIL: i32 = 99;
     pub const ENETUNREACH: i32 = 101;
@@ -21,6 +28,11 @@ mod errno {
     pub const EHOSTUNREACH: i32 = 113;
 }
 
+/// A connect that times out has lost every one of its SYNs, the last not longer than this before its
+/// end: they are sent at 0, 1, 2, 3, 4, 5, 7, 11, 19 and 35 s (`tcp_syn_linear_timeouts`, since 6.5),
+/// and before that at 0, 1, 3, 7, 15 and 31 s; a proxy gives up after 60 s at the latest.
+const LAST_SYN: Duration = Duration::from_secs(30);
+
 /// What is known about an attempt when its cause is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
@@ -28,10 +40,24 @@ pub struct Facts {
     pub phase: Phase,
     /// How it failed; unknown for a marking that no failing attempt goes with.
     pub failure: Option<Failure>,
+    /// When it ended.
+    pub ended: UnixMs,
     /// What the listener behind the address lost in the window.
     pub losses: Option<Losses>,
+    /// What the kernel did to this very connection.
+    pub connection: Option<Tally>,
     /// How the address led to a listener.
     pub trail: Trail,
+    /// The listener's accept queue, where it was not empty.
+    pub queue: Option<QueueSeen>,
+    /// A SYN queue was full where the listener is (TCPReqQFullDrop).
+    pub syn_queue_full: bool,
+    /// SYNs were sent to the port again.
+    pub syn_repeated: bool,
+    /// `tcp_abort_on_overflow` is set where the listener is.
+    pub aborting: bool,
+    /// Part of the window was before the agent began to watch: what was not seen may have been.
+    pub unseen: bool,
 }
 
 /// How the upstream's address led to a listener.
@@ -57,22 +83,33 @@ pub struct Ruling {
 
 /// Applies the rules.
 pub fn rule(facts: &Facts) -> Ruling {
+    use Confidence::{High, Medium};
     match facts.failure {
         Some(Failure::Errno { errno }) => by_errno(errno, facts),
+        Some(Failure::Aborted) => reset(facts),
         Some(Failure::ClosedEarly) => ruling(
-            Cause::Application,
-            Confidence::Medium,
+            Cause::ApplicationClosed,
+            Medium,
             "the application closed the connection before it had answered",
         ),
         Some(Failure::InvalidResponse) => ruling(
-            Cause::Application,
-            Confidence::High,
+            Cause::ApplicationFailed,
+            High,
             "the application answered something that is no valid response",
         ),
-        None if facts.phase == Phase::Connect => timed_out(facts),
+        Some(Failure::BadStatus) => ruling(
+            Cause::ApplicationFailed,
+            High,
+            "the application answered with a status that the proxy counts as a failure",
+        ),
+        Some(Failure::OwnLimit) => {
+            ruling(Cause::ProxyLimit, High, "the proxy came up against a limit of its own")
+        }
+        Some(Failure::Unknown) => untold(facts),
+        None if matches!(facts.phase, Phase::Connect | Phase::Other) => untold(facts),
         None => ruling(
-            Cause::Application,
-            Confidence::Medium,
+            Cause::ApplicationFailed,
+            Medium,
             "no failed attempt goes with it: the application answered with a status that the proxy \
              counts as a failure",
         ),
@@ -80,65 +117,205 @@ pub fn rule(facts: &Facts) -> Ruling {
 }
 
 fn by_errno(errno: i32, facts: &Facts) -> Ruling {
+    use Confidence::{High, Low, Medium};
     match errno {
-        errno::ETIMEDOUT => timed_out(facts),
+        errno::ETIMEDOUT if facts.phase == Phase::Connect => connect_timed_out(facts),
+        errno::ETIMEDOUT if facts.phase == Phase::Other => {
+            let ruling = syn_dropped(facts).unwrap_or_else(|| answer_timed_out(facts));
+            Ruling { confidence: ruling.confidence.min(Medium), ..ruling }
+        }
+        errno::ETIMEDOUT => answer_timed_out(facts),
+        errno::ECONNRESET | errno::EPIPE => reset(facts),
         errno::ECONNREFUSED => match facts.trail {
             Trail::Lost => ruling(
                 Cause::Refused,
-                Confidence::High,
-                "the connection was refused and nothing listens at the address",
+                High,
+                "the connection was refused, and nothing on this host listens at the address",
             ),
             _ => ruling(
                 Cause::Refused,
-                Confidence::Medium,
+                Medium,
                 "the connection was refused; a listener is there now",
             ),
         },
-        errno::ECONNRESET | errno::EPIPE => reset(facts),
+        errno::ENOENT => ruling(Cause::Refused, High, "the Unix socket is not there"),
         errno::EADDRNOTAVAIL => ruling(
             Cause::ProxyPortsExhausted,
-            Confidence::High,
+            High,
             "the proxy had no ephemeral port left towards this peer; the peer is innocent",
         ),
+        errno::EMFILE | errno::ENFILE => {
+            ruling(Cause::ProxyLimit, High, "the proxy had no file descriptor left")
+        }
         errno::ENETUNREACH | errno::EHOSTUNREACH => {
-            ruling(Cause::Unreachable, Confidence::High, "there is no route to the peer")
+            ruling(Cause::Unreachable, High, "there is no route to the peer")
         }
         // unix_stream_connect gives EAGAIN for a full queue and for nothing else.
         errno::EAGAIN => ruling(
             Cause::AcceptQueueOverflow,
-            Confidence::High,
+            High,
             "the Unix socket's accept queue was full (connect gave EAGAIN)",
         ),
         other => ruling(
             Cause::NoKernelEvidence,
-            Confidence::Low,
+            Low,
             &format!("error number {other} says nothing about a queue"),
         ),
     }
 }
 
-fn timed_out(facts: &Facts) -> Ruling {
-    let Some(losses) = &facts.losses else { return no_evidence(facts) };
-    let tally = &losses.tally;
-    let (cause, confidence) = if tally.overflows() > 0 {
-        (Cause::AcceptQueueOverflow, overflow_confidence(facts, losses))
-    } else if tally[Class::SynQueueFull] > 0 {
-        (Cause::SynQueueFull, confidence_of(facts, losses))
-    } else if tally.drops() > 0 {
-        (Cause::HandshakeDropped, confidence_of(facts, losses))
-    } else {
-        return no_evidence(facts);
+/// A connect times out where each of its SYNs, or of their answers, was lost.
+fn connect_timed_out(facts: &Facts) -> Ruling {
+    if let Some(dropped) = syn_dropped(facts) {
+        return dropped;
+    }
+    if facts.trail == Trail::Lost {
+        return elsewhere();
+    }
+    let is_sure = facts.syn_repeated || answers_lost(facts);
+    let sure = if is_sure { Confidence::High } else { Confidence::Medium };
+    let how = match (facts.syn_repeated, answers_lost(facts)) {
+        (_, true) => ", and its SYN/ACKs went unanswered",
+        (true, _) => ", and the SYN was sent again in vain",
+        _ => "",
     };
-    ruling(cause, confidence, &in_words(tally))
+    ruling(
+        Cause::PathLoss,
+        by_absence(facts, sure),
+        &format!("the listener lost nothing in that time{how}: the way between them did"),
+    )
 }
 
-/// A timeout after `connect` had succeeded is explained best by a lost final ACK: the proxy believes
-/// it is connected, the listener does not know of it. A queue that was full for SYNs alone only
-/// makes it likely.
-fn overflow_confidence(facts: &Facts, losses: &Losses) -> Confidence {
-    let sure = confidence_of(facts, losses);
-    let late = final_acks(&losses.tally) + losses.tally[Class::CookieAcceptQueueFull] > 0;
-    if facts.phase == Phase::Connect || late { sure } else { sure.min(Confidence::Medium) }
+/// The SYN dropped at the listener.
+fn syn_dropped(facts: &Facts) -> Option<Ruling> {
+    if let Some(own) = &facts.connection {
+        return Some(ruling(drop_of(own, facts)?, Confidence::High, &of_this_connection(own)));
+    }
+    let losses = facts.losses.as_ref()?;
+    let recently = losses.dropped.is_some_and(|dropped| dropped.to.later(LAST_SYN) >= facts.ended);
+    let confidence = confidence_of(facts, losses);
+    let confidence = if recently { confidence } else { confidence.min(Confidence::Low) };
+    Some(ruling(drop_of(&losses.tally, facts)?, confidence, &in_words(&losses.tally)))
+}
+
+fn drop_of(tally: &Tally, facts: &Facts) -> Option<Cause> {
+    let unstaged = tally[Class::UnstagedOther] > 0 && facts.syn_queue_full;
+    if tally.overflows() > 0 {
+        Some(Cause::AcceptQueueOverflow)
+    } else if tally[Class::SynQueueFull] > 0 || unstaged {
+        Some(Cause::SynQueueFull)
+    } else {
+        (tally.drops() > 0).then_some(Cause::HandshakeDropped)
+    }
+}
+
+fn answers_lost(facts: &Facts) -> bool {
+    facts.losses.is_some_and(|losses| losses.tally[Class::RetransmitSilence] > 0)
+}
+
+/// The proxy was connected, as it believes, and no answer came. Either the listener does not know of
+/// the connection, or nobody has accepted it, or it takes its time.
+fn answer_timed_out(facts: &Facts) -> Ruling {
+    if let Some(own) = facts.connection.filter(|own| own.overflows() > 0) {
+        return ruling(Cause::HalfOpen, Confidence::High, &of_this_connection(&own));
+    }
+    let waiting = facts.queue.filter(|queue| queue.is_never_empty);
+    // Whoever is told by a reset waits for nothing.
+    let silent = facts.losses.filter(|_| !facts.aborting);
+    if let Some(losses) = silent.filter(|losses| lost_final_acks(&losses.tally)) {
+        // Others' connections may have lost them; with some waiting, both are likely.
+        let sure = confidence_of(facts, &losses).min(Confidence::Medium);
+        let sure = if waiting.is_some() { Confidence::Low } else { sure };
+        return ruling(Cause::HalfOpen, sure, &in_words(&losses.tally));
+    }
+    if let Some(queue) = waiting {
+        let sure = if facts.trail == Trail::Clear { Confidence::High } else { Confidence::Low };
+        let words = format!(
+            "up to {} connections waited in the accept queue and at no look was it empty: nobody \
+             accepts",
+            queue.high.len
+        );
+        return ruling(Cause::NotAccepting, sure, &words);
+    }
+    if let Some(losses) = silent.filter(|losses| losses.tally.overflows() > 0) {
+        let sure = confidence_of(facts, &losses).min(Confidence::Medium);
+        return ruling(Cause::HalfOpen, sure, &in_words(&losses.tally));
+    }
+    if facts.trail == Trail::Lost {
+        return elsewhere();
+    }
+    ruling(
+        Cause::ApplicationSlow,
+        by_absence(facts, Confidence::Medium),
+        "the listener lost nothing in that time and its accept queue was emptied: the application \
+         took longer than the proxy waits",
+    )
+}
+
+/// With `tcp_abort_on_overflow` a full queue answers by a reset. Without, it does so in the end: the
+/// proxy, whose final ACK was dropped, believes it is connected and sends its request again and
+/// again, until the listener has given the handshake up (`reqsk_timer_handler`) and knows of no
+/// connection.
+fn reset(facts: &Facts) -> Ruling {
+    let aborted = |tally: &Tally| {
+        tally[Class::AckAcceptQueueFullReset] > 0 || (facts.aborting && tally.overflows() > 0)
+    };
+    if let Some(own) = facts.connection.filter(|own| own.overflows() > 0) {
+        let cause = if aborted(&own) { Cause::AbortOnOverflow } else { Cause::HalfOpen };
+        return ruling(cause, Confidence::High, &of_this_connection(&own));
+    }
+    match &facts.losses {
+        Some(losses) if aborted(&losses.tally) => {
+            let counted = losses.tally[Class::AckAcceptQueueFullReset] > 0;
+            let most = if counted { Confidence::High } else { Confidence::Medium };
+            ruling(
+                Cause::AbortOnOverflow,
+                confidence_of(facts, losses).min(most),
+                &format!(
+                    "{}, answered by a reset (tcp_abort_on_overflow)",
+                    in_words(&losses.tally)
+                ),
+            )
+        }
+        Some(losses) if facts.phase != Phase::Connect && lost_final_acks(&losses.tally) => ruling(
+            Cause::HalfOpen,
+            confidence_of(facts, losses).min(Confidence::Medium),
+            &format!(
+                "{}; a connection whose final ACK is dropped ends by a reset once its request has \
+                 expired",
+                in_words(&losses.tally)
+            ),
+        ),
+        _ => ruling(
+            Cause::ApplicationClosed,
+            Confidence::Medium,
+            "the peer closed or reset the connection, and not for a full queue",
+        ),
+    }
+}
+
+/// The proxy does not say how it failed: only losses tell.
+fn untold(facts: &Facts) -> Ruling {
+    match syn_dropped(facts) {
+        Some(dropped) => {
+            Ruling { confidence: dropped.confidence.min(Confidence::Medium), ..dropped }
+        }
+        None => ruling(
+            Cause::NoKernelEvidence,
+            Confidence::Low,
+            "the proxy does not say how it failed, and the listener lost nothing in that time",
+        ),
+    }
+}
+
+/// Not a conclusion from what was not found: it was not looked for where it would be.
+fn elsewhere() -> Ruling {
+    ruling(
+        Cause::NoKernelEvidence,
+        Confidence::Low,
+        "no listener on this host takes connections to the address: an agent on the peer's host \
+         would know",
+    )
 }
 
 fn confidence_of(facts: &Facts, losses: &Losses) -> Confidence {
@@ -149,113 +326,20 @@ fn confidence_of(facts: &Facts, losses: &Losses) -> Confidence {
     }
 }
 
-/// With `tcp_abort_on_overflow` a full queue answers by a reset. Without, it does so in the end: the
-/// proxy, whose final ACK was dropped, believes it is connected and sends its request again and
-/// again, until the listener has given the handshake up (`reqsk_timer_handler`) and knows of no
-/// connection.
-fn reset(facts: &Facts) -> Ruling {
-    match &facts.losses {
-        Some(losses) if losses.tally[Class::AckAcceptQueueFullReset] > 0 => ruling(
-            Cause::AcceptQueueOverflow,
-            confidence_of(facts, losses),
-            &format!("{}, answered by a reset (tcp_abort_on_overflow)", in_words(&losses.tally)),
-        ),
-        Some(losses) if facts.phase != Phase::Connect && lost_final_acks(&losses.tally) => ruling(
-            Cause::AcceptQueueOverflow,
-            confidence_of(facts, losses).min(Confidence::Medium),
-            &format!(
-                "{}; a connection whose final ACK is dropped ends by a reset once its request has \
-                 expired",
-                in_words(&losses.tally)
-            ),
-        ),
-        _ => ruling(
-            Cause::Reset,
-            Confidence::Medium,
-            "the peer reset the connection, and not for a full queue",
-        ),
-    }
+/// How sure a conclusion is from nothing having been seen.
+fn by_absence(facts: &Facts, sure: Confidence) -> Confidence {
+    if facts.unseen || facts.trail != Trail::Clear { Confidence::Low } else { sure }
 }
 
-fn no_evidence(facts: &Facts) -> Ruling {
-    match facts.trail {
-        Trail::Lost => ruling(
-            Cause::NoKernelEvidence,
-            Confidence::Low,
-            "no listener on this host takes connections to the address",
-        ),
-        _ => ruling(
-            Cause::NoKernelEvidence,
-            Confidence::Medium,
-            "the listener lost nothing in that time: slow application, or loss on the way",
-        ),
-    }
+fn of_this_connection(own: &Tally) -> String {
+    format!("{}, all of this very connection", in_words(own))
 }
 
-/// "dropped 12 SYNs and 3 final ACKs, accept queue full".
-pub fn in_words(tally: &Tally) -> String {
-    let parts = [
-        (tally[Class::SynAcceptQueueFull], "SYN", ""),
-        (final_acks(tally), "final ACK", ""),
-        (tally[Class::CookieAcceptQueueFull], "ACK", " with a SYN cookie"),
-        (tally[Class::FastOpenQueueFull], "Fast Open request", ""),
-        (tally[Class::UnstagedAcceptQueueFull], "handshake segment", ""),
-    ];
-    let mut clauses = Vec::new();
-    if tally.overflows() > 0 {
-        clauses.push(format!("dropped {}, accept queue full", enumerate(&parts)));
-    }
-    if tally[Class::SynQueueFull] > 0 {
-        let parts = [(tally[Class::SynQueueFull], "SYN", "")];
-        clauses.push(format!("dropped {}, SYN queue full", enumerate(&parts)));
-    }
-    let rest = tally.drops() - tally.overflows() - tally[Class::SynQueueFull];
-    if rest > 0 {
-        let parts = [(rest, "handshake segment", "")];
-        clauses.push(format!("dropped {} for another reason", enumerate(&parts)));
-    }
-    if tally.synack_retransmits() > 0 {
-        let own = match tally[Class::RetransmitOwnDrop] {
-            0 => String::new(),
-            count => format!(", {count} of them for a final ACK it had dropped itself"),
-        };
-        let again = plural(tally.synack_retransmits(), "SYN/ACK", "");
-        clauses.push(format!("sent {again} again{own}"));
-    }
-    let expired = tally[Class::ExpiredOwnDrop]
-        + tally[Class::ExpiredSilence]
-        + tally[Class::ExpiredPruned]
-        + tally[Class::ExpiredListenerClosed];
-    if expired > 0 {
-        clauses.push(format!("gave up {}", plural(expired, "pending request", "")));
-    }
-    format!("the listener {}", clauses.join("; "))
-}
-
-/// Whether final ACKs were lost to a full queue, as far as the rung in use can tell.
+/// Whether final ACKs were lost to a full queue, as far as the rung in use can tell. A SYN/ACK sent
+/// again for a final ACK that this host dropped tells it on any rung.
 fn lost_final_acks(tally: &Tally) -> bool {
-    final_acks(tally) + tally[Class::UnstagedAcceptQueueFull] > 0
-}
-
-fn final_acks(tally: &Tally) -> u64 {
-    tally[Class::AckAcceptQueueFull] + tally[Class::AckAcceptQueueFullReset]
-}
-
-fn enumerate(parts: &[(u64, &str, &str)]) -> String {
-    let named: Vec<String> = parts
-        .iter()
-        .filter(|(count, ..)| *count > 0)
-        .map(|(count, noun, tail)| plural(*count, noun, tail))
-        .collect();
-    match named.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-        None => String::new(),
-    }
-}
-
-fn plural(count: u64, noun: &str, tail: &str) -> String {
-    format!("{count} {noun}{}{tail}", if count == 1 { "" } else { "s" })
+    let told = final_acks(tally) + tally[Class::CookieAcceptQueueFull];
+    told + tally[Class::RetransmitOwnDrop] > 0
 }
 
 fn ruling(cause: Cause, confidence: Confidence, because: &str) -> Ruling {
@@ -263,125 +347,4 @@ fn ruling(cause: Cause, confidence: Confidence, because: &str) -> Ruling {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts(phase: Phase, errno: i32, tally: Tally) -> Facts {
-        let losses =
-            (!tally.is_empty()).then_some(Losses { tally, attribution: Attribution::Exact });
-        let failure = Some(Failure::Errno { errno });
-        Facts { phase, failure, losses, trail: Trail::Clear }
-    }
-
-    fn cause_of(facts: &Facts) -> (Cause, Confidence) {
-        let Ruling { cause, confidence, .. } = rule(facts);
-        (cause, confidence)
-    }
-
-    fn syns_and(others: &[(Class, u64)]) -> Tally {
-        let mut tally = Tally::of(&[(Class::SynAcceptQueueFull, 3)]);
-        tally += Tally::of(others);
-        tally
-    }
-
-    fn syns() -> Tally {
-        syns_and(&[])
-    }
-
-    #[test]
-    fn a_connect_timeout_with_overflow_is_an_overflow() {
-        let facts = facts(Phase::Connect, errno::ETIMEDOUT, syns());
-        assert_eq!(cause_of(&facts), (Cause::AcceptQueueOverflow, Confidence::High));
-    }
-
-    #[test]
-    fn a_connect_timeout_without_losses_has_no_kernel_evidence() {
-        let mut facts = facts(Phase::Connect, errno::ETIMEDOUT, Tally::default());
-        assert_eq!(cause_of(&facts), (Cause::NoKernelEvidence, Confidence::Medium));
-        facts.trail = Trail::Lost;
-        assert_eq!(cause_of(&facts), (Cause::NoKernelEvidence, Confidence::Low));
-    }
-
-    #[test]
-    fn retransmits_alone_are_no_cause() {
-        let tally = Tally::of(&[(Class::RetransmitSilence, 9)]);
-        let facts = facts(Phase::Connect, errno::ETIMEDOUT, tally);
-        assert_eq!(cause_of(&facts).0, Cause::NoKernelEvidence);
-    }
-
-    #[test]
-    fn a_read_timeout_needs_a_lost_ack_to_be_sure() {
-        let syn_only = facts(Phase::ResponseHeader, errno::ETIMEDOUT, syns());
-        assert_eq!(cause_of(&syn_only), (Cause::AcceptQueueOverflow, Confidence::Medium));
-        let with_ack = syns_and(&[(Class::AckAcceptQueueFull, 1)]);
-        let with_ack = facts(Phase::ResponseHeader, errno::ETIMEDOUT, with_ack);
-        assert_eq!(cause_of(&with_ack), (Cause::AcceptQueueOverflow, Confidence::High));
-    }
-
-    #[test]
-    fn a_shared_out_or_ambiguous_loss_is_less_sure() {
-        let mut facts = facts(Phase::Connect, errno::ETIMEDOUT, syns());
-        facts.losses = Some(Losses { tally: syns(), attribution: Attribution::Proportional });
-        assert_eq!(cause_of(&facts).1, Confidence::Medium);
-        facts.trail = Trail::Ambiguous;
-        assert_eq!(cause_of(&facts).1, Confidence::Low);
-    }
-
-    #[test]
-    fn a_reset_is_no_overflow_where_only_syns_were_lost() {
-        let plain = facts(Phase::ResponseHeader, errno::ECONNRESET, syns());
-        assert_eq!(cause_of(&plain).0, Cause::Reset);
-        let aborted = Tally::of(&[(Class::AckAcceptQueueFullReset, 2)]);
-        let aborted = facts(Phase::ResponseHeader, errno::ECONNRESET, aborted);
-        assert_eq!(cause_of(&aborted), (Cause::AcceptQueueOverflow, Confidence::High));
-    }
-
-    #[test]
-    fn a_reset_after_lost_final_acks_is_the_end_of_a_request_that_expired() {
-        let lost = Tally::of(&[(Class::AckAcceptQueueFull, 9), (Class::ExpiredOwnDrop, 1)]);
-        let late = facts(Phase::ResponseHeader, errno::ECONNRESET, lost);
-        assert_eq!(cause_of(&late), (Cause::AcceptQueueOverflow, Confidence::Medium));
-    }
-
-    #[test]
-    fn other_error_numbers_have_their_own_causes_whatever_was_lost() {
-        for (errno, cause) in [
-            (errno::ECONNREFUSED, Cause::Refused),
-            (errno::EADDRNOTAVAIL, Cause::ProxyPortsExhausted),
-            (errno::EHOSTUNREACH, Cause::Unreachable),
-            (errno::EAGAIN, Cause::AcceptQueueOverflow),
-            (5, Cause::NoKernelEvidence),
-        ] {
-            assert_eq!(cause_of(&facts(Phase::Connect, errno, syns())).0, cause, "errno {errno}");
-        }
-    }
-
-    #[test]
-    fn says_why_a_synack_was_sent_again() {
-        let tally = Tally::of(&[
-            (Class::AckAcceptQueueFull, 4),
-            (Class::RetransmitOwnDrop, 2),
-            (Class::RetransmitSilence, 1),
-            (Class::ExpiredSilence, 1),
-        ]);
-        assert_eq!(
-            in_words(&tally),
-            "the listener dropped 4 final ACKs, accept queue full; sent 3 SYN/ACKs again, 2 of them \
-             for a final ACK it had dropped itself; gave up 1 pending request"
-        );
-    }
-
-    #[test]
-    fn says_what_was_dropped() {
-        let tally = syns_and(&[
-            (Class::AckAcceptQueueFull, 1),
-            (Class::SynQueueFull, 4),
-            (Class::SynOther, 1),
-        ]);
-        assert_eq!(
-            in_words(&tally),
-            "the listener dropped 3 SYNs and 1 final ACK, accept queue full; dropped 4 SYNs, SYN \
-             queue full; dropped 1 handshake segment for another reason"
-        );
-    }
-}
+mod tests;

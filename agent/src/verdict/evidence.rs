@@ -1,21 +1,45 @@
-//! What the kernel lost, kept for as long as a proxy's event may still reach back to it.
+//! What the kernel did, kept for as long as a proxy's event may still reach back to it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
 
 use crate::{
-    kernel::{Attribution, KernelSample, NetnsId, Tally},
+    kernel::{
+        Attribution, Counter, KernelEvent, KernelSample, MibCounts, NetnsId, QueueDepth,
+        ServiceCount, Tally,
+    },
     time::{UnixMs, Window},
 };
 
-/// Losses of the recent past, by the address listened on. A restarted application has another
+/// Detail events kept; the oldest go first.
+const MOST_EVENTS: usize = 50_000;
+/// The word for SYNs sent again in [`ServiceCount::counts`].
+const SYN_REPEATED: &str = "syn_repeated";
+
+/// Evidence of the recent past, by the address listened on. A restarted application has another
 /// socket at the same address, and what the old one lost still explains what the proxy saw.
 pub struct Evidence {
     horizon: Duration,
-    slices: HashMap<Place, VecDeque<Slice>>,
+    /// When the agent began to watch.
+    since: Option<UnixMs>,
+    losses: HashMap<Place, VecDeque<Slice>>,
+    /// Detail events by the client's port, which is that of the proxy's own end of a connection.
+    events: HashMap<u16, VecDeque<KernelEvent>>,
+    order: VecDeque<(UnixMs, u16)>,
+    events_lost: VecDeque<(Window, u64)>,
+    queues: HashMap<Place, VecDeque<(UnixMs, QueueDepth)>>,
+    /// Instants at which the queues were looked at, whatever was in them.
+    looks: VecDeque<UnixMs>,
+    repeated: VecDeque<(UnixMs, NetnsId, u16)>,
+    repeated_before: BTreeMap<(NetnsId, u16), u64>,
+    /// Growth of a namespace's TCPReqQFullDrop.
+    syn_queue_full: VecDeque<(UnixMs, NetnsId)>,
+    syn_queue_full_before: BTreeMap<NetnsId, u64>,
+    /// Namespaces in which `tcp_abort_on_overflow` is set.
+    pub aborting: BTreeSet<NetnsId>,
 }
 
 /// An address listened on, in its namespace.
@@ -36,50 +60,213 @@ pub struct Losses {
     pub tally: Tally,
     /// The least sure attribution among them.
     pub attribution: Attribution,
+    /// Begin and end of the intervals in which handshakes were dropped.
+    pub dropped: Option<Window>,
+}
+
+/// How full an accept queue was at the looks of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSeen {
+    /// Whether every look, and there were two at least, found connections waiting.
+    pub is_never_empty: bool,
+    /// The most that waited.
+    pub high: QueueDepth,
 }
 
 impl Evidence {
     /// Keeps evidence for `horizon`, at most one slice per listener and sample.
     pub fn new(horizon: Duration) -> Self {
-        Self { horizon, slices: HashMap::new() }
+        Self {
+            horizon,
+            since: None,
+            losses: HashMap::new(),
+            events: HashMap::new(),
+            order: VecDeque::new(),
+            events_lost: VecDeque::new(),
+            queues: HashMap::new(),
+            looks: VecDeque::new(),
+            repeated: VecDeque::new(),
+            repeated_before: BTreeMap::new(),
+            syn_queue_full: VecDeque::new(),
+            syn_queue_full_before: BTreeMap::new(),
+            aborting: BTreeSet::new(),
+        }
     }
 
     /// Takes in a sample and forgets what is older than the horizon.
     pub fn add(&mut self, sample: &KernelSample) {
+        self.since.get_or_insert(sample.window.from);
         for delta in &sample.listeners {
             let place = (delta.listener.netns, delta.listener.addr);
-            self.slices.entry(place).or_default().push_back(Slice {
+            self.losses.entry(place).or_default().push_back(Slice {
                 window: sample.window,
                 tally: delta.tally,
                 attribution: delta.attribution,
             });
         }
+        if sample.events_lost > 0 {
+            self.events_lost.push_back((sample.window, sample.events_lost));
+        }
         self.forget(sample.window.to.earlier(self.horizon));
+    }
+
+    /// Takes in a dropped segment in detail.
+    pub fn add_event(&mut self, event: &KernelEvent) {
+        self.events.entry(event.peer.port()).or_default().push_back(*event);
+        self.order.push_back((event.at, event.peer.port()));
+        if self.order.len() > MOST_EVENTS {
+            self.forget_event();
+        }
+    }
+
+    /// Takes in the accept queues as they were at `now`, of listeners that had any connection waiting.
+    pub fn add_queues(&mut self, now: UnixMs, waiting: impl Iterator<Item = (Place, QueueDepth)>) {
+        self.looks.push_back(now);
+        for (place, depth) in waiting {
+            self.queues.entry(place).or_default().push_back((now, depth));
+        }
+    }
+
+    /// Takes in the counts of connections by service: the growth of SYNs sent again by clients.
+    pub fn add_services(&mut self, now: UnixMs, services: &[ServiceCount]) {
+        for service in services.iter().filter(|service| !service.is_local) {
+            let count = service.counts.get(SYN_REPEATED).copied().unwrap_or(0);
+            let key = (service.netns, service.port);
+            let before = self.repeated_before.insert(key, count);
+            if self.since.is_some() && count > before.unwrap_or(0) {
+                self.repeated.push_back((now, service.netns, service.port));
+            }
+        }
+    }
+
+    /// Takes in the kernel's own counters: where no program sees the dropped SYN itself, they tell
+    /// whether a SYN queue was full.
+    pub fn add_counters<'a>(
+        &mut self,
+        now: UnixMs,
+        counters: impl Iterator<Item = (NetnsId, &'a MibCounts)>,
+    ) {
+        for (netns, counts) in counters {
+            let count = counts[Counter::ReqQFullDrop];
+            let before = self.syn_queue_full_before.insert(netns, count);
+            if before.is_some_and(|before| count > before) {
+                self.syn_queue_full.push_back((now, netns));
+            }
+        }
+    }
+
+    /// Whether a SYN queue in `netns` was full inside `window`.
+    pub fn syn_queue_full(&self, netns: NetnsId, window: &Window) -> bool {
+        let mut full = self.syn_queue_full.iter();
+        full.any(|(at, other)| *other == netns && window.from <= *at && *at <= window.to)
     }
 
     /// What was lost at `place` inside `window`; `None` where nothing was.
     pub fn within(&self, place: &Place, window: &Window) -> Option<Losses> {
-        let slices = self.slices.get(place)?.iter().filter(|slice| slice.window.overlaps(window));
+        let slices = self.losses.get(place)?.iter().filter(|slice| slice.window.overlaps(window));
         slices.fold(None, |sum: Option<Losses>, slice| {
-            let mut losses =
-                sum.unwrap_or(Losses { tally: Tally::default(), attribution: slice.attribution });
+            let mut losses = sum.unwrap_or(Losses {
+                tally: Tally::default(),
+                attribution: slice.attribution,
+                dropped: None,
+            });
             losses.tally += slice.tally;
             losses.attribution = losses.attribution.min(slice.attribution);
+            if slice.tally.drops() > 0 {
+                let from = losses.dropped.map_or(slice.window.from, |window| window.from);
+                losses.dropped = Some(Window { from, to: slice.window.to });
+            }
             Some(losses)
         })
     }
 
+    /// What became of the very connection from `local` to port `port` inside `window`. The listener
+    /// may have another address than the one the proxy calls, so only its port is compared; and an
+    /// address of `local` that is not known is any.
+    pub fn of_connection(&self, local: SocketAddr, port: u16, window: &Window) -> Option<Tally> {
+        let events = self.events.get(&local.port())?.iter();
+        let own = events.filter(|event| {
+            let from = event.peer.ip().to_canonical();
+            (local.ip().is_unspecified() || local.ip().to_canonical() == from)
+                && event.listener.addr.port() == port
+                && window.from <= event.at
+                && event.at <= window.to
+        });
+        let mut tally = Tally::default();
+        own.for_each(|event| tally[event.class] += 1);
+        (!tally.is_empty()).then_some(tally)
+    }
+
+    /// How full the accept queue at `place` was inside `window`; `None` where it was always empty.
+    pub fn queue(&self, place: &Place, window: &Window) -> Option<QueueSeen> {
+        let inside = |at: &UnixMs| window.from <= *at && *at <= window.to;
+        let looks = self.looks.iter().filter(|at| inside(at)).count();
+        let full = self.queues.get(place)?.iter().filter(|(at, _)| inside(at));
+        let depths: Vec<QueueDepth> = full.map(|(_, depth)| *depth).collect();
+        let high = depths.iter().copied().max_by_key(|depth| depth.len)?;
+        // Members of a SO_REUSEPORT group have a place in common.
+        Some(QueueSeen { is_never_empty: looks >= 2 && depths.len() >= looks, high })
+    }
+
+    /// Whether a client in `netns`, or in any namespace, sent a SYN to `port` again.
+    pub fn syn_repeated(&self, netns: Option<NetnsId>, port: u16, window: &Window) -> bool {
+        self.repeated.iter().any(|(at, from, to)| {
+            netns.is_none_or(|netns| netns == *from)
+                && *to == port
+                && window.from <= *at
+                && *at <= window.to
+        })
+    }
+
+    /// Detail events lost inside `window`.
+    pub fn events_lost(&self, window: &Window) -> u64 {
+        let inside = self.events_lost.iter().filter(|(lost, _)| lost.overlaps(window));
+        inside.map(|(_, count)| count).sum()
+    }
+
+    /// Part of `window` before the agent began to watch.
+    pub fn unseen(&self, window: &Window) -> Duration {
+        let since = self.since.unwrap_or(window.to).min(window.to);
+        Duration::from_millis(since.0.saturating_sub(window.from.0))
+    }
+
     /// Places at exactly `addr`, in whichever namespace, that lost something within the horizon.
     pub fn places_at(&self, addr: SocketAddr) -> impl Iterator<Item = Place> {
-        self.slices.keys().copied().filter(move |place| place.1 == addr)
+        self.losses.keys().copied().filter(move |place| place.1 == addr)
     }
 
     fn forget(&mut self, before: UnixMs) {
-        self.slices.retain(|_, slices| {
-            while slices.front().is_some_and(|slice| slice.window.to < before) {
-                slices.pop_front();
+        drop_old(&mut self.losses, |slice| slice.window.to < before);
+        drop_old(&mut self.queues, |(at, _)| *at < before);
+        while self.order.front().is_some_and(|(at, _)| *at < before) {
+            self.forget_event();
+        }
+        pop_while(&mut self.events_lost, |(window, _)| window.to < before);
+        pop_while(&mut self.looks, |at| *at < before);
+        pop_while(&mut self.repeated, |(at, ..)| *at < before);
+        pop_while(&mut self.syn_queue_full, |(at, _)| *at < before);
+    }
+
+    fn forget_event(&mut self) {
+        let Some((_, peer)) = self.order.pop_front() else { return };
+        if let Some(events) = self.events.get_mut(&peer) {
+            events.pop_front();
+            if events.is_empty() {
+                self.events.remove(&peer);
             }
-            !slices.is_empty()
-        });
+        }
+    }
+}
+
+fn drop_old<T>(all: &mut HashMap<Place, VecDeque<T>>, is_old: impl Fn(&T) -> bool) {
+    all.retain(|_, queue| {
+        pop_while(queue, &is_old);
+        !queue.is_empty()
+    });
+}
+
+fn pop_while<T>(queue: &mut VecDeque<T>, is_old: impl Fn(&T) -> bool) {
+    while queue.front().is_some_and(&is_old) {
+        queue.pop_front();
     }
 }

@@ -2,33 +2,36 @@
 //! its verdict, once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use super::{
-    cause::{Facts, Trail, rule},
-    evidence::{Evidence, Losses, Place},
-    verdict::{Cause, Confidence, Verdict},
+    attempt::{Attempt, LONGEST_ATTEMPT, end_of, reach},
+    attempts::Attempts,
+    cause::{Facts, rule},
+    evidence::{Evidence, Place},
+    markings::{MEMORY, Markings},
+    search::{Found, candidates, search},
+    verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
 use crate::{
     inventory::Inventory,
-    kernel::{KernelSample, ListenerId, NetnsId, Tally},
-    proxy::{EventKind, Failure, Phase, ProxyEvent, Upstream},
+    kernel::{
+        KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
+    },
+    proxy::{EventKind, ProxyEvent, ProxyKind},
     time::{UnixMs, Window},
 };
 
-/// How far back a timed-out attempt may have begun: the longest of the proxies' default connect and
-/// read timeouts (nginx: 60 s), its time stamp being that of the end.
-pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(60);
-/// How far back any other failure looks.
-const SHORT_ATTEMPT: Duration = Duration::from_secs(2);
+/// The accept queue is looked at each second. Whoever waited for an answer in vain was in it to the
+/// end, however long that took.
+const LAST_LOOKS: Duration = Duration::from_millis(2500);
 /// How long an event waits for the companion line and for the samples of its last second.
 pub const SETTLE: Duration = Duration::from_secs(3);
-/// How long a marking goes on explaining "no live upstreams". nginx takes a peer back after
-/// `fail_timeout` (default 10 s), but re-marks it at the first failure, so a cycle is longer.
-const MARKING_MEMORY: Duration = Duration::from_secs(60);
+/// Envoy writes its access log every 10 s (`--file-flush-interval-msec`), so the attempts that led
+/// to an ejection are heard of later than it.
+const ENVOY_SETTLE: Duration = Duration::from_secs(13);
 /// Events that may wait at once; the oldest is decided early when one more comes.
 const MOST_PENDING: usize = 20_000;
 
@@ -37,32 +40,31 @@ struct Pending {
     event: ProxyEvent,
     /// Namespace of the proxy's own process, where known: its loopback is meant by 127.0.0.1.
     proxy_netns: Option<NetnsId>,
-    due: UnixMs,
-}
-
-/// An attempt kept for pairing with its marking.
-struct Attempt {
-    event: ProxyEvent,
-    failure: Failure,
-    until: UnixMs,
+    /// The listeners behind its address when it was heard: they may close before it is decided.
+    listeners: Vec<ListenerId>,
 }
 
 /// Joins events with evidence.
 pub struct Correlator {
     evidence: Evidence,
-    pending: VecDeque<Pending>,
-    attempts: VecDeque<Attempt>,
-    /// Causes of recent markings, with the source they came from.
-    markings: VecDeque<(UnixMs, String, Cause)>,
+    /// By the time at which it is decided, and in order of arrival.
+    pending: BTreeMap<(UnixMs, u64), Pending>,
+    arrived: u64,
+    attempts: Attempts,
+    markings: Markings,
+    /// The rungs from which dropped SYNs and final ACKs are had.
+    rungs: (String, String),
 }
 
 impl Default for Correlator {
     fn default() -> Self {
         Self {
-            evidence: Evidence::new(LONGEST_ATTEMPT + 2 * SETTLE),
-            pending: VecDeque::new(),
-            attempts: VecDeque::new(),
-            markings: VecDeque::new(),
+            evidence: Evidence::new(LONGEST_ATTEMPT + ENVOY_SETTLE + SETTLE),
+            pending: BTreeMap::new(),
+            arrived: 0,
+            attempts: Attempts::default(),
+            markings: Markings::default(),
+            rungs: Default::default(),
         }
     }
 }
@@ -73,158 +75,215 @@ impl Correlator {
         self.evidence.add(sample);
     }
 
+    /// Takes in one lost segment in detail.
+    pub fn on_kernel_event(&mut self, event: &KernelEvent) {
+        self.evidence.add_event(event);
+    }
+
+    /// Takes in the accept queues as they were at `now`.
+    pub fn on_queues(&mut self, now: UnixMs, inventory: &Inventory) {
+        let waiting = inventory.listeners().filter(|listener| listener.queue.len > 0);
+        let depth = |l: &crate::inventory::Listener| ((l.id.netns, l.id.addr), l.queue);
+        let waiting: Vec<(Place, QueueDepth)> = waiting.map(depth).collect();
+        self.evidence.add_queues(now, waiting.into_iter());
+    }
+
+    /// Takes in the counts of connections by service.
+    pub fn on_services(&mut self, now: UnixMs, services: &[ServiceCount]) {
+        self.evidence.add_services(now, services);
+    }
+
+    /// Takes in the kernel's own counters, by namespace.
+    pub fn on_counters(&mut self, now: UnixMs, kernel: &BTreeMap<NetnsId, (String, MibCounts)>) {
+        let counters = kernel.iter().map(|(netns, (_, counts))| (*netns, counts));
+        self.evidence.add_counters(now, counters);
+    }
+
+    /// Takes in what evidence rests on: the rungs from which dropped SYNs and final ACKs are had, and
+    /// the namespaces in which `tcp_abort_on_overflow` is set.
+    pub fn on_settings(&mut self, syn_rung: &str, ack_rung: &str, aborting: BTreeSet<NetnsId>) {
+        self.rungs = (syn_rung.to_owned(), ack_rung.to_owned());
+        self.evidence.aborting = aborting;
+    }
+
     /// Takes in what a proxy said, heard at `now`. `proxy_netns` is the namespace of the proxy's
     /// process where known.
-    pub fn on_event(&mut self, event: ProxyEvent, proxy_netns: Option<NetnsId>, now: UnixMs) {
-        let due = now.later(SETTLE);
-        if let EventKind::AttemptFailed { failure, .. } = event.kind {
-            // Kept a while longer than its marking waits.
-            let until = due.later(SETTLE);
-            self.attempts.push_back(Attempt { event: event.clone(), failure, until });
-            keep_newest(&mut self.attempts, MOST_PENDING);
+    pub fn on_event(
+        &mut self,
+        event: ProxyEvent,
+        proxy_netns: Option<NetnsId>,
+        now: UnixMs,
+        inventory: &Inventory,
+    ) {
+        if event.kind == EventKind::PeerBack {
+            // Nothing to explain.
+            return self.markings.back(&event);
         }
-        self.pending.push_back(Pending { event, proxy_netns, due });
+        self.attempts.add(&event);
+        let is_attempt = matches!(event.kind, EventKind::AttemptFailed { .. });
+        let settle =
+            if event.proxy == ProxyKind::Envoy && !is_attempt { ENVOY_SETTLE } else { SETTLE };
+        self.arrived += 1;
+        let listeners = event.addr().map(|addr| candidates(inventory, addr, proxy_netns));
+        let listeners = listeners.unwrap_or_default();
+        let pending = Pending { event, proxy_netns, listeners };
+        self.pending.insert((now.later(settle), self.arrived), pending);
+    }
+
+    /// Events that wait for their verdict.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
     }
 
     /// The verdicts that have become due.
     pub fn decide(&mut self, now: UnixMs, inventory: &Inventory) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
-        while let Some(first) = self.pending.front() {
-            if first.due > now && self.pending.len() <= MOST_PENDING {
+        while let Some(first) = self.pending.first_entry() {
+            let (due, _) = *first.key();
+            if due > now && self.pending.len() <= MOST_PENDING {
                 break;
             }
-            if let Some(pending) = self.pending.pop_front() {
+            if let Some((_, pending)) = self.pending.pop_first() {
                 verdicts.push(self.verdict(pending, inventory));
             }
         }
-        while self.attempts.front().is_some_and(|attempt| attempt.until < now) {
-            self.attempts.pop_front();
-        }
+        self.attempts.forget(now);
+        self.markings.forget(now);
         verdicts
     }
 
     /// Verdicts for all that still waits, on the evidence there is.
     pub fn decide_all(&mut self, inventory: &Inventory) -> Vec<Verdict> {
-        let pending: Vec<Pending> = self.pending.drain(..).collect();
-        pending.into_iter().map(|pending| self.verdict(pending, inventory)).collect()
+        let pending = std::mem::take(&mut self.pending);
+        pending.into_values().map(|pending| self.verdict(pending, inventory)).collect()
     }
 
     fn verdict(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
-        let Pending { event, proxy_netns, .. } = pending;
-        match event.kind {
-            EventKind::NoLivePeers => self.no_live_peers(event),
-            EventKind::AttemptFailed { phase, failure } => {
-                self.attempt(event, phase, Some(failure), proxy_netns, inventory)
-            }
-            EventKind::PeerMarked { phase } => {
-                let failure = self.companion(&event);
-                let verdict = self.attempt(event, phase, failure, proxy_netns, inventory);
-                let Verdict { event, cause, .. } = &verdict;
-                self.markings.push_back((event.at, event.source.clone(), *cause));
-                keep_newest(&mut self.markings, MOST_PENDING);
-                verdict
-            }
+        let Pending { event, proxy_netns, listeners } = pending;
+        if let Some(decided) = self.attempts.verdict_of(&event) {
+            let verdict = Verdict { event, ..decided.clone() };
+            self.markings.add(&verdict);
+            return verdict;
         }
-    }
-
-    /// How the attempt failed that a marking goes with: nginx writes both lines for the same
-    /// worker, connection and upstream, in either order.
-    fn companion(&self, marking: &ProxyEvent) -> Option<Failure> {
-        let same = |attempt: &&Attempt| {
-            let ProxyEvent { source, pid, connection, upstream, .. } = &attempt.event;
-            source == &marking.source
-                && pid == &marking.pid
-                && connection == &marking.connection
-                && upstream == &marking.upstream
+        let attempt = match event.kind {
+            EventKind::AttemptFailed { phase, failure } => {
+                Attempt { phase, failure: Some(failure), ..Attempt::of(&event) }
+            }
+            EventKind::PeerMarked { phase, failure } => self
+                .attempts
+                .of_marking(&event)
+                .map_or(Attempt { phase, failure, ..Attempt::of(&event) }, |companion| {
+                    Attempt::of(companion)
+                }),
+            EventKind::NoLivePeers | EventKind::PeerBack => return self.no_live_peers(event),
         };
-        self.attempts.iter().rev().find(same).map(|attempt| attempt.failure)
+        let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
+        self.markings.add(&verdict);
+        self.attempts.decided(&verdict);
+        verdict
     }
 
     fn attempt(
         &self,
         event: ProxyEvent,
-        phase: Phase,
-        failure: Option<Failure>,
+        attempt: &Attempt,
         proxy_netns: Option<NetnsId>,
+        listeners: &[ListenerId],
         inventory: &Inventory,
     ) -> Verdict {
-        let window = reach(&event, failure);
-        let found = match event.upstream {
-            Upstream::Inet(addr) => self.search(addr, proxy_netns, &window, inventory),
-            _ => Found::default(),
-        };
-        let Found { trail, listener, losses } = found;
-        let ruling = rule(&Facts { phase, failure, losses, trail });
+        let window = reach(&event, attempt);
+        let addr = event.addr().or(attempt.peer);
+        let found = addr.map(|addr| {
+            let mut ids = candidates(inventory, addr, proxy_netns);
+            if ids.is_empty() {
+                ids = listeners.to_vec();
+            }
+            search(&self.evidence, addr, ids, &window)
+        });
+        let Found { trail, listener, losses } = found.unwrap_or_default();
+        let place = listener.map(|id| (id.netns, id.addr));
+        let connection = attempt.local.zip(addr).and_then(|(local, peer)| {
+            let port = listener.map_or(peer.port(), |id| id.addr.port());
+            self.evidence.of_connection(local, port, &window)
+        });
+        let health = self.health(&window);
+        let ruling = rule(&Facts {
+            phase: attempt.phase,
+            failure: attempt.failure,
+            ended: event.at,
+            losses,
+            connection,
+            trail,
+            queue: place.and_then(|place| {
+                let window = Window { from: event.at.earlier(LAST_LOOKS), to: window.to };
+                self.evidence.queue(&place, &window)
+            }),
+            syn_queue_full: place
+                .is_some_and(|(netns, _)| self.evidence.syn_queue_full(netns, &window)),
+            syn_repeated: addr
+                .is_some_and(|addr| self.evidence.syn_repeated(proxy_netns, addr.port(), &window)),
+            aborting: place.is_some_and(|(netns, _)| self.evidence.aborting.contains(&netns)),
+            unseen: health.unseen_ms > 0,
+        });
+        let dropped = losses.and_then(|losses| losses.dropped);
         Verdict {
-            event,
             cause: ruling.cause,
             confidence: ruling.confidence,
             listener,
             window,
             evidence: losses.map(|losses| losses.tally).unwrap_or_default(),
             attribution: losses.map(|losses| losses.attribution),
+            lead_ms: dropped.map(|dropped| end_of(&event).0.saturating_sub(dropped.from.0)),
+            is_exact: connection.is_some(),
+            health,
             because: ruling.because,
+            event,
         }
     }
 
-    /// The listener behind an address, and what it lost. Where several namespaces have the address,
-    /// the one that lost most is taken and the trail is ambiguous.
-    fn search(
-        &self,
-        addr: SocketAddr,
-        proxy_netns: Option<NetnsId>,
-        window: &Window,
-        inventory: &Inventory,
-    ) -> Found {
-        let mut ids: Vec<ListenerId> =
-            inventory.candidates(addr, proxy_netns).iter().map(|listener| listener.id).collect();
-        if ids.is_empty() {
-            // Closed meanwhile: what it lost is still known by its address.
-            let of = |(netns, addr): Place| ListenerId { netns, addr, inode: 0 };
-            ids = self.evidence.places_at(addr).map(of).collect();
-        }
-        let trail = match distinct_places(&ids) {
-            0 => Trail::Lost,
-            1 => Trail::Clear,
-            _ => Trail::Ambiguous,
-        };
-        let looked_up = ids
-            .into_iter()
-            .map(|id| (id, self.evidence.within(&(id.netns, id.addr), window)))
-            .max_by_key(|(_, losses)| losses.map_or(0, |losses| losses.tally.drops()));
-        match looked_up {
-            Some((id, losses)) => Found { trail, listener: Some(id), losses },
-            None => Found { trail, ..Found::default() },
+    fn health(&self, window: &Window) -> EvidenceHealth {
+        let (syn_rung, ack_rung) = self.rungs.clone();
+        EvidenceHealth {
+            events_lost: self.evidence.events_lost(window),
+            unseen_ms: self.evidence.unseen(window).as_millis() as u64,
+            syn_rung,
+            ack_rung,
         }
     }
 
-    /// "No live upstreams" has the causes of the markings that led to it.
+    /// "No live upstreams" has the causes of what led to it.
     fn no_live_peers(&mut self, event: ProxyEvent) -> Verdict {
-        let window = Window { from: event.at.earlier(MARKING_MEMORY), to: end_of(&event) };
-        while self.markings.front().is_some_and(|(at, ..)| *at < window.from) {
-            self.markings.pop_front();
-        }
-        let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
-        for (_, source, cause) in &self.markings {
-            if *source == event.source {
-                *causes.entry(*cause).or_default() += 1;
-            }
-        }
-        let worst = causes.iter().max_by_key(|(_, count)| **count).map(|(cause, _)| *cause);
+        let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
+        let health = self.health(&window);
+        let led = self.markings.led_to(&event);
         let listed: Vec<String> =
-            causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
-        let (cause, confidence, because) = match worst {
-            Some(cause) => {
-                let confidence =
-                    if causes.len() == 1 { Confidence::High } else { Confidence::Medium };
-                (cause, confidence, format!("the markings before it: {}", listed.join(", ")))
-            }
-            None => (
+            led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
+        let listed = listed.join(", ");
+        let (cause, confidence, because) = match led.cause() {
+            Some(_) if !led.is_own && led.causes.len() > 1 => (
                 Cause::NoKernelEvidence,
                 Confidence::Low,
-                "no marking was seen before it: peers set down or at max_conns, or the proxy's log \
-                 level hides warnings"
-                    .to_owned(),
+                format!(
+                    "peers were taken out before it, but whether this group's is unknown: {listed}"
+                ),
+            ),
+            Some(cause) => {
+                let sure = led.confidence.unwrap_or(Confidence::Low);
+                let alone = led.causes.len() == 1 && led.by_markings;
+                let sure = if alone { sure } else { sure.min(Confidence::Medium) };
+                let sure = if led.is_own { sure } else { sure.min(Confidence::Low) };
+                let what = if led.by_markings { "markings" } else { "failed attempts" };
+                (cause, sure, format!("the {what} before it, the last of each peer: {listed}"))
+            }
+            None if health.unseen_ms > 0 => (
+                Cause::NoKernelEvidence,
+                Confidence::Low,
+                "no marking was seen before it, but the agent has not watched for long".to_owned(),
+            ),
+            None => (
+                Cause::ProxyLimit,
+                Confidence::Medium,
+                "no peer failed before it: all are set down, or at max_conns".to_owned(),
             ),
         };
         Verdict {
@@ -235,54 +294,11 @@ impl Correlator {
             window,
             evidence: Tally::default(),
             attribution: None,
+            lead_ms: None,
+            is_exact: false,
+            health,
             because,
         }
-    }
-}
-
-/// What a search for a listener found.
-struct Found {
-    trail: Trail,
-    listener: Option<ListenerId>,
-    losses: Option<Losses>,
-}
-
-impl Default for Found {
-    fn default() -> Self {
-        Self { trail: Trail::Lost, listener: None, losses: None }
-    }
-}
-
-/// The members of a SO_REUSEPORT group share a place.
-fn distinct_places(ids: &[ListenerId]) -> usize {
-    let mut places: Vec<Place> = ids.iter().map(|id| (id.netns, id.addr)).collect();
-    places.sort_unstable();
-    places.dedup();
-    places.len()
-}
-
-/// The stretch of time in which the kernel's part of an attempt may lie.
-fn reach(event: &ProxyEvent, failure: Option<Failure>) -> Window {
-    const ETIMEDOUT: i32 = 110;
-    // After as long, a client whose final ACK was dropped hears a reset: its request has expired.
-    const ECONNRESET: i32 = 104;
-    let long = match failure {
-        Some(Failure::Errno { errno }) => errno == ETIMEDOUT || errno == ECONNRESET,
-        Some(_) => false,
-        None => true,
-    };
-    let back = if long { LONGEST_ATTEMPT } else { SHORT_ATTEMPT };
-    Window { from: event.at.earlier(back), to: end_of(event) }
-}
-
-/// The last instant an event's coarse time stamp may stand for.
-fn end_of(event: &ProxyEvent) -> UnixMs {
-    event.at.later(Duration::from_millis(u64::from(event.precision_ms)))
-}
-
-fn keep_newest<T>(queue: &mut VecDeque<T>, most: usize) {
-    if queue.len() > most {
-        queue.drain(..queue.len() - most);
     }
 }
 

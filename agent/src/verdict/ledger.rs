@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    cycle::Cycles,
     peers::Peers,
     report::{ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
@@ -17,7 +18,7 @@ use crate::{
         Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
         NoPortCount, QueueDepth, ServiceCount, Tally,
     },
-    proxy::{EventKind, ProxyEvent, ProxyKind},
+    proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::{UnixMs, Window},
 };
 
@@ -37,8 +38,10 @@ const VERDICT_KINDS: usize = 2000;
 pub struct VerdictKind {
     /// The proxy program.
     pub proxy: ProxyKind,
-    /// The peer or group; `other` once too many have been seen.
+    /// The group; empty where the proxy does not tell it, `other` once too many have been seen.
     pub upstream: String,
+    /// The peer; empty for an event of a group, `other` once too many have been seen.
+    pub peer: String,
     /// Name of the event.
     pub event: &'static str,
     /// The cause.
@@ -56,6 +59,7 @@ pub struct Ledger {
     events: BTreeMap<(ProxyKind, &'static str), u64>,
     verdict_counts: BTreeMap<VerdictKind, u64>,
     proxy: ProxyReport,
+    cycles: Cycles,
     verdicts: VecDeque<Arc<Verdict>>,
     events_lost: u64,
 }
@@ -99,6 +103,12 @@ impl Account {
     }
 }
 
+/// Every event of every proxy, at 0.
+fn none_yet() -> BTreeMap<(ProxyKind, &'static str), u64> {
+    let of = |proxy| EventKind::NAMES.map(|name| ((proxy, name), 0));
+    ProxyKind::ALL.into_iter().flat_map(of).collect()
+}
+
 impl Ledger {
     /// An empty ledger, opened at `since`.
     pub fn new(since: UnixMs) -> Self {
@@ -107,9 +117,10 @@ impl Ledger {
             listeners: BTreeMap::new(),
             others: BTreeMap::new(),
             // What appears with its first event already counted has no increase to be seen.
-            events: EventKind::NAMES.map(|name| ((ProxyKind::Nginx, name), 0)).into(),
+            events: none_yet(),
             verdict_counts: BTreeMap::new(),
             proxy: ProxyReport::default(),
+            cycles: Cycles::default(),
             verdicts: VecDeque::new(),
             events_lost: 0,
         }
@@ -172,9 +183,11 @@ impl Ledger {
     /// Books what a proxy said.
     pub fn book_proxy_event(&mut self, event: &ProxyEvent) {
         *self.events.entry((event.proxy, event.kind.name())).or_default() += 1;
+        self.cycles.add(event);
         match event.kind {
             EventKind::AttemptFailed { .. } => self.proxy.failed_attempts += 1,
             EventKind::PeerMarked { .. } => self.proxy.markings += 1,
+            EventKind::PeerBack => self.proxy.peers_back += 1,
             EventKind::NoLivePeers => self.proxy.no_live_peers += 1,
         }
     }
@@ -185,15 +198,18 @@ impl Ledger {
             self.proxy.markings_joined += u64::from(verdict.is_joined());
             *self.proxy.causes.entry(verdict.cause.name().to_owned()).or_default() += 1;
         }
+        let is_group = matches!(verdict.event.upstream, Upstream::Group(_));
         let mut kind = VerdictKind {
             proxy: verdict.event.proxy,
-            upstream: verdict.event.upstream.to_string(),
+            upstream: verdict.event.group_name().unwrap_or_default().to_owned(),
+            peer: if is_group { String::new() } else { verdict.event.upstream.to_string() },
             event: verdict.event.kind.name(),
             cause: verdict.cause,
             confidence: verdict.confidence,
         };
         if self.verdict_counts.len() >= VERDICT_KINDS && !self.verdict_counts.contains_key(&kind) {
             kind.upstream = "other".to_owned();
+            kind.peer = "other".to_owned();
         }
         *self.verdict_counts.entry(kind).or_default() += 1;
         self.verdicts.push_back(Arc::new(verdict));
@@ -250,6 +266,7 @@ impl Ledger {
             namespaces,
             proxy: ProxyReport {
                 verdicts: self.verdicts.iter().cloned().collect(),
+                cycles: self.cycles.report(),
                 ..self.proxy.clone()
             },
             events_lost: self.events_lost,

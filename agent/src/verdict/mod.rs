@@ -1,18 +1,26 @@
 //! The join of what the kernel did with what the proxy said. Pure: no input, no output, no clock.
 
 mod advice;
+mod attempt;
+mod attempts;
 mod cause;
+mod cycle;
 mod evidence;
 mod join;
 mod ledger;
+mod markings;
 mod peers;
 mod report;
+mod search;
 #[expect(clippy::module_inception, reason = "the folder's central type has the folder's name")]
 mod verdict;
+mod words;
 
 pub use advice::{Step, advice};
-pub use cause::in_words;
-pub use join::{Correlator, LONGEST_ATTEMPT, SETTLE};
+pub use attempt::LONGEST_ATTEMPT;
+pub use cycle::Cycle;
+pub use join::{Correlator, SETTLE};
 pub use ledger::{KernelSide, Ledger, VerdictKind};
 pub use report::{ListenerReport, NetnsReport, ProxyReport, Report};
-pub use verdict::{Cause, Confidence, Verdict};
+pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};
+pub use words::in_words;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::verdict::Verdict;
+use super::{cycle::Cycle, verdict::Verdict};
 use crate::{
     inventory::Listener,
     kernel::{Attribution, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
@@ -72,10 +72,16 @@ pub struct ProxyReport {
     pub markings_joined: u64,
     /// Failed attempts.
     pub failed_attempts: u64,
+    /// Peers taken back.
+    #[serde(default)]
+    pub peers_back: u64,
     /// Requests refused for want of a live peer.
     pub no_live_peers: u64,
     /// Markings by cause.
     pub causes: BTreeMap<String, u64>,
+    /// Groups that ran out of live peers, and whether they do so in cycles.
+    #[serde(default)]
+    pub cycles: Vec<Cycle>,
     /// The verdicts; the newest where there are too many to keep.
     pub verdicts: Vec<Arc<Verdict>>,
 }

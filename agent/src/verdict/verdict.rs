@@ -25,6 +25,16 @@ pub struct Verdict {
     pub evidence: Tally,
     /// How sure the evidence belongs to that listener; none without evidence.
     pub attribution: Option<Attribution>,
+    /// From the first loss in the window to the event, in milliseconds: by how much the kernel knew
+    /// earlier than the proxy.
+    #[serde(default)]
+    pub lead_ms: Option<u64>,
+    /// Whether losses of this very connection were found, by its four addresses and ports.
+    #[serde(default)]
+    pub is_exact: bool,
+    /// What the evidence may lack.
+    #[serde(default)]
+    pub health: EvidenceHealth,
     /// The same in words, for a person.
     pub because: String,
 }
@@ -36,26 +46,53 @@ impl Verdict {
     }
 }
 
+/// What the evidence may lack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceHealth {
+    /// Detail events lost inside the window. Counts do not suffer from it.
+    pub events_lost: u64,
+    /// Part of the window before the agent had begun to watch, in milliseconds.
+    pub unseen_ms: u64,
+    /// The rung from which dropped SYNs are had.
+    pub syn_rung: String,
+    /// The rung from which dropped final ACKs are had.
+    pub ack_rung: String,
+}
+
 /// Causes a verdict can give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// The listener's accept queue was full.
+    /// The listener's accept queue was full and it dropped the SYN; or a Unix socket's queue was.
     AcceptQueueOverflow,
+    /// The listener's accept queue was full and it dropped the final ACK: the proxy believes that it
+    /// is connected, and waits for an answer that nobody will give.
+    HalfOpen,
+    /// The listener's accept queue was full and it answered the final ACK by a reset
+    /// (`net.ipv4.tcp_abort_on_overflow`).
+    AbortOnOverflow,
     /// The listener's SYN queue was full and SYN cookies were off.
     SynQueueFull,
     /// The kernel dropped handshakes at this listener for another reason.
     HandshakeDropped,
+    /// The connection sits in the accept queue: nothing was dropped, but nobody accepts.
+    NotAccepting,
     /// Nothing listens at the address (ECONNREFUSED).
     Refused,
-    /// The peer, or its kernel, reset the connection (ECONNRESET).
-    Reset,
-    /// The proxy itself ran out of ephemeral ports (EADDRNOTAVAIL): the peer is innocent.
-    ProxyPortsExhausted,
+    /// A SYN or its answer was lost on the way: the listener dropped nothing.
+    PathLoss,
     /// There is no route to the peer (ENETUNREACH, EHOSTUNREACH).
     Unreachable,
-    /// The application closed, or answered what the proxy counts as a failure.
-    Application,
+    /// The proxy itself ran out of ephemeral ports (EADDRNOTAVAIL): the peer is innocent.
+    ProxyPortsExhausted,
+    /// The proxy itself came up against a limit: connections, queue, descriptors.
+    ProxyLimit,
+    /// The application, or its kernel for it, closed or reset the connection.
+    ApplicationClosed,
+    /// The application answered a status that the proxy counts as a failure, or no valid response.
+    ApplicationFailed,
+    /// The application took longer than the proxy waits.
+    ApplicationSlow,
     /// The event fits no kernel evidence that was looked for.
     NoKernelEvidence,
 }
@@ -65,15 +102,26 @@ impl Cause {
     pub fn name(self) -> &'static str {
         match self {
             Self::AcceptQueueOverflow => "accept_queue_overflow",
+            Self::HalfOpen => "half_open",
+            Self::AbortOnOverflow => "abort_on_overflow",
             Self::SynQueueFull => "syn_queue_full",
             Self::HandshakeDropped => "handshake_dropped",
+            Self::NotAccepting => "not_accepting",
             Self::Refused => "refused",
-            Self::Reset => "reset",
-            Self::ProxyPortsExhausted => "proxy_ports_exhausted",
+            Self::PathLoss => "path_loss",
             Self::Unreachable => "unreachable",
-            Self::Application => "application",
+            Self::ProxyPortsExhausted => "proxy_ports_exhausted",
+            Self::ProxyLimit => "proxy_limit",
+            Self::ApplicationClosed => "application_closed",
+            Self::ApplicationFailed => "application_failed",
+            Self::ApplicationSlow => "application_slow",
             Self::NoKernelEvidence => "no_kernel_evidence",
         }
+    }
+
+    /// Whether an accept queue was too short or emptied too slowly.
+    pub fn is_overflow(self) -> bool {
+        matches!(self, Self::AcceptQueueOverflow | Self::HalfOpen | Self::AbortOnOverflow)
     }
 }
 

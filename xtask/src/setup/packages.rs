@@ -27,6 +27,7 @@ apt-get install -q -y --no-remove --no-install-recommends \
     -o DPkg::Lock::Timeout=300 "$@" || exit
 [ -d /run/systemd/system ] || exit 0
 case " $* " in *' nginx-light '*) systemctl disable nginx.service ;; esac
+case " $* " in *' haproxy '*) systemctl disable haproxy.service ;; esac
 case " $* " in *' php-fpm '*) systemctl disable 'php*-fpm.service' ;; esac
 case " $* " in *' containerd '*) systemctl disable containerd.service ;; esac
 "#;

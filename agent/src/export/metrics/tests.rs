@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeSet,
     io::Write,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -196,4 +197,23 @@ fn no_series_is_there_twice() {
         .map(|line| line.rsplit_once(' ').unwrap().0)
         .collect();
     assert_eq!(samples.iter().collect::<BTreeSet<_>>().len(), samples.len(), "{text}");
+}
+
+/// The rules that join the metrics of proxies' hosts with those of their peers' hosts.
+#[test]
+fn promtool_finds_the_rules_across_hosts_right() {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+    let promtool = Command::new("promtool")
+        .args(["test", "rules", "across-hosts.test.yml"])
+        .current_dir(rules)
+        .output();
+    match promtool {
+        Ok(outcome) => {
+            let said = String::from_utf8_lossy(&outcome.stderr);
+            assert!(outcome.status.success(), "{said}");
+        }
+        Err(error) => {
+            eprintln!("skipped: promtool (package prometheus) cannot be run: {error}");
+        }
+    }
 }

@@ -1,0 +1,26 @@
+//! Small steps through a line of bytes, for every dialect.
+
+pub(super) use memchr::memmem::find;
+
+/// The decimal number that `bytes` begin with, and what follows it.
+pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let end = bytes.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(bytes.len());
+    let digits = std::str::from_utf8(&bytes[..end]).ok()?;
+    Some((digits.parse().ok()?, &bytes[end..]))
+}
+
+/// What stands before the first `separator`, and what follows that.
+pub(super) fn before<'a>(bytes: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = find(bytes, separator)?;
+    Some((&bytes[..at], &bytes[at + separator.len()..]))
+}
+
+/// The rest of `bytes` after whichever of `starts` they begin with.
+pub(super) fn after_any<'a>(bytes: &'a [u8], starts: &[&[u8]]) -> Option<&'a [u8]> {
+    starts.iter().find_map(|start| bytes.strip_prefix(*start))
+}
+
+/// ASCII text, or none.
+pub(super) fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}

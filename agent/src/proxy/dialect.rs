@@ -1,0 +1,80 @@
+//! The languages that proxies' logs are written in, one file each.
+
+pub mod caddy;
+pub mod envoy;
+pub mod haproxy;
+pub mod nginx;
+
+use super::event::{Carrier, ProxyEvent, ProxyKind};
+
+/// A dialect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dialect {
+    /// nginx's error log, and that of OpenResty, APISIX, Tengine and ingress-nginx.
+    Nginx,
+    /// HAProxy's log.
+    Haproxy,
+    /// Envoy's outlier detection events and access logs.
+    Envoy,
+    /// Caddy's log as JSON.
+    Caddy,
+}
+
+impl Dialect {
+    /// Every dialect there is.
+    pub const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Envoy, Self::Caddy];
+
+    /// The program that speaks it.
+    pub fn proxy(self) -> ProxyKind {
+        match self {
+            Self::Nginx => ProxyKind::Nginx,
+            Self::Haproxy => ProxyKind::Haproxy,
+            Self::Envoy => ProxyKind::Envoy,
+            Self::Caddy => ProxyKind::Caddy,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        self.proxy().name()
+    }
+
+    /// Reads one line, without its line feed and without what its carrier put before it. `None` for
+    /// everything that is no event of an upstream. Whatever the bytes, it returns.
+    pub fn parse(self, line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
+        match self {
+            Self::Nginx => nginx::parse(line, carrier),
+            Self::Haproxy => haproxy::parse(line, carrier),
+            Self::Envoy => envoy::parse(line, carrier),
+            Self::Caddy => caddy::parse(line, carrier),
+        }
+    }
+
+    /// The dialect that a line shows itself to be written in, where it does: syslog brings what all
+    /// proxies of a host have to say.
+    pub fn of_line(line: &[u8]) -> Option<Self> {
+        match line.first()? {
+            // `2026/11/20 19:47:51 [`
+            byte if byte.is_ascii_digit() && line.get(19..21) == Some(b" [") => Some(Self::Nginx),
+            b'{' if line.starts_with(b"{\"level\"") => Some(Self::Caddy),
+            b'{' => Some(Self::Envoy),
+            // `[2026-11-20T20:10:56.879Z]`; HAProxy's is `[WARNING]`.
+            b'[' if line.get(5) == Some(&b'-') => Some(Self::Envoy),
+            _ => Some(Self::Haproxy),
+        }
+    }
+}
+
+impl std::str::FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|dialect| dialect.name()).collect();
+            format!("no dialect is called {name}; there are {}", names.join(", "))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

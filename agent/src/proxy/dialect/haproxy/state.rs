@@ -1,0 +1,102 @@
+//! What HAProxy says when a server or backend changes its state (`src/server.c`, `src/check.c`).
+//!
+//! ```text
+//! Server B/S is DOWN, reason: Layer4 timeout, check duration: 300ms. 1 active and …
+//! backend B has no server available!
+//! Health check for server B/S failed, reason: Layer4 timeout, check duration: 300ms, status: 0/1 DOWN.
+//! ```
+//!
+//! With `option log-health-checks` the reason is in the check's own line, and the server's has none.
+
+use super::server;
+use crate::proxy::{
+    bytes::{before, find, number, text},
+    event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+};
+
+/// The stamp of these messages, where there is one, counts seconds.
+const PRECISION_MS: u32 = 1000;
+
+pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
+    if let Some(rest) = message.strip_prefix(b"backend ") {
+        let (name, _) = before(rest, b" has no server available!")?;
+        // Quoted on standard error only.
+        let name = text(name)?.trim_matches('\'').to_owned();
+        return Some(event(EventKind::NoLivePeers, Upstream::Group(name), carrier));
+    }
+    let check = message.strip_prefix(b"Health check for ");
+    let named = check.unwrap_or(message);
+    let named = named.strip_prefix(b"Backup ").or(named.strip_prefix(b"backup ")).unwrap_or(named);
+    let named = named.strip_prefix(b"Server ").or(named.strip_prefix(b"server "))?;
+    let (name, rest) = before(named, b" ")?;
+    let server = server(name)?;
+    if check.is_some() {
+        let (phase, failure) = reason(rest.strip_prefix(b"failed, reason: ")?);
+        let kind = EventKind::AttemptFailed { phase, failure };
+        return Some(ProxyEvent { took_ms: duration(rest), ..event(kind, server, carrier) });
+    }
+    let rest = rest.strip_prefix(b"is ")?;
+    if rest.starts_with(b"UP") {
+        return Some(event(EventKind::PeerBack, server, carrier));
+    }
+    // "is going DOWN for maintenance" is somebody's wish, not a failure.
+    let rest = rest.strip_prefix(b"DOWN")?;
+    let (phase, failure) = match rest.strip_prefix(b", reason: ") {
+        Some(rest) => {
+            let (phase, failure) = reason(rest);
+            (phase, Some(failure))
+        }
+        None => (Phase::Other, None),
+    };
+    let kind = EventKind::PeerMarked { phase, failure };
+    Some(ProxyEvent { took_ms: duration(rest), ..event(kind, server, carrier) })
+}
+
+fn event(kind: EventKind, upstream: Upstream, carrier: &Carrier<'_>) -> ProxyEvent {
+    let at = (carrier.written(), if carrier.stamped.is_some() { 1 } else { PRECISION_MS });
+    ProxyEvent::new(ProxyKind::Haproxy, carrier, at, kind, upstream)
+}
+
+/// The reasons there are (`get_check_status_description`).
+fn reason(rest: &[u8]) -> (Phase, Failure) {
+    const REASONS: &[(&[u8], Phase, Failure)] = &[
+        (b"Layer4 timeout", Phase::Connect, Failure::TIMEOUT),
+        (b"Layer6 timeout", Phase::TlsHandshake, Failure::TIMEOUT),
+        (b"Layer6 invalid response", Phase::TlsHandshake, Failure::InvalidResponse),
+        (b"Layer7 timeout", Phase::ResponseHeader, Failure::TIMEOUT),
+        (b"Layer7 invalid response", Phase::ResponseHeader, Failure::InvalidResponse),
+        (b"Layer7 wrong status", Phase::ResponseHeader, Failure::BadStatus),
+    ];
+    if let Some((_, phase, failure)) = REASONS.iter().find(|(start, ..)| rest.starts_with(start)) {
+        return (*phase, *failure);
+    }
+    // Here the information is HAProxy's or the C library's, not the server's.
+    let info =
+        rest.strip_prefix(b"Layer4 connection problem").or(rest.strip_prefix(b"Socket error"));
+    if let Some(info) = info {
+        return (Phase::Connect, info_of(info).and_then(words).unwrap_or(Failure::Unknown));
+    }
+    match rest.strip_prefix(b"Health analyze").and_then(info_of) {
+        Some(info) if info.contains("L4 unsuccessful") => (Phase::Connect, Failure::Unknown),
+        Some(info) if info.contains("Wrong http response") => {
+            (Phase::ResponseHeader, Failure::BadStatus)
+        }
+        _ => (Phase::Other, Failure::Unknown),
+    }
+}
+
+fn info_of(rest: &[u8]) -> Option<&str> {
+    let (info, _) = before(rest.strip_prefix(b", info: \"")?, b"\"")?;
+    text(info)
+}
+
+/// "Connection refused", and with tcp-check "Connection refused at step 1 of tcp-check (connect)".
+fn words(info: &str) -> Option<Failure> {
+    Failure::of_words(info.split(" at step ").next().unwrap_or(info))
+}
+
+fn duration(rest: &[u8]) -> Option<u64> {
+    const FIELD: &[u8] = b", check duration: ";
+    let (milliseconds, rest) = number(&rest[find(rest, FIELD)? + FIELD.len()..])?;
+    rest.starts_with(b"ms").then_some(milliseconds)
+}

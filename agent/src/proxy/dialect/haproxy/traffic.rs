@@ -1,0 +1,224 @@
+//! HAProxy's traffic logs (configuration manual, 8.2 "Log formats").
+//!
+//! ```text
+//! CLIENT [ACCEPTED] FRONTEND BACKEND/SERVER [bi=A:P] [si=A:P] TR/Tw/Tc/Tr/Ta STATUS BYTES CC CS TERM … "REQUEST"
+//! CLIENT [ACCEPTED] FRONTEND BACKEND/SERVER [bi=A:P] [si=A:P] Tw/Tc/Tt BYTES TERM …
+//! ```
+//!
+//! HAProxy writes quotes in requests as `#22`, but a captured cookie (CC, CS) is the client's own
+//! words. What it plants before TERM cannot make a failure of a success, for the timers stand before
+//! it and are asked too.
+
+use std::{net::SocketAddr, time::Duration};
+
+use jiff::civil::{Date, Time};
+
+use super::server;
+use crate::{
+    proxy::{
+        bytes::{before, text},
+        event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+        local_time::{digits, instant},
+    },
+    time::UnixMs,
+};
+
+/// Fields of a line that are looked at; the request stands after them.
+const MOST_FIELDS: usize = 16;
+
+pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
+    let mut fields = message.split(|byte| *byte == b' ').take(MOST_FIELDS);
+    let _client = fields.next()?;
+    let accepted = fields.next()?.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let frontend = fields.next()?;
+    let named = fields.next()?;
+    let mut ends = Ends::default();
+    let timers = loop {
+        let field = fields.next()?;
+        if !ends.take(field) {
+            break Timers::read(field)?;
+        }
+    };
+    let mut rest = fields.take_while(|field| !field.starts_with(b"\"") && !field.starts_with(b"{"));
+    let is_http = timers.response.is_some();
+    let term = rest.nth(if is_http { 4 } else { 1 })?;
+    if term.len() != if is_http { 4 } else { 2 } {
+        return None;
+    }
+    rest.for_each(|field| {
+        ends.take(field);
+    });
+    let Upstream::Server { group, name } = server(named)? else { return None };
+    let (kind, upstream) = if name == "<NOSRV>" {
+        // Without a backend the frontend stands in its place: no server was looked for.
+        let frontend = frontend.strip_suffix(b"~").unwrap_or(frontend);
+        let group = (group.as_bytes() != frontend).then_some(group)?;
+        (without_server(term, &timers)?, Upstream::Group(group))
+    } else {
+        let (phase, failure) = failure(term, &timers)?;
+        (EventKind::AttemptFailed { phase, failure }, Upstream::Server { group, name })
+    };
+    let took = timers.total;
+    let took_so_far = Duration::from_millis(took);
+    let at = time_of(accepted, took_so_far, carrier)?.later(took_so_far);
+    Some(ProxyEvent {
+        took_ms: Some(took),
+        local_addr: ends.local,
+        peer_addr: ends.peer,
+        ..ProxyEvent::new(ProxyKind::Haproxy, carrier, (at, 1), kind, upstream)
+    })
+}
+
+/// The connection to the server, where the format tells it.
+#[derive(Default)]
+struct Ends {
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+}
+
+impl Ends {
+    fn take(&mut self, field: &[u8]) -> bool {
+        let of = |start: &[u8]| field.strip_prefix(start).and_then(text);
+        if let Some(local) = of(b"bi=") {
+            self.local = address(local);
+        } else if let Some(peer) = of(b"si=") {
+            self.peer = address(peer);
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// HAProxy writes an IPv6 address without brackets: `::1:9001`. What is unknown is `-:-` or port 0.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.rsplit_once(':')?;
+    let addr = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
+    (addr.port() != 0).then_some(addr)
+}
+
+/// Timers in milliseconds; -1 for a step that was not reached.
+struct Timers {
+    connect: i64,
+    /// Until the response's header; HTTP only.
+    response: Option<i64>,
+    total: u64,
+}
+
+impl Timers {
+    fn read(field: &[u8]) -> Option<Self> {
+        // A '+' tells that the log was written before the session's end (`option logasap`).
+        let mut numbers = [0_i64; 5];
+        let mut count = 0;
+        for part in text(field)?.split('/') {
+            *numbers.get_mut(count)? = part.trim_start_matches('+').parse().ok()?;
+            count += 1;
+        }
+        let [_, second, third, fourth, fifth] = numbers;
+        let (connect, response, total) = match count {
+            5 => (third, Some(fourth), fifth),
+            3 => (second, None, third),
+            _ => return None,
+        };
+        Some(Self { connect, response, total: u64::try_from(total).ok()? })
+    }
+}
+
+/// The termination state (manual, 8.5 "Session state at disconnection").
+fn failure(term: &[u8], timers: &Timers) -> Option<(Phase, Failure)> {
+    let unconnected = timers.connect < 0;
+    let unanswered = !unconnected && timers.response.is_some_and(|response| response < 0);
+    Some(match &term[..2] {
+        b"sC" if unconnected => (Phase::Connect, Failure::TIMEOUT),
+        b"SC" if unconnected => (Phase::Connect, Failure::REFUSED),
+        b"RC" | b"PC" if unconnected => (Phase::Connect, Failure::OwnLimit),
+        b"sQ" | b"RQ" if unconnected => (Phase::Other, Failure::OwnLimit),
+        b"SH" if unanswered => (Phase::ResponseHeader, Failure::Aborted),
+        b"sH" if unanswered => (Phase::ResponseHeader, Failure::TIMEOUT),
+        b"PH" if unanswered => (Phase::ResponseHeader, Failure::InvalidResponse),
+        b"SD" | b"SL" if !unconnected => (Phase::Body, Failure::Aborted),
+        b"sD" | b"sL" if !unconnected => (Phase::Body, Failure::TIMEOUT),
+        _ => return None,
+    })
+}
+
+/// No server took the request: none was up, or it waited too long for one with room (`maxconn`).
+fn without_server(term: &[u8], timers: &Timers) -> Option<EventKind> {
+    match &term[..2] {
+        b"SC" if timers.connect < 0 => Some(EventKind::NoLivePeers),
+        b"sQ" if timers.connect < 0 => {
+            let (phase, failure) = (Phase::Other, Failure::OwnLimit);
+            Some(EventKind::AttemptFailed { phase, failure })
+        }
+        _ => None,
+    }
+}
+
+/// `20/Nov/2026:20:05:35.308`, local time, of a session that was logged `took` later.
+fn time_of(accepted: &[u8], took: Duration, carrier: &Carrier<'_>) -> Option<UnixMs> {
+    const MONTHS: [&[u8]; 12] = [
+        b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov",
+        b"Dec",
+    ];
+    let (day, rest) = digits::<2>(accepted)?;
+    let (month, rest) = before(rest.strip_prefix(b"/")?, b"/")?;
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    let (year, rest) = digits::<4>(rest)?;
+    let (hour, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
+    let (minute, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
+    let (second, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
+    let (milliseconds, _) = digits::<3>(rest.strip_prefix(b".")?)?;
+    let small = |number: i16| i8::try_from(number).ok();
+    let day = Date::new(year, i8::try_from(month).ok()?, small(day)?).ok()?;
+    let nanoseconds = i32::from(milliseconds) * 1_000_000;
+    let time = Time::new(small(hour)?, small(minute)?, small(second)?, nanoseconds).ok()?;
+    instant(day.to_datetime(time), carrier.written().earlier(took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(line: &str) -> Option<ProxyEvent> {
+        // 2026-11-20T20:05:36Z
+        event_of(line.as_bytes(), &Carrier::plain("test", UnixMs(1_795_205_136_000)))
+    }
+
+    fn kind(line: &str) -> Option<EventKind> {
+        event(line).map(|event| event.kind)
+    }
+
+    #[test]
+    fn both_ends_of_a_failed_connection_are_read() {
+        let line = r#"127.0.0.1:35944 [20/Nov/2026:20:05:35.308] fe overflow/s1 bi=127.0.0.1:57306 si=127.0.0.1:9001 0/301/-1/-1/602 503 217 - - sC-- 1/1/0/0/1 0/0 "GET /x HTTP/1.1""#;
+        let event = event(line).unwrap();
+        assert_eq!(event.local_addr, Some("127.0.0.1:57306".parse().unwrap()));
+        assert_eq!(event.addr(), Some("127.0.0.1:9001".parse().unwrap()));
+        assert_eq!((event.at, event.took_ms), (UnixMs(1_795_205_135_910), Some(602)));
+        let failure = Failure::TIMEOUT;
+        assert_eq!(event.kind, EventKind::AttemptFailed { phase: Phase::Connect, failure });
+        let line = line.replace("127.0.0.1:9001", "fd00::1:9001");
+        let event = super::tests::event(&line).unwrap();
+        assert_eq!(event.addr(), Some("[fd00::1]:9001".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_planted_cookie_makes_no_failure_of_a_success() {
+        let success = r#"127.0.0.1:1 [20/Nov/2026:20:05:35.308] fe app/s1 0/0/0/1/1 200 50 x - sC-- 1/1/0/0/1 0/0 ---- 1/1/0/0/0 0/0 "GET / HTTP/1.1""#;
+        assert_eq!(kind(success), None);
+        let planted = r#"127.0.0.1:1 [20/Nov/2026:20:05:35.308] fe app/s1 0/0/0/1/1 200 50 - - ---- 1/1/0/0/1 0/0 {bi=6.6.6.6:1 si=6.6.6.6:2} "GET /sC-- HTTP/1.1""#;
+        assert_eq!(kind(planted), None);
+    }
+
+    #[test]
+    fn ends_after_the_request_are_the_clients_words() {
+        let line = r#"127.0.0.1:1 [20/Nov/2026:20:05:35.308] fe app/s1 0/0/-1/-1/602 503 217 - - sC-- 1/1/0/0/1 0/0 "GET /x si=6.6.6.6:80 HTTP/1.1" si=6.6.6.6:80"#;
+        assert_eq!(event(line).unwrap().addr(), None);
+    }
+
+    #[test]
+    fn a_frontend_without_a_backend_has_no_group() {
+        let line = r#"127.0.0.1:1 [20/Nov/2026:20:05:35.308] fe~ fe/<NOSRV> -1/-1/-1/-1/0 503 217 - - SC-- 1/1/0/0/0 0/0 "GET /x HTTP/1.1""#;
+        assert_eq!(kind(line), None);
+    }
+}

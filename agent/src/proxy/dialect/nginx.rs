@@ -1,0 +1,101 @@
+//! nginx's error log, 1.12 and later: `ngx_http_upstream.c`, `ngx_http_upstream_round_robin.c` and
+//! their stream twins write the lines, `ngx_log.c` and `ngx_http_log_error_handler` frame them.
+//!
+//! ```text
+//! YYYY/MM/DD HH:MM:SS [level] PID#TID: *CID MESSAGE while ACTION, client: A, server: S,
+//!     request: "R", subrequest: "U", upstream: "SCHEME://ADDR URI", host: "H", referrer: "F"
+//! ```
+//!
+//! nginx escapes nothing: a client chooses the bytes of R, H and F (and of URI), and may put a
+//! field of its own making there. So nothing is searched for across the line. The message is
+//! matched where it begins, each field where the one before it ends, and the request ends at the
+//! first ` HTTP/d.d"`, which `ngx_http_parse_request_line` lets no client put into a request line.
+//! `message.rs` says what happened, `fields.rs` to whom, `health.rs` reads the lines of health checks
+//! that OpenResty, APISIX and Tengine write into the same log.
+//!
+//! One gap cannot be closed from the line alone: over HTTP/2, nginx before 1.21.1 takes spaces in a
+//! path. What is planted that way is one more unknown address, which is no known listener's.
+
+mod fields;
+mod health;
+mod message;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use jiff::civil::{Date, Time};
+
+use crate::proxy::{
+    bytes::number,
+    event::{Carrier, ProxyEvent, ProxyKind, Upstream},
+    local_time::{digits, instant},
+};
+use crate::time::UnixMs;
+
+/// NGX_MAX_ERROR_STR less the line feed: a line of this length has been cut.
+pub const LONGEST_LINE: usize = 2047;
+
+/// The peer that balancers in Lua name in `upstream {}`, where nginx wants one
+/// (`server 0.0.0.1; # placeholder`).
+const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(0, 0, 0, 1));
+
+/// Reads one line, without its line feed. `None` for everything that is no event of an upstream.
+///
+/// nginx stamps local time without a zone; see [`instant`].
+pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
+    let (stamp, rest) = line.split_at_checked(19)?;
+    let (level, rest) = level_of(rest)?;
+    let (pid, rest) = number(rest)?;
+    let (_, rest) = number(rest.strip_prefix(b"#")?)?;
+    let rest = rest.strip_prefix(b": ")?;
+    let (connection, message) = match rest.strip_prefix(b"*") {
+        Some(rest) => {
+            let (connection, rest) = number(rest)?;
+            (Some(connection), rest.strip_prefix(b" ")?)
+        }
+        None => (None, rest),
+    };
+    let (kind, upstream, group) = if let Some(told) = health::event_of(message) {
+        told
+    } else {
+        // What concerns a request has its connection's number.
+        connection?;
+        let (kind, fields) = message::event_of(message, level)?;
+        let named = fields::upstream(fields, line.len() >= LONGEST_LINE)?;
+        (kind, fields::peer(named, kind)?, None)
+    };
+    if matches!(upstream, Upstream::Inet(addr) if addr.ip() == PLACEHOLDER) {
+        return None;
+    }
+    let at = time_of(stamp, carrier)?;
+    let event = ProxyEvent::new(ProxyKind::Nginx, carrier, at, kind, upstream);
+    Some(ProxyEvent { pid: u32::try_from(pid).ok(), connection, group, ..event })
+}
+
+/// Reads ` [level] `.
+fn level_of(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = rest.strip_prefix(b" [")?;
+    let end = rest.iter().take(8).position(|byte| *byte == b']')?;
+    Some((&rest[..end], rest[end + 1..].strip_prefix(b" ")?))
+}
+
+/// `YYYY/MM/DD HH:MM:SS`, and its precision. A carrier's finer stamp that lies within the second, or
+/// just after it, is better.
+fn time_of(stamp: &[u8], carrier: &Carrier<'_>) -> Option<(UnixMs, u32)> {
+    let (year, rest) = digits::<4>(stamp)?;
+    let (month, rest) = digits::<2>(rest.strip_prefix(b"/")?)?;
+    let (day, rest) = digits::<2>(rest.strip_prefix(b"/")?)?;
+    let (hour, rest) = digits::<2>(rest.strip_prefix(b" ")?)?;
+    let (minute, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
+    let (second, _) = digits::<2>(rest.strip_prefix(b":")?)?;
+    let small = |number: i16| i8::try_from(number).ok();
+    let day = Date::new(year, small(month)?, small(day)?).ok()?;
+    let time = Time::new(small(hour)?, small(minute)?, small(second)?, 0).ok()?;
+    let at = instant(day.to_datetime(time), carrier.written())?;
+    Some(match carrier.stamped {
+        Some(stamped) if (at.0..at.0 + 1200).contains(&stamped.0) => (stamped, 1),
+        _ => (at, 1000),
+    })
+}
+
+#[cfg(test)]
+mod tests;

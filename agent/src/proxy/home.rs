@@ -1,0 +1,50 @@
+//! Where a proxy's own process lives: its loopback is meant by 127.0.0.1 in its log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::{Duration, Instant},
+};
+
+use super::{ProxyEvent, ProxyKind};
+use crate::kernel::{NetnsId, netns::of_process};
+
+/// An answer is taken for right this long.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// The network namespaces of the proxies of this host.
+#[derive(Debug, Default)]
+pub struct Homes {
+    by_kind: BTreeMap<ProxyKind, (Instant, Option<NetnsId>)>,
+}
+
+impl Homes {
+    /// The namespace of the process that an event is from: of the pid in its log, if that is the
+    /// proxy's (in a container a worker's own idea of its pid may be another process here); else of
+    /// the only such proxy there is.
+    pub fn of(&mut self, event: &ProxyEvent) -> Option<NetnsId> {
+        if let Some(pid) = event.pid.filter(|pid| is(event.proxy, *pid)) {
+            return of_process(pid);
+        }
+        let known = self.by_kind.get(&event.proxy);
+        if let Some((_, netns)) = known.filter(|(asked, _)| asked.elapsed() < PERIOD) {
+            return *netns;
+        }
+        let netns = only(event.proxy);
+        self.by_kind.insert(event.proxy, (Instant::now(), netns));
+        netns
+    }
+}
+
+fn is(proxy: ProxyKind, pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(proxy.name()))
+}
+
+/// The namespace in which all processes of the proxy live.
+fn only(proxy: ProxyKind) -> Option<NetnsId> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let homes: BTreeSet<NetnsId> =
+        pids.filter(|pid| is(proxy, *pid)).filter_map(of_process).collect();
+    homes.first().copied().filter(|_| homes.len() == 1)
+}

@@ -1,0 +1,225 @@
+//! Follows a log file through rotation. A file is known by device and inode, so a rename is seen and
+//! the old file is read on for as long as its writer may still hold it; a file cut short
+//! (copytruncate) is read from its start again.
+
+use std::{
+    fs,
+    io::{self, SeekFrom},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use log::{info, warn};
+use tokio::sync::mpsc;
+
+use super::{Interpreter, Positions, SourceStats, positions::Place};
+use crate::{proxy::event::ProxyEvent, time::UnixMs};
+
+mod log_file;
+#[cfg(test)]
+mod tests;
+
+use log_file::LogFile;
+pub(super) use log_file::cut_lines;
+
+/// How often the file is looked at.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a file that was renamed is read on. logrotate makes the new file first and tells nginx
+/// afterwards (SIGUSR1); until each worker has reopened its log, it writes to the old file.
+const LINGER: Duration = Duration::from_secs(60);
+/// Chunks read at a look at most, so that a long file is not turned into events all at once.
+const CHUNKS_AT_ONCE: usize = 16;
+
+/// A log file being followed.
+pub struct Follower {
+    path: PathBuf,
+    interpreter: Interpreter,
+    positions: Option<Arc<Positions>>,
+    open: Option<LogFile>,
+    /// The file that had the name before, and when it lost it.
+    renamed: Option<(LogFile, UnixMs)>,
+    /// Whether the file has been found once: a first one is read from its end, later ones from
+    /// their start.
+    found_before: bool,
+    complained: bool,
+    /// More can be read than the last look took, so the next one need not wait.
+    more: bool,
+}
+
+impl Follower {
+    /// Follows `path`, from where it was left according to `positions`; where that is not known, from
+    /// what is written to it from now on.
+    pub fn new(path: &Path, interpreter: Interpreter, positions: Option<Arc<Positions>>) -> Self {
+        let left = positions.as_ref().and_then(|positions| positions.get(path));
+        let mut follower = Self {
+            path: path.to_owned(),
+            interpreter,
+            positions,
+            open: None,
+            renamed: None,
+            found_before: false,
+            complained: false,
+            more: false,
+        };
+        if let Some(place) = left {
+            follower.resume(place);
+        }
+        // Opened at once, so that "from now on" means from this call.
+        if follower.open.is_none() {
+            follower.open_path();
+        }
+        follower
+    }
+
+    /// The source's counters.
+    pub fn stats(&self) -> Arc<SourceStats> {
+        Arc::clone(self.interpreter.stats())
+    }
+
+    /// Follows the file on a thread of its own until `stop` is set or nobody listens any more. When
+    /// the channel is full the follower waits, and lines wait in the file.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn spawn(mut self, events: mpsc::Sender<ProxyEvent>, stop: Arc<AtomicBool>) -> Result<()> {
+        let follow = move || {
+            while !stop.load(Ordering::Relaxed) {
+                for event in self.poll(UnixMs::now()) {
+                    if events.blocking_send(event).is_err() {
+                        return;
+                    }
+                }
+                // Only now: what was read but not handed over is read again after a restart.
+                self.keep_place();
+                if !self.more {
+                    thread::sleep(PAUSE);
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("follow".to_owned())
+            .spawn(follow)
+            .context("starting a thread")?;
+        Ok(())
+    }
+
+    /// Reads what has been written since the last call, up to a bound.
+    pub fn poll(&mut self, now: UnixMs) -> Vec<ProxyEvent> {
+        let mut events = Vec::new();
+        self.more = false;
+        if let Some((mut file, since)) = self.renamed.take() {
+            self.read(&mut file, now, &mut events);
+            if now < since.later(LINGER) || self.more {
+                self.renamed = Some((file, since));
+            }
+        }
+        if self.open.is_none() {
+            self.open_path();
+        }
+        if let Some(mut file) = self.open.take() {
+            self.read(&mut file, now, &mut events);
+            self.interpreter.stats().lag_bytes.store(file.lag(), Ordering::Relaxed);
+            if !self.more && file.has_successor(&self.path) {
+                self.interpreter.stats().rotations.fetch_add(1, Ordering::Relaxed);
+                self.renamed = Some((file, now));
+                self.more = true;
+            } else {
+                self.open = Some(file);
+            }
+        }
+        events
+    }
+
+    /// Reads on in one file.
+    fn read(&mut self, file: &mut LogFile, now: UnixMs, events: &mut Vec<ProxyEvent>) {
+        let stats = self.stats();
+        let interpreter = &mut self.interpreter;
+        let mut on_line = |line: &[u8]| events.extend(interpreter.read(line, now));
+        for _ in 0..CHUNKS_AT_ONCE {
+            match file.read(&stats, &mut on_line) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return self.complain(&error),
+            }
+        }
+        self.more = true;
+    }
+
+    /// Goes on where an earlier run has left off. The file may have been renamed since: then it is
+    /// looked for beside its old name, and read to its end before the new one.
+    fn resume(&mut self, place: Place) {
+        self.found_before = true;
+        let is_it = |path: &Path| {
+            path.metadata().is_ok_and(|there| {
+                (there.dev(), there.ino()) == (place.device, place.inode)
+                    && there.len() >= place.offset
+            })
+        };
+        let start = SeekFrom::Start(place.offset);
+        if is_it(&self.path) {
+            self.open = LogFile::open_at(&self.path, start).ok();
+            return;
+        }
+        let beside = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
+        let renamed =
+            beside.into_iter().flatten().flatten().map(|entry| entry.path()).find(|p| is_it(p));
+        if let Some(file) = renamed.and_then(|path| LogFile::open_at(&path, start).ok()) {
+            self.renamed = Some((file, UnixMs::now()));
+        }
+    }
+
+    /// Remembers how far the file with the name has been read.
+    fn keep_place(&self) {
+        // While the file before it is read on, a restart would have to begin there.
+        let file = self.renamed.as_ref().map(|(file, _)| file).filter(|file| file.lag() > 0);
+        if let (Some(positions), Some(file)) = (&self.positions, file.or(self.open.as_ref())) {
+            positions.keep(&self.path, file.place());
+        }
+    }
+
+    fn open_path(&mut self) {
+        match LogFile::open(&self.path, !self.found_before) {
+            Ok(file) => {
+                if self.complained {
+                    info!("{}: following it now", self.path.display());
+                }
+                self.open = Some(file);
+                self.found_before = true;
+                self.complained = false;
+            }
+            Err(error) => {
+                self.complain(&error);
+                // A file that appears later is read from its start.
+                self.found_before |= error.kind() == io::ErrorKind::NotFound;
+            }
+        }
+    }
+
+    /// Says once what keeps the file from being read, and what helps.
+    fn complain(&mut self, error: &io::Error) {
+        self.interpreter.stats().errors.fetch_add(1, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.complained, true) {
+            warn!("cannot read {}: {error}; {}", self.path.display(), remedy(error.kind()));
+        }
+    }
+}
+
+fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::NotFound => "will follow it once it is there",
+        io::ErrorKind::PermissionDenied => "run as root, or join the file's group (adm)",
+        io::ErrorKind::InvalidInput => {
+            "name the file that the proxy writes; container images lead it to standard error, which \
+             the container's own log holds"
+        }
+        _ => "will go on trying",
+    }
+}

@@ -1,0 +1,225 @@
+//! Syslog over UDP, TCP and Unix datagram sockets, as tasks of the agent's runtime.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use log::info;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream, UdpSocket, UnixDatagram},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{Frames, Interpreter, SourceStats, framing::Frame, udp_drops};
+use crate::{proxy::event::ProxyEvent, time::UnixMs};
+
+/// Longer datagrams are cut by the kernel; nginx sends 2078 bytes at most, HAProxy what `len` allows.
+const LONGEST_DATAGRAM: usize = 64 * 1024;
+/// What the kernel keeps for the agent while it is busy. SO_RCVBUF takes what `rmem_max` allows.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// How often the kernel's drops are looked up.
+const LOOK: Duration = Duration::from_secs(1);
+/// Senders connected at once.
+const MOST_CONNECTIONS: usize = 256;
+/// After an error that may go on, such as no descriptors left.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Receives datagrams at `addr`.
+pub(super) fn udp(
+    addr: SocketAddr,
+    mut interpreter: Interpreter,
+    events: mpsc::Sender<ProxyEvent>,
+) -> Result<Arc<SourceStats>> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)
+        .and_then(|socket| bound(socket, &addr.into()))
+        .with_context(|| format!("listening for syslog at udp {addr}"))?;
+    let socket = UdpSocket::from_std(socket.into()).context("watching the socket")?;
+    let stats = Arc::clone(interpreter.stats());
+    tokio::spawn(async move {
+        let inode = udp_drops::inode(&socket);
+        let mut datagram = vec![0; LONGEST_DATAGRAM];
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                received = socket.recv(&mut datagram) => match received {
+                    Ok(length) => {
+                        if !hear(&mut interpreter, &datagram[..length], &events).await {
+                            return;
+                        }
+                    }
+                    Err(_) => pause(interpreter.stats()).await,
+                },
+                _ = look.tick() => {
+                    if let Some(dropped) = inode.and_then(udp_drops::of) {
+                        interpreter.stats().dropped.store(dropped, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    });
+    Ok(stats)
+}
+
+/// Receives datagrams at the path, which it takes over from one who has left it. Anybody may send:
+/// nginx's workers are not root, and lines are trusted for nothing but their form.
+pub(super) fn unix(
+    path: &Path,
+    mut interpreter: Interpreter,
+    events: mpsc::Sender<ProxyEvent>,
+) -> Result<Arc<SourceStats>> {
+    let shown = path.display();
+    clear(path).with_context(|| format!("listening for syslog at {shown}"))?;
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)
+        .and_then(|socket| bound(socket, &SockAddr::unix(path)?))
+        .with_context(|| format!("listening for syslog at {shown}"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+        .with_context(|| format!("letting proxies write to {shown}"))?;
+    let socket = UnixDatagram::from_std(socket.into()).context("watching the socket")?;
+    let stats = Arc::clone(interpreter.stats());
+    tokio::spawn(async move {
+        let mut datagram = vec![0; LONGEST_DATAGRAM];
+        loop {
+            match socket.recv(&mut datagram).await {
+                Ok(length) => {
+                    if !hear(&mut interpreter, &datagram[..length], &events).await {
+                        return;
+                    }
+                }
+                Err(_) => pause(interpreter.stats()).await,
+            }
+        }
+    });
+    Ok(stats)
+}
+
+/// Accepts connections at `addr`.
+pub(super) fn tcp(
+    addr: SocketAddr,
+    interpreter: Interpreter,
+    events: mpsc::Sender<ProxyEvent>,
+) -> Result<Arc<SourceStats>> {
+    let listener = Socket::new(Domain::for_address(addr), Type::STREAM, None)
+        .and_then(|socket| {
+            socket.set_reuse_address(true)?;
+            let socket = bound(socket, &addr.into())?;
+            socket.listen(128)?;
+            Ok(socket)
+        })
+        .with_context(|| format!("listening for syslog at tcp {addr}"))?;
+    let listener = TcpListener::from_std(listener.into()).context("watching the socket")?;
+    let stats = Arc::clone(interpreter.stats());
+    let connections = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while !events.is_closed() {
+            let Ok((stream, peer)) = listener.accept().await else {
+                pause(interpreter.stats()).await;
+                continue;
+            };
+            if connections.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
+                connections.fetch_sub(1, Ordering::Relaxed);
+                SourceStats::count(&interpreter.stats().dropped);
+                continue;
+            }
+            info!("{}: {peer} connected", interpreter.name());
+            let (reader, events) = (interpreter.twin(), events.clone());
+            let connections = Arc::clone(&connections);
+            tokio::spawn(async move {
+                connection(stream, reader, events).await;
+                connections.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    });
+    Ok(stats)
+}
+
+async fn connection(
+    mut stream: TcpStream,
+    mut interpreter: Interpreter,
+    events: mpsc::Sender<ProxyEvent>,
+) {
+    let mut frames = Frames::default();
+    let mut chunk = vec![0; 16 * 1024];
+    loop {
+        match stream.read(&mut chunk).await {
+            Ok(0) => break,
+            Ok(length) => frames.push(&chunk[..length]),
+            Err(_) => {
+                SourceStats::count(&interpreter.stats().errors);
+                break;
+            }
+        }
+        for frame in frames.by_ref() {
+            match frame {
+                Frame::Message(message) => {
+                    if !hear(&mut interpreter, &message, &events).await {
+                        return;
+                    }
+                }
+                Frame::TooLong => SourceStats::count(&interpreter.stats().lines_too_long),
+            }
+        }
+    }
+    if let Some(last) = frames.ending() {
+        hear(&mut interpreter, &last, &events).await;
+    }
+}
+
+/// One message; false when nobody listens any more.
+async fn hear(
+    interpreter: &mut Interpreter,
+    message: &[u8],
+    events: &mpsc::Sender<ProxyEvent>,
+) -> bool {
+    match interpreter.read(message.trim_ascii_end(), UnixMs::now()) {
+        Some(event) => events.send(event).await.is_ok(),
+        None => !events.is_closed(),
+    }
+}
+
+fn bound(socket: Socket, addr: &SockAddr) -> std::io::Result<Socket> {
+    socket.set_nonblocking(true)?;
+    // As much as rmem_max allows; root may have more.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// Makes way for a new socket where an old one is left behind, and for nothing else.
+fn clear(path: &Path) -> Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if !metadata.file_type().is_socket() {
+        bail!("there is something else");
+    }
+    let probe = std::os::unix::net::UnixDatagram::unbound()?;
+    match probe.connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
+        Ok(()) => bail!("somebody listens there already"),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn pause(stats: &SourceStats) {
+    SourceStats::count(&stats.errors);
+    sleep(PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! nginx's markings from its own memory, by uprobes: also where the log's level hides them, at the
+//! microsecond, and with the local port of the connection that failed.
+//!
+//! `binary.rs` finds running nginx programs and says whether they are understood, `record.rs` turns
+//! what the programs send into events, and compares it with what it must look like. What does not is
+//! let go of, and that is said.
+
+mod binary;
+mod record;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, RingBuf},
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    },
+};
+use log::{info, warn};
+use tokio::sync::mpsc;
+
+use super::{ProxyEvent, SourceStats};
+use crate::kernel::constants;
+use binary::{Binary, Identity};
+use record::{Clock, Untrustworthy};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-nginx"));
+
+/// Name of the source in metrics and events.
+pub const SOURCE: &str = "nginx uprobes";
+/// How often records are looked for.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often running programs are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// The program for a peer that is let go of, and the functions it goes to: the first that is there.
+const FREE: &[(&str, &[&str])] = &[
+    (
+        "nginx_free_peer",
+        &[
+            "ngx_http_upstream_free_round_robin_peer_locked",
+            "ngx_http_upstream_free_round_robin_peer",
+        ],
+    ),
+    ("nginx_free_peer", &["ngx_stream_upstream_free_round_robin_peer"]),
+];
+/// Programs at the way into and out of a connect.
+const CONNECT: &[(&str, &[&str])] = &[
+    ("nginx_connect_peer", &["ngx_event_connect_peer"]),
+    ("nginx_connect_peer_returns", &["ngx_event_connect_peer"]),
+];
+
+/// The programs in every nginx of this host.
+pub struct Uprobes {
+    ebpf: Ebpf,
+    records: RingBuf<MapData>,
+    lost: Array<MapData, u64>,
+    /// What is attached, by binary; empty for one that was refused or let go of.
+    attached: BTreeMap<Identity, Vec<(&'static str, UProbeLinkId)>>,
+    stats: Arc<SourceStats>,
+}
+
+impl Uprobes {
+    /// Loads the programs and attaches them to every nginx that runs.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not take them: BPF is not allowed, or its BTF lacks what they read.
+    pub fn load() -> Result<Self> {
+        let constants = constants().context("reading the kernel's BTF")?;
+        let mut loader = EbpfLoader::new();
+        for (name, value) in &constants {
+            loader.override_global(name, value, false);
+        }
+        let mut ebpf = loader.load(OBJECT).context("loading the programs for nginx")?;
+        let mut programs: BTreeSet<&str> = BTreeSet::new();
+        programs.extend(FREE.iter().chain(CONNECT).map(|(program, _)| *program));
+        for name in programs {
+            program(&mut ebpf, name)?.load().with_context(|| format!("loading {name}"))?;
+        }
+        let mut take =
+            |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"));
+        let records = RingBuf::try_from(take("NGINX_EVENTS")?)?;
+        let lost = Array::try_from(take("NGINX_LOST")?)?;
+        let (attached, stats) = (BTreeMap::new(), Arc::default());
+        let mut uprobes = Self { ebpf, records, lost, attached, stats };
+        uprobes.sweep();
+        Ok(uprobes)
+    }
+
+    /// The counters, as of any other source.
+    pub fn stats(&self) -> Arc<SourceStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Binaries with programs in them.
+    pub fn attached(&self) -> usize {
+        self.attached.values().filter(|links| !links.is_empty()).count()
+    }
+
+    /// Hands events over on a thread of its own, until `stop` is set or nobody listens any more.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn spawn(mut self, events: mpsc::Sender<ProxyEvent>, stop: Arc<AtomicBool>) -> Result<()> {
+        let watch = move || {
+            let mut swept = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                if swept.elapsed() >= SWEEP {
+                    self.sweep();
+                    swept = Instant::now();
+                }
+                for event in self.read() {
+                    if events.blocking_send(event).is_err() {
+                        return;
+                    }
+                }
+                thread::sleep(PAUSE);
+            }
+        };
+        thread::Builder::new()
+            .name("uprobes".to_owned())
+            .spawn(watch)
+            .context("starting a thread")?;
+        Ok(())
+    }
+
+    /// The events that have come since the last call.
+    pub fn read(&mut self) -> Vec<ProxyEvent> {
+        let clock = Clock::read();
+        let (mut events, mut distrusted) = (Vec::new(), BTreeSet::new());
+        while let Some(record) = self.records.next() {
+            SourceStats::count(&self.stats.lines);
+            match record::event(&record, &clock) {
+                Ok(event) => {
+                    SourceStats::count(&self.stats.events);
+                    events.push(event);
+                }
+                Err(Untrustworthy { pid, why }) => {
+                    SourceStats::count(&self.stats.errors);
+                    distrusted.insert((pid, why));
+                }
+            }
+        }
+        if let Ok(lost) = self.lost.get(&0, 0) {
+            self.stats.dropped.store(lost, Ordering::Relaxed);
+        }
+        for (pid, why) in distrusted {
+            self.let_go(pid, why);
+        }
+        events
+    }
+
+    /// Attaches to what has been started since the last call.
+    pub fn sweep(&mut self) {
+        for binary in binary::running() {
+            if self.attached.contains_key(&binary.identity) {
+                continue;
+            }
+            let links = match self.attach(&binary) {
+                Ok(links) => {
+                    info!("uprobes in {} ({})", binary.shown, binary.version);
+                    links
+                }
+                Err(error) => {
+                    warn!("no uprobes in {}: {error:#}", binary.shown);
+                    SourceStats::count(&self.stats.errors);
+                    Vec::new()
+                }
+            };
+            self.attached.insert(binary.identity, links);
+        }
+    }
+
+    fn attach(&mut self, binary: &Binary) -> Result<Vec<(&'static str, UProbeLinkId)>> {
+        let single = binary.offset_of_single()?;
+        let mut links = Vec::new();
+        for (name, functions) in FREE.iter().chain(CONNECT) {
+            let Some(function) = functions.iter().find(|name| binary.exports(name)) else {
+                continue;
+            };
+            let point = UProbeAttachPoint {
+                location: UProbeAttachLocation::Symbol(function),
+                cookie: Some(single),
+            };
+            let attached = program(&mut self.ebpf, name)?.attach(
+                point,
+                &binary.path,
+                UProbeScope::AllProcesses,
+            );
+            match attached {
+                Ok(link) => links.push((*name, link)),
+                Err(error) => {
+                    self.detach(links);
+                    return Err(error).with_context(|| format!("attaching to {function}"));
+                }
+            }
+        }
+        anyhow::ensure!(!links.is_empty(), "it exports none of the functions (a static build?)");
+        Ok(links)
+    }
+
+    /// Takes the programs out of a binary whose memory does not look as it must.
+    fn let_go(&mut self, pid: u32, why: &str) {
+        for identity in binary::of_process(pid) {
+            let links = self.attached.insert(identity, Vec::new()).unwrap_or_default();
+            if !links.is_empty() {
+                warn!("uprobes taken out of nginx (pid {pid}): {why}");
+            }
+            self.detach(links);
+        }
+    }
+
+    fn detach(&mut self, links: Vec<(&'static str, UProbeLinkId)>) {
+        for (name, link) in links {
+            if let Ok(program) = program(&mut self.ebpf, name) {
+                // Fails for a binary that is gone, and then there is nothing left to detach.
+                let _ = program.detach(link);
+            }
+        }
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
+    Ok(program.try_into()?)
+}

@@ -1,0 +1,70 @@
+//! From an upstream's address to the listener behind it, and what that lost.
+
+use std::net::SocketAddr;
+
+use super::{
+    cause::Trail,
+    evidence::{Evidence, Losses, Place},
+};
+use crate::{
+    inventory::Inventory,
+    kernel::{ListenerId, NetnsId},
+    time::Window,
+};
+
+/// What a search for a listener found.
+pub(super) struct Found {
+    pub trail: Trail,
+    pub listener: Option<ListenerId>,
+    pub losses: Option<Losses>,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self { trail: Trail::Lost, listener: None, losses: None }
+    }
+}
+
+pub(super) fn candidates(
+    inventory: &Inventory,
+    addr: SocketAddr,
+    proxy_netns: Option<NetnsId>,
+) -> Vec<ListenerId> {
+    inventory.candidates(addr, proxy_netns).iter().map(|listener| listener.id).collect()
+}
+
+/// The members of a SO_REUSEPORT group share a place.
+fn distinct_places(ids: &[ListenerId]) -> usize {
+    let mut places: Vec<Place> = ids.iter().map(|id| (id.netns, id.addr)).collect();
+    places.sort_unstable();
+    places.dedup();
+    places.len()
+}
+
+/// The listener behind an address, and what it lost. Where several namespaces have the address,
+/// the one that lost most is taken and the trail is ambiguous.
+pub(super) fn search(
+    evidence: &Evidence,
+    addr: SocketAddr,
+    mut ids: Vec<ListenerId>,
+    window: &Window,
+) -> Found {
+    if ids.is_empty() {
+        // Closed meanwhile: what it lost is still known by its address.
+        let of = |(netns, addr): Place| ListenerId { netns, addr, inode: 0 };
+        ids = evidence.places_at(addr).map(of).collect();
+    }
+    let trail = match distinct_places(&ids) {
+        0 => Trail::Lost,
+        1 => Trail::Clear,
+        _ => Trail::Ambiguous,
+    };
+    let looked_up = ids
+        .into_iter()
+        .map(|id| (id, evidence.within(&(id.netns, id.addr), window)))
+        .max_by_key(|(_, losses)| losses.map_or(0, |losses| losses.tally.drops()));
+    match looked_up {
+        Some((id, losses)) => Found { trail, listener: Some(id), losses },
+        None => Found { trail, ..Found::default() },
+    }
+}

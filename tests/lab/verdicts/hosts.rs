@@ -1,0 +1,152 @@
+//! The proxies' host and the applications' hosts, as network namespaces, with what each home of a
+//! case wants.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use std::io::{BufRead, BufReader, Write};
+
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Socket, Type};
+
+use super::case::{Case, Home};
+use crate::topology::{Namespace, ip};
+
+/// A hardware address that nobody has.
+const NOBODY: &str = "02:00:00:00:00:99";
+const HOMES: [Home; 5] =
+    [Home::Plain, Home::NoCookies, Home::Aborting, Home::SynsLost, Home::SynAcksLost];
+
+/// All hosts.
+pub struct Hosts {
+    /// Where the proxies live.
+    pub proxy: Namespace,
+    apps: Vec<Namespace>,
+}
+
+/// What keeps a case's fault up; it ends with the value.
+pub struct Fault {
+    app: Option<Child>,
+    _fillers: Vec<TcpStream>,
+    _pending: Vec<Socket>,
+}
+
+impl Hosts {
+    /// Makes them.
+    pub fn new(label: &str) -> Result<Self> {
+        let proxy = Namespace::new(format!("fmlab-{label}-proxy"))?;
+        let mut apps = Vec::new();
+        for (number, home) in (1_u8..).zip(HOMES) {
+            let app = Namespace::new(format!("fmlab-{label}-app{number}"))?;
+            let link = format!("app{number}");
+            let (of, to) = (proxy.name(), app.name());
+            ip(&[
+                "-n", of, "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", to,
+            ])?;
+            // The second address of the proxies' host is one that the application cannot answer.
+            for (namespace, device, hosts) in [(of, link.as_str(), [1, 9]), (to, "eth0", [2, 3])] {
+                for host in hosts {
+                    let addr = format!("10.79.{number}.{host}/24");
+                    ip(&["-n", namespace, "addr", "add", &addr, "dev", device])?;
+                }
+                ip(&["-n", namespace, "link", "set", device, "up"])?;
+            }
+            let lose = |namespace: &str, device: &str, host: u8| {
+                let addr = format!("10.79.{number}.{host}");
+                let forever = ["lladdr", NOBODY, "nud", "permanent", "dev", device];
+                let command = [&["-n", namespace, "neigh", "replace", &addr], &forever[..]];
+                ip(&command.concat())
+            };
+            lose(to, "eth0", 9)?;
+            match home {
+                Home::NoCookies => set(&app, "tcp_syncookies", "0")?,
+                Home::Aborting => set(&app, "tcp_abort_on_overflow", "1")?,
+                Home::SynsLost => {
+                    lose(of, &link, 2)?;
+                    lose(of, &link, 3)?;
+                    lose(of, &link, 77)?;
+                    lose(of, &link, 78)?;
+                }
+                Home::SynAcksLost => lose(to, "eth0", 1)?,
+                _ => {}
+            }
+            apps.push(app);
+        }
+        ip(&["-n", proxy.name(), "route", "add", "unreachable", "10.80.0.0/16"])?;
+        Ok(Self { proxy, apps })
+    }
+
+    /// The two addresses by which the proxies know a case's application.
+    pub fn addresses(home: Home) -> [Ipv4Addr; 2] {
+        let number = HOMES.iter().position(|other| *other == home).map(|index| index as u8 + 1);
+        let lost = HOMES.iter().position(|other| *other == Home::SynsLost).unwrap_or(0) as u8 + 1;
+        match (number, home) {
+            (Some(number), _) => [2, 3].map(|host| Ipv4Addr::new(10, 79, number, host)),
+            (None, Home::Unreachable) => [2, 3].map(|host| Ipv4Addr::new(10, 80, 0, host)),
+            // On the link that loses all, at addresses that nobody has.
+            (None, _) => [77, 78].map(|host| Ipv4Addr::new(10, 79, lost, host)),
+        }
+    }
+
+    /// Starts the application of a case on `port`, and whatever fills its queues.
+    pub fn start(&self, case: &Case, port: u16) -> Result<Fault> {
+        let mut fault = Fault { app: None, _fillers: Vec::new(), _pending: Vec::new() };
+        let (Some(mode), Some(home)) = (case.mode, HOMES.iter().position(|h| *h == case.home))
+        else {
+            return Ok(fault);
+        };
+        let mode = clap::ValueEnum::to_possible_value(&mode).context("a mode has a name")?;
+        let mut app = self.apps[home]
+            .command("/proc/self/exe")?
+            .args(["behave", mode.get_name(), &port.to_string(), &case.backlog.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting an application")?;
+        let mut said = String::new();
+        BufReader::new(app.stdout.take().context("its output")?).read_line(&mut said)?;
+        fault.app = Some(app);
+        if said.trim() != "listening" {
+            bail!("the application of {} does not listen on port {port}", case.name);
+        }
+        let addr = SocketAddrV4::new(Self::addresses(case.home)[0], port);
+        for _ in 0..case.fillers {
+            let connect = || TcpStream::connect_timeout(&addr.into(), Duration::from_secs(2));
+            let mut stream = self.proxy.inside(connect)?.context("filling an accept queue")?;
+            // Data is what counts where the kernel waits for it.
+            stream.write_all(b"x").context("filling an accept queue")?;
+            fault._fillers.push(stream);
+        }
+        for _ in 0..case.pending {
+            let from = SocketAddrV4::new(Ipv4Addr::new(10, 79, home as u8 + 1, 9), 0);
+            let begin = || -> Result<Socket> {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&from.into())?;
+                // In progress for ever: the SYN/ACK does not arrive.
+                let _ = socket.connect(&addr.into());
+                Ok(socket)
+            };
+            fault._pending.push(self.proxy.inside(begin)?.context("filling a SYN queue")?);
+        }
+        Ok(fault)
+    }
+}
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        if let Some(app) = &mut self.app {
+            let _ = app.kill();
+            let _ = app.wait();
+        }
+    }
+}
+
+fn set(namespace: &Namespace, name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/{name}");
+    namespace.inside(|| fs::write(&path, value))?.with_context(|| format!("setting {name}"))
+}
