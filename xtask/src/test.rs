@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     no_vm: bool,
     /// Run only these steps: fmt, clippy, unit, host, scenarios, demo, verdicts,
-    /// fuzz, vm (all machines) or vm-6.1 ...
+    /// vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -153,7 +153,6 @@ fn all_steps() -> Result<Vec<Step>> {
         }),
         Step::new("demo", xtask(&["demo", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
-        Step::new("fuzz", xtask(&["fuzz", "--seconds", "20"])),
     ];
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
