@@ -55,6 +55,8 @@ pub struct AgentConfig {
     pub listeners_exported: usize,
     /// Whether signals may be had that make every system call of the host take longer.
     pub trace_system_calls: bool,
+    /// Whether signals may be had whose programs run for every connection, trouble or not.
+    pub watch_connections: bool,
 }
 
 impl Default for AgentConfig {
@@ -67,6 +69,7 @@ impl Default for AgentConfig {
             watch_causes: false,
             listeners_exported: LISTENERS_EXPORTED,
             trace_system_calls: false,
+            watch_connections: false,
         }
     }
 }
@@ -125,8 +128,11 @@ impl Agent {
     /// When nothing at all can be looked at: no procfs, no threads.
     pub fn start(config: &AgentConfig) -> Result<Self> {
         let namespaces = discover()?;
-        let system_calls = config.trace_system_calls;
-        let reach = Reach { system_calls, ..Reach::default() };
+        let reach = Reach {
+            system_calls: config.trace_system_calls,
+            connections: config.watch_connections,
+            ..Reach::default()
+        };
         let mut kernel = KernelSource::attach_at_most(&namespaces, reach)?;
         if config.watch_causes {
             kernel.watch_causes()?;

@@ -130,7 +130,14 @@ impl Agent {
     /// Starts it and waits until it exports every one of so many listeners.
     fn start(cli: &Cli, listeners: usize) -> Result<Self> {
         let agent = Command::new(&cli.agent)
-            .args(["run", "--listen", ADDR, "--listeners", &listeners.to_string()])
+            .args([
+                "run",
+                "--watch-connections",
+                "--listen",
+                ADDR,
+                "--listeners",
+                &listeners.to_string(),
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use floodmark::kernel::{Hook, Object, Rung};
+use floodmark::kernel::{Hook, Object, Reach};
 
 use crate::{
     empty::{self, Empty},
@@ -62,7 +62,7 @@ impl Contender {
         Ok(match &self.kind {
             Kind::Nothing => Attached::Nothing,
             Kind::Programs => {
-                Attached::Programs { _object: Box::new(Object::attach(Rung::Fentry)) }
+                Attached::Programs { _object: Box::new(Object::attach(Reach::default())) }
             }
             Kind::Agent(program) => Attached::Agent { _running: start_agent(program)? },
             Kind::Empty(object) => Attached::Empty(empty::attach(object, hooks)?),

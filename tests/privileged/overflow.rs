@@ -220,7 +220,7 @@ fn root_debian_kernels_take_every_best_rung() {
         println!("skipped: {} is not a Debian cloud kernel", release.trim_end());
         return;
     }
-    let source = KernelSource::attach(&discover().unwrap()).unwrap();
+    let source = KernelSource::attach_at_most(&discover().unwrap(), Rung::Fentry).unwrap();
     for standing in source.standings() {
         assert_ne!(standing.rung, Rung::None, "{standing:?}");
         assert!(standing.higher_refused().next().is_none(), "{standing:?}");
@@ -230,7 +230,7 @@ fn root_debian_kernels_take_every_best_rung() {
 /// Every signal that is had packet by packet tells of each loss that the canary causes.
 #[test]
 fn root_every_hook_hears_the_canary() {
-    let mut source = KernelSource::attach(&[]).unwrap();
+    let mut source = KernelSource::attach_at_most(&[], Rung::Fentry).unwrap();
     source.release_canary();
     let heard = loop {
         source.sample(&[]).unwrap();

@@ -33,7 +33,7 @@ fn on_each_rung(namespace: &Namespace, signal: Signal, test: impl Fn(Watched)) {
     let mut seen = 0;
     for highest in [Rung::Fentry, Rung::Kprobe, Rung::Tracepoint] {
         let netns = namespace.discovered();
-        let reach = Reach { highest, system_calls: true };
+        let reach = Reach { system_calls: true, ..highest.into() };
         let source = KernelSource::attach_at_most(from_ref(&netns), reach).unwrap();
         let watched = Watched { source, netns };
         if watched.rung(signal) == highest {

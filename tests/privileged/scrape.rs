@@ -29,7 +29,13 @@ impl Agent {
         // Free a moment ago, and for as long as nobody else takes it.
         let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let process = Command::new(agent)
-            .args(["run", "--trace-system-calls", "--listen", &addr.to_string()])
+            .args([
+                "run",
+                "--watch-connections",
+                "--trace-system-calls",
+                "--listen",
+                &addr.to_string(),
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -36,7 +36,8 @@ pub(super) struct DiagnoseArgs {
 /// Exit status 0 where nothing was lost and no peer marked, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let stop = stop_signal()?;
-    let config = AgentConfig { watch_causes: true, ..args.proxy.config()? };
+    let config =
+        AgentConfig { watch_causes: true, watch_connections: true, ..args.proxy.config()? };
     let agent = Agent::start(&config)?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);

@@ -67,7 +67,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
 
 /// How each signal is had once the canary has sung, and what was heard of it.
 fn with_canary() -> Result<(Vec<Standing>, BTreeMap<Signal, Heard>)> {
-    let mut source = KernelSource::attach(&[])?;
+    let mut source = KernelSource::attach_at_most(&[], Rung::Fentry)?;
     source.release_canary();
     loop {
         source.sample(&[])?;

@@ -18,7 +18,7 @@ use self::filter::Filter;
 use super::{HEALTHY, TROUBLE};
 use crate::{
     inventory::{LimitedBy, Listener, Trouble, UnixListener, View},
-    kernel::{KernelSource, netns::discover},
+    kernel::{KernelSource, Rung, netns::discover},
     stock::Stock,
 };
 
@@ -76,7 +76,7 @@ pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
 
 fn watch(args: &ListenersArgs) -> Result<ExitCode> {
     let namespaces = discover()?;
-    let mut kernel = KernelSource::attach(&namespaces)?;
+    let mut kernel = KernelSource::attach_at_most(&namespaces, Rung::Fentry)?;
     let mut stock = Stock::take(namespaces)?;
     let is_screen = stdout().is_terminal() && !args.json;
     loop {

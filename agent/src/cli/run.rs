@@ -33,6 +33,10 @@ pub(super) struct RunArgs {
     /// Export at most so many listeners, those in trouble and the busiest first
     #[arg(long, default_value_t = LISTENERS_EXPORTED, value_name = "N")]
     listeners: usize,
+    /// Have high-water marks of queues, time in queue and connections by peer, by programs that run
+    /// for every connection; without, queue lengths are looked at each second
+    #[arg(long)]
+    watch_connections: bool,
     /// Have time in queue and refused Unix connects even where neither fentry nor kprobes are
     /// allowed, at the price of making every system call of the host take longer
     #[arg(long)]
@@ -51,6 +55,7 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
         watch_causes: args.watch_causes,
         listeners_exported: args.listeners,
         trace_system_calls: args.trace_system_calls,
+        watch_connections: args.watch_connections,
         ..args.proxy.config()?
     })?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);

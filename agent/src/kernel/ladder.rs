@@ -63,25 +63,44 @@ pub struct Way {
     pub extras: &'static [Hook],
     /// What it cannot see.
     pub blind_spot: &'static str,
+    /// Whether its programs run for every connection and do more than look whether something is
+    /// wrong.
+    pub for_every_connection: bool,
 }
 
 const fn way(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
-    Way { rung, hooks, extras: &[], blind_spot }
+    Way { rung, hooks, extras: &[], blind_spot, for_every_connection: false }
 }
 
 const fn time_wait(hooks: &'static [Hook]) -> Way {
-    Way { rung: Rung::Fentry, hooks, extras: TIME_WAIT_ENDS, blind_spot: "nothing" }
+    Way { extras: TIME_WAIT_ENDS, ..way(Rung::Fentry, hooks, "nothing") }
 }
 
 const fn time_wait_kprobe(hooks: &'static [Hook]) -> Way {
-    Way { rung: Rung::Kprobe, hooks, extras: TIME_WAIT_ENDS_KPROBE, blind_spot: KPROBE }
+    Way { extras: TIME_WAIT_ENDS_KPROBE, ..way(Rung::Kprobe, hooks, KPROBE) }
 }
 
 const fn listen(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
-    Way { rung, hooks, extras: LISTENERS_CHANGED, blind_spot }
+    Way { extras: LISTENERS_CHANGED, ..way(rung, hooks, blind_spot) }
+}
+
+/// A way whose programs run for every connection.
+const fn watching(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
+    Way { for_every_connection: true, ..way(rung, hooks, blind_spot) }
 }
 
 impl Way {
+    /// Why it is not taken within `reach`, and what would allow it.
+    pub fn beyond(&self, reach: Reach) -> Option<&'static str> {
+        if self.slows_system_calls() && !reach.system_calls {
+            return Some(
+                "would make every system call take longer; --trace-system-calls allows it",
+            );
+        }
+        (self.for_every_connection && !reach.connections)
+            .then_some("runs for every connection; --watch-connections allows it")
+    }
+
     /// Whether every system call of the host takes longer for it, so that it must be asked for.
     pub fn slows_system_calls(&self) -> bool {
         self.hooks.iter().any(Hook::slows_system_calls)
@@ -101,10 +120,8 @@ pub const LADDER: &[(Signal, &[Way])] = &[
         Signal::SynDrops,
         &[
             Way {
-                rung: Rung::Fentry,
-                hooks: SYN_BRACKET,
                 extras: LAST_QUARTER,
-                blind_spot: "SYNs to a broadcast or multicast address",
+                ..way(Rung::Fentry, SYN_BRACKET, "SYNs to a broadcast or multicast address")
             },
             way(Rung::Kprobe, SYN_BRACKET_KPROBE, KPROBE),
             way(Rung::Netlink, &[], NETLINK_DROPS),
@@ -206,9 +223,9 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::QueueDepth,
         &[
-            way(Rung::Fentry, ENQUEUES, "nothing"),
-            way(Rung::Kprobe, ENQUEUES_KPROBE, KPROBE),
-            way(
+            watching(Rung::Fentry, ENQUEUES, "nothing"),
+            watching(Rung::Kprobe, ENQUEUES_KPROBE, KPROBE),
+            watching(
                 Rung::Tracepoint,
                 ENQUEUES_CLONED,
                 "which socket of a SO_REUSEPORT group it was: each has the peak of the deepest",
@@ -219,10 +236,14 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::TimeInQueue,
         &[
-            way(Rung::Fentry, ACCEPTS_2, "nothing"),
-            way(Rung::Fentry, ACCEPTS_4, "nothing"),
-            way(Rung::Kprobe, ACCEPTS_KPROBE, KPROBE),
-            way(Rung::Tracepoint, ACCEPTS_SYSCALL, "what io_uring or a 32-bit process accepts"),
+            watching(Rung::Fentry, ACCEPTS_2, "nothing"),
+            watching(Rung::Fentry, ACCEPTS_4, "nothing"),
+            watching(Rung::Kprobe, ACCEPTS_KPROBE, KPROBE),
+            watching(
+                Rung::Tracepoint,
+                ACCEPTS_SYSCALL,
+                "what io_uring or a 32-bit process accepts",
+            ),
             way(Rung::None, &[], NETLINK_NO_COUNT),
         ],
     ),
@@ -251,7 +272,7 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::Churn,
         &[
-            way(Rung::Tracepoint, CHURN, "connections older than the agent"),
+            watching(Rung::Tracepoint, CHURN, "connections older than the agent"),
             way(Rung::None, &[], NETLINK_NO_COUNT),
         ],
     ),
@@ -276,17 +297,21 @@ pub struct Reach {
     pub highest: Rung,
     /// Whether ways may be taken that make every system call of the host take longer.
     pub system_calls: bool,
+    /// Whether ways may be taken whose programs run for every connection, trouble or not.
+    pub connections: bool,
 }
 
+/// All that connections tell, on no rung above this one.
 impl From<Rung> for Reach {
     fn from(highest: Rung) -> Self {
-        Self { highest, system_calls: false }
+        Self { highest, system_calls: false, connections: true }
     }
 }
 
+/// What costs next to nothing while nothing is wrong.
 impl Default for Reach {
     fn default() -> Self {
-        Rung::Fentry.into()
+        Self { connections: false, ..Rung::Fentry.into() }
     }
 }
 

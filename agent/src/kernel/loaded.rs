@@ -10,7 +10,7 @@ use log::debug;
 use super::{
     btf::Btf,
     hooks::Hook,
-    ladder::{Refusal, Rung, Signal, Standing, Way},
+    ladder::{Reach, Refusal, Rung, Signal, Standing, Way},
     layout::Layout,
     remedy::remedy,
 };
@@ -28,7 +28,7 @@ pub struct Loaded {
     /// The kernel's types, as aya reads them.
     pub aya_btf: AyaBtf,
     /// Whether ways may be taken that make every system call take longer.
-    pub system_calls: bool,
+    pub reach: Reach,
 }
 
 impl Loaded {
@@ -37,7 +37,7 @@ impl Loaded {
     /// # Errors
     ///
     /// When the kernel's BTF cannot be read, or a map cannot be made.
-    pub fn load(system_calls: bool) -> Result<Self> {
+    pub fn load(reach: Reach) -> Result<Self> {
         let (btf, layout, aya_btf) = kernel_types()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&aya_btf));
@@ -48,7 +48,7 @@ impl Loaded {
         }
         let ebpf = loader.load(OBJECT).map_err(|error| anyhow!(first_cause(&error)))?;
         drop(loader);
-        Ok(Self { ebpf, btf, layout, aya_btf, system_calls })
+        Ok(Self { ebpf, btf, layout, aya_btf, reach })
     }
 
     /// Takes the best of `ways` that works, from number `first` on, and tells which.
@@ -81,12 +81,8 @@ impl Loaded {
     }
 
     fn take_way(&mut self, way: &Way) -> Result<(), (String, String)> {
-        match way.hooks.first() {
-            Some(hook) if way.slows_system_calls() && !self.system_calls => {
-                let reason = "would make every system call take longer; \
-                              --trace-system-calls allows it";
-                Err((hook.place(), reason.to_owned()))
-            }
+        match (way.hooks.first(), way.beyond(self.reach)) {
+            (Some(hook), Some(reason)) => Err((hook.place(), reason.to_owned())),
             _ => self.attach_all(way.hooks),
         }
     }

@@ -38,7 +38,7 @@ pub struct Object {
     /// Which of a signal's ways was taken, by its place on the ladder.
     taken: BTreeMap<Signal, usize>,
     /// Whether ways may be taken that make every system call take longer.
-    system_calls: bool,
+    reach: Reach,
 }
 
 /// The maps the agent reads.
@@ -69,14 +69,15 @@ impl Object {
     /// Loads the object and attaches, for each signal, the best way that this kernel allows. Never
     /// fails: what cannot be had by BPF is had by netlink, and the standing says why.
     pub fn attach(reach: impl Into<Reach>) -> Self {
-        let Reach { highest, system_calls } = reach.into();
+        let reach = reach.into();
         raise_memlock_limit();
-        match Loaded::load(system_calls) {
+        match Loaded::load(reach) {
             Ok(mut loaded) => {
                 let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
                 let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
                 for (signal, ways) in LADDER {
-                    let (standing, way) = loaded.climb(*signal, ways, first_at_most(ways, highest));
+                    let (standing, way) =
+                        loaded.climb(*signal, ways, first_at_most(ways, reach.highest));
                     standings.push(standing);
                     taken.extend(way.map(|way| (*signal, way)));
                 }
@@ -85,14 +86,14 @@ impl Object {
                     standings,
                     time_wait_at_expiry,
                     taken,
-                    system_calls,
+                    reach,
                 }
             }
             Err(error) => {
                 let remedy = missing_capabilities().map(|what| format!("; {what}"));
                 let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
                 let taken = BTreeMap::new();
-                Self { ebpf: None, standings, time_wait_at_expiry: false, taken, system_calls }
+                Self { ebpf: None, standings, time_wait_at_expiry: false, taken, reach }
             }
         }
     }
@@ -152,8 +153,8 @@ impl Object {
         // First, since what fails must not take the programs with it.
         let (btf, layout, aya_btf) = kernel_types()?;
         let Some(ebpf) = self.ebpf.take() else { return Ok(None) };
-        let system_calls = self.system_calls;
-        let mut loaded = Loaded { ebpf, btf, layout, aya_btf, system_calls };
+        let reach = self.reach;
+        let mut loaded = Loaded { ebpf, btf, layout, aya_btf, reach };
         let outcome = job(&mut loaded);
         self.ebpf = Some(without_types(loaded));
         Ok(Some(outcome))

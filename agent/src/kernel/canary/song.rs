@@ -2,7 +2,7 @@
 //! kernel's counters say of each. Not sung: the last quarter of the SYN queue, TIME_WAIT reused or
 //! reopened, and the causes that are watched for on demand.
 
-use std::{fs, io::Write, net::IpAddr, thread::sleep, time::Duration};
+use std::{fs, io::Write, net::IpAddr, slice, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use log::debug;
@@ -231,7 +231,8 @@ fn exhaust_ports(addresses: &[IpAddr]) -> Result<u64> {
         let second = perch.visit().err().and_then(|error| error.raw_os_error());
         ensure!(second == Some(libc::EADDRNOTAVAIL), "a connect without a port left: {second:?}");
         refused += 1;
-        drop(perch.accept()?);
+        // The client resets; if the other side closed first, it might enter TIME_WAIT.
+        leave(vec![first], slice::from_ref(perch))?;
     }
     Ok(refused)
 }
