@@ -10,7 +10,7 @@ use crate::{
     kernel::{
         Access, OFF_FILE_INODE, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY,
         OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET,
-        OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE,
+        OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE, Probed,
     },
     maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, totals},
     segment::{Peer, in6_addr},
@@ -29,12 +29,14 @@ pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
 /// Identity of the listening socket `sk`.
 #[inline(always)]
 pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
-    // SAFETY: `sk` is a `struct sock *`; each hop keeps its type, and a socket already released
-    // reads as inode 0.
+    // A socket already released reads as inode 0. By helper calls, since a typed load that faults
+    // brings Linux 5.10 down in a program with a function call in it: such a program has no
+    // exception table there (kernel: `search_bpf_extables`, `jit_subprogs`).
+    // SAFETY: `sk` is a `struct sock *`, and each hop has the member read of it.
     unsafe {
         let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
-        let file: *const u8 = A::field(socket, &OFF_SOCKET_FILE);
-        let inode: *const u8 = A::field(file, &OFF_FILE_INODE);
+        let file: *const u8 = Probed::field(socket, &OFF_SOCKET_FILE);
+        let inode: *const u8 = Probed::field(file, &OFF_FILE_INODE);
         let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
@@ -45,7 +47,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
         }
         ListenerKey {
             netns: netns_of::<A>(sk),
-            inode: A::field::<u64>(inode, &OFF_INODE_INO) as u32,
+            inode: Probed::field::<u64>(inode, &OFF_INODE_INO) as u32,
             addr,
             port: A::field(sk, &OFF_SK_NUM),
             family,

@@ -43,7 +43,7 @@ fn drops(_: &[Namespace]) -> Result<Driven> {
     }
     let claims = [
         exactly("icmp/request_killed", 5),
-        exactly("syn/other", 10),
+        exactly("syn/no_route", 10),
         exactly("ack/accept_queue_full", 12),
         exactly("syn/accept_queue_full", 20),
         exactly("ListenOverflows", 32),
