@@ -36,7 +36,7 @@ pub const AGENT_VARIABLE: &str = "FLOODMARK_AGENT";
 /// Tells the privileged tests where the lab is.
 pub const LAB_VARIABLE: &str = "FLOODMARK_LAB";
 
-const TESTS_TIMEOUT: Duration = Duration::from_secs(600);
+const TESTS_TIMEOUT: Duration = Duration::from_secs(1200);
 
 /// Boot Debian kernels in QEMU and run the privileged tests, the scenarios, or a command, in each.
 #[derive(clap::Args)]
