@@ -16,8 +16,8 @@ use tokio::{
 use crate::{
     inventory::View,
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Rung, Signal, Standing,
-        netns::discover,
+        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Rung, ServiceCount, Signal,
+        Standing, netns::discover,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
@@ -28,6 +28,9 @@ use crate::{
     time::UnixMs,
     verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
+
+/// What [`KernelSource::services`] tells.
+type Services = (Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>);
 
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -207,7 +210,8 @@ impl Agent {
             self.tick(&mut on_verdict)?;
             let rest = self.correlator.decide_all(&self.stock.inventory);
             self.book(rest, &mut on_verdict);
-            self.snapshot(Duration::ZERO)
+            let services = self.kernel.services()?;
+            self.snapshot(Duration::ZERO, services)
         })?;
         if let Some(positions) = &self.positions {
             positions.flush();
@@ -240,19 +244,20 @@ impl Agent {
             self.ledger.book_event(&event);
             self.correlator.on_kernel_event(&event);
         }
+        let services = self.kernel.services()?;
         if !self.sources.is_empty() {
-            self.look_for_the_proxies()?;
+            self.look_for_the_proxies(&services.0);
         }
         while let Ok(event) = self.proxy_events.try_recv() {
             self.hear(event);
         }
         let verdicts = self.correlator.decide(UnixMs::now(), &self.stock.inventory);
         self.book(verdicts, on_verdict);
-        self.snapshot(started.elapsed())
+        self.snapshot(started.elapsed(), services)
     }
 
     /// What no loss shows, and a proxy suffers from all the same.
-    fn look_for_the_proxies(&mut self) -> Result<()> {
+    fn look_for_the_proxies(&mut self, services: &[ServiceCount]) {
         let now = UnixMs::now();
         let rung = |signal| {
             let standing = self.kernel.standings().iter().find(|s| s.signal == signal);
@@ -261,10 +266,8 @@ impl Agent {
         let aborting = self.stock.inventory.aborting();
         self.correlator.on_settings(rung(Signal::SynDrops), rung(Signal::AckDrops), aborting);
         self.correlator.on_queues(now, &self.stock.inventory);
-        let (services, _) = self.kernel.services()?;
-        self.correlator.on_services(now, &services);
+        self.correlator.on_services(now, services);
         self.correlator.on_counters(now, &self.kernel.kernel_counts());
-        Ok(())
     }
 
     fn forget(&mut self) -> Result<()> {
@@ -280,14 +283,14 @@ impl Agent {
         }
     }
 
-    fn snapshot(&self, tick: Duration) -> Result<Snapshot> {
+    fn snapshot(&self, tick: Duration, services: Services) -> Result<Snapshot> {
         let rungs = self
             .kernel
             .standings()
             .iter()
             .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
             .collect();
-        let (services, services_moved) = self.kernel.services()?;
+        let (services, services_moved) = services;
         let namespaces = self.kernel.kernel_counts();
         let no_port = self.kernel.no_port()?;
         let heard = self.kernel.heard();
