@@ -4,7 +4,8 @@ use super::{super::layout::TW_AT_ENTRY, Attach, Hook, hook};
 
 const SERVICE: &[&str] = &["OFF_SK_PORTPAIR", "OFF_SK_NET", "OFF_NET_INUM"];
 const SUBSTATE: &[&str] = &["OFF_TW_SUBSTATE", "SHORT_TIMEOUT"];
-const CONNECT: &[&str] = &[
+/// Both ends of a connection.
+pub(super) const CONNECT: &[&str] = &[
     "OFF_SK_NUM",
     "OFF_SK_DPORT",
     "OFF_SK_FAMILY",

@@ -1,6 +1,6 @@
 //! The hooks that watch queues, `listen(2)`, connections and Unix connects.
 
-use super::{Attach, Hook, handshake::LISTENER, hook};
+use super::{Attach, Hook, connection::CONNECT, handshake::LISTENER, hook};
 
 const QUEUE: &[&str] = &["OFF_CSK_QLEN"];
 const WAITS: &[&str] = &["OFF_TP_RCVQ_TIME", "OFF_SK_PROTOCOL"];
@@ -15,15 +15,6 @@ const DESCRIPTOR: &[&str] = &[
 ];
 const REGISTERS: &[&str] = &["OFF_REGS_ORIG_AX", "OFF_REGS_DI", "OFF_REGS_SI", "OFF_REGS_DX"];
 const UNIX: &[&str] = &["OFF_TASK_NSPROXY", "OFF_NSPROXY_NET", "OFF_NET_INUM"];
-const PEERS: &[&str] = &[
-    "OFF_SK_NUM",
-    "OFF_SK_DPORT",
-    "OFF_SK_FAMILY",
-    "OFF_SK_DADDR",
-    "OFF_SK_V6_DADDR",
-    "OFF_SK_NET",
-    "OFF_NET_INUM",
-];
 
 const fn exit_of(
     program: &'static str,
@@ -145,7 +136,7 @@ pub const CHURN: &[Hook] = &[tracepoint(
     "connection_changed",
     "inet_sock_set_state",
     STATE,
-    &[PEERS, &["OFF_SK_PROTOCOL"]],
+    &[CONNECT, &["OFF_SK_PROTOCOL"]],
 )];
 
 /// Unix connects refused.
