@@ -41,7 +41,7 @@ constants!(
     OFF_TASK_FILES,
     OFF_FILES_FDT,
     OFF_FDT_FD,
-    OFF_FILE_PRIVATE_DATA,
+    OFF_FILE_PRIVATE,
     OFF_SOCKET_SK,
     OFF_INET_SPORT,
     OFF_SK_STATE
@@ -170,7 +170,7 @@ fn socket_of(connection: u64) -> u64 {
         return 0;
     }
     let file: u64 = read_kernel(entries + 8 * fd as u64);
-    let socket: u64 = kernel(file, &OFF_FILE_PRIVATE_DATA);
+    let socket: u64 = kernel(file, &OFF_FILE_PRIVATE);
     kernel(socket, &OFF_SOCKET_SK)
 }
 

@@ -82,12 +82,6 @@ const FIELDS: &[Field] = &[
     field("OFF_SKB_NETWORK_HEADER", "sk_buff", "network_header", &[2]),
     field("OFF_SKB_TRANSPORT_HEADER", "sk_buff", "transport_header", &[2]),
     field("OFF_SKB_PROTOCOL", "sk_buff", "protocol", &[2]),
-    // From a worker's file descriptor to its socket (agent-ebpf/src/nginx.rs).
-    field("OFF_TASK_FILES", "task_struct", "files", &[8]),
-    field("OFF_FILES_FDT", "files_struct", "fdt", &[8]),
-    field("OFF_FDT_FD", "fdtable", "fd", &[8]),
-    field("OFF_FILE_PRIVATE_DATA", "file", "private_data", &[8]),
-    field("OFF_SOCKET_SK", "socket", "sk", &[8]),
     // A flexible array of per-CPU pointers: BTF gives it no size.
     field("OFF_BPF_ARRAY_PPTRS", "bpf_array", "pptrs", &[]),
 ];
