@@ -20,6 +20,7 @@ mod kernel;
 mod listener;
 mod listening;
 mod maps;
+mod program;
 mod request;
 mod segment;
 mod service;
@@ -27,13 +28,3 @@ mod task;
 mod time_wait;
 mod time_wait_kprobe;
 mod unix;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

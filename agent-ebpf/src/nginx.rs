@@ -8,6 +8,8 @@
 #![no_std]
 #![no_main]
 
+mod program;
+
 use aya_ebpf::{
     EbpfContext, Global,
     helpers::{
@@ -20,7 +22,7 @@ use aya_ebpf::{
 };
 use floodmark_common::{ABSENT, NGINX_NAME, NginxKind, NginxRecord};
 
-/// Room for 4096 records; what does not fit is counted in [`LOST`].
+/// Room for 4096 records; what does not fit is counted in [`NGINX_LOST`].
 #[map]
 static NGINX_EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
@@ -194,13 +196,3 @@ fn user<T: Copy + Default>(address: u64) -> T {
     // SAFETY: the helper tolerates any address.
     unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
