@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    agent::Snapshot,
+    agent::{Configuration, Snapshot},
     inventory::{Listener, Owner, View},
     kernel::{
         Attribution, Class, Counter, Health, Heard, ListenerId, MibCounts, NetnsId, NoPortCount,
@@ -82,6 +82,7 @@ pub(super) fn snapshot() -> Snapshot {
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
         view: view(&[listener(8000, "tor\"nado <&\\\n").listener]),
         listeners_exported: 200,
+        configuration: Configuration { is_in_force: true, since: UnixMs(1_000_500) },
         scraped: Scraped::default(),
         tick: Duration::from_millis(3),
     }
