@@ -26,7 +26,7 @@ use crate::{
     },
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
+    verdict::{Correlator, KernelSide, LastVerdict, Ledger, Report, Verdict, VerdictKind},
 };
 
 /// What [`KernelSource::services`] tells.
@@ -90,6 +90,8 @@ pub struct Snapshot {
     pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
     /// Verdicts by kind.
     pub verdicts: BTreeMap<VerdictKind, u64>,
+    /// When the newest of the events that verdicts explain was, by the proxy's clock.
+    pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     /// The agent's own troubles.
     pub health: Health,
     /// What each signal heard of the canary; empty while it sings.
@@ -302,6 +304,7 @@ impl Agent {
             standings: self.kernel.standings().to_vec(),
             proxy_events: self.ledger.event_counts().clone(),
             verdicts: self.ledger.verdict_counts().clone(),
+            last_verdicts: self.ledger.last_verdicts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,

@@ -20,7 +20,7 @@ pub use advice::{Step, advice};
 pub use attempt::LONGEST_ATTEMPT;
 pub use cycle::Cycle;
 pub use join::{Correlator, SETTLE};
-pub use ledger::{KernelSide, Ledger, VerdictKind};
+pub use ledger::{KernelSide, LastVerdict, Ledger, VerdictKind};
 pub use report::{ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};
 pub use words::in_words;
