@@ -3,15 +3,17 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use log::warn;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     inventory::View,
@@ -21,7 +23,7 @@ use crate::{
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
-        source::{Positions, Source},
+        source::{Following, Positions, Source},
         uprobe::{self, Uprobes},
     },
     stock::{Scraped, Stock},
@@ -104,10 +106,30 @@ pub struct Snapshot {
     pub view: View,
     /// How many listeners to export at most.
     pub listeners_exported: usize,
+    /// What came of reading the configuration, at start and whenever it was read again.
+    pub configuration: Configuration,
     /// To be told by whoever takes the high-water marks since the last scrape.
     pub scraped: Scraped,
     /// Time the last tick took.
     pub tick: Duration,
+}
+
+/// What came of reading the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Whether all of what was read last is in force.
+    pub is_in_force: bool,
+    /// When all of it was, the last time.
+    pub since: UnixMs,
+}
+
+/// A change of what the agent is asked to do.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Other sources, servers and numbers of listeners; what else differs is not looked at.
+    To(Box<AgentConfig>),
+    /// A configuration that could not be read.
+    Refused,
 }
 
 /// The agent's state between two ticks.
@@ -117,9 +139,11 @@ pub struct Agent {
     listeners_exported: usize,
     correlator: Correlator,
     ledger: Ledger,
-    sources: Vec<(String, Arc<SourceStats>)>,
+    following: Following,
+    uprobes: Option<Arc<SourceStats>>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
-    stop_followers: Arc<AtomicBool>,
+    stop_uprobes: CancellationToken,
+    configuration: Configuration,
     positions: Option<Arc<Positions>>,
     directory: Directory,
     homes: Homes,
@@ -145,19 +169,18 @@ impl Agent {
         kernel.release_canary();
         let stock = Stock::take(namespaces)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
-        let stop_followers = Arc::new(AtomicBool::new(false));
-        let mut sources = Vec::new();
         let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
         let positions = positions.map(Arc::new);
-        for source in &config.sources {
-            let stats =
-                source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
-            sources.push((source.name(), stats));
+        let mut following = Following::new(sender.clone(), positions.clone());
+        if let Some(failure) = following.follow(&config.sources).pop() {
+            return Err(failure);
         }
+        let stop_uprobes = CancellationToken::new();
+        let mut uprobes = None;
         if config.nginx_uprobes {
-            let uprobes = Uprobes::load().context("watching nginx by uprobes")?;
-            sources.push((uprobe::SOURCE.to_owned(), uprobes.stats()));
-            uprobes.spawn(sender.clone(), Arc::clone(&stop_followers))?;
+            let loaded = Uprobes::load().context("watching nginx by uprobes")?;
+            uprobes = Some(loaded.stats());
+            loaded.spawn(sender, stop_uprobes.clone())?;
         }
         Ok(Self {
             kernel,
@@ -165,9 +188,11 @@ impl Agent {
             listeners_exported: config.listeners_exported,
             correlator: Correlator::default(),
             ledger: Ledger::new(UnixMs::now()),
-            sources,
+            following,
+            uprobes,
             proxy_events,
-            stop_followers,
+            stop_uprobes,
+            configuration: Configuration { is_in_force: true, since: UnixMs::now() },
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
@@ -179,7 +204,7 @@ impl Agent {
         self.kernel.standings()
     }
 
-    /// Runs until `stop` completes, publishing a snapshot at every tick; then decides what still
+    /// Runs until `stop` completes, takes on `changes`, publishing a snapshot at every tick; then decides what still
     /// waits and publishes a last one.
     ///
     /// # Errors
@@ -189,6 +214,7 @@ impl Agent {
         mut self,
         snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
         stop: impl Future<Output = ()>,
+        mut changes: mpsc::Receiver<Change>,
         mut on_verdict: impl FnMut(&Verdict),
     ) -> Result<()> {
         let mut ticks = interval(TICK);
@@ -202,10 +228,12 @@ impl Agent {
                     let snapshot = tokio::task::block_in_place(|| self.tick(&mut on_verdict))?;
                     snapshots.send_replace(Some(Arc::new(snapshot)));
                 }
+                Some(change) = changes.recv() => self.change(change),
                 Some(event) = self.proxy_events.recv() => self.hear(event),
             }
         }
-        self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop_uprobes.cancel();
+        self.following.stop();
         let snapshot = tokio::task::block_in_place(|| {
             self.tick(&mut on_verdict)?;
             // Once more: the lower rung gives some drops to a listener one sample later.
@@ -220,6 +248,29 @@ impl Agent {
         }
         snapshots.send_replace(Some(Arc::new(snapshot)));
         Ok(())
+    }
+
+    /// Takes on what can be changed while at work. What was counted stays.
+    fn change(&mut self, change: Change) {
+        self.configuration.is_in_force = match change {
+            Change::Refused => false,
+            Change::To(config) => {
+                let failures = self.following.follow(&config.sources);
+                failures.iter().for_each(|failure| warn!("{failure:#}"));
+                self.directory = Directory::new(config.haproxy_servers);
+                self.listeners_exported = config.listeners_exported;
+                failures.is_empty()
+            }
+        };
+        if self.configuration.is_in_force {
+            self.configuration.since = UnixMs::now();
+        }
+    }
+
+    /// What each source has read, by its name.
+    fn sources(&self) -> Vec<(String, Arc<SourceStats>)> {
+        let uprobes = self.uprobes.iter().map(|it| (uprobe::SOURCE.to_owned(), Arc::clone(it)));
+        self.following.stats().chain(uprobes).collect()
     }
 
     fn hear(&mut self, mut event: ProxyEvent) {
@@ -247,7 +298,7 @@ impl Agent {
             self.correlator.on_kernel_event(&event);
         }
         let services = self.kernel.services()?;
-        if !self.sources.is_empty() {
+        if self.uprobes.is_some() || self.following.stats().next().is_some() {
             self.look_for_the_proxies(&services.0);
         }
         while let Ok(event) = self.proxy_events.try_recv() {
@@ -308,9 +359,10 @@ impl Agent {
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
-            sources: self.sources.clone(),
+            sources: self.sources(),
             view: self.stock.view(self.listeners_exported),
             listeners_exported: self.listeners_exported,
+            configuration: self.configuration,
             scraped: self.stock.scraped(),
             tick,
         })

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    agent::Snapshot,
+    agent::{Configuration, Snapshot},
     inventory::{
         Backlog, Depth, Destination, Listener, Namespace, Owner, UnixListener, View,
         peers::{PeerCounts, PeerReport},
@@ -89,6 +89,7 @@ pub(super) fn snapshot() -> Snapshot {
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
         view: view(&[listener(8000, "tor\"nado <&\\\n").listener]),
         listeners_exported: 200,
+        configuration: Configuration { is_in_force: true, since: UnixMs(1_000_500) },
         scraped: Scraped::default(),
         tick: Duration::from_millis(3),
     }

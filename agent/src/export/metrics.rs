@@ -75,6 +75,18 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
         &[("version", env!("CARGO_PKG_VERSION"))],
         1.0,
     );
+    families.gauge(
+        "floodmark_config_last_reload_successful",
+        "1 where all of the configuration that was read last is in force, 0 where not.",
+        &[],
+        f64::from(u8::from(snapshot.configuration.is_in_force)),
+    );
+    families.gauge(
+        "floodmark_config_last_reload_success_timestamp_seconds",
+        "When a configuration last came into force as a whole.",
+        &[],
+        snapshot.configuration.since.0 as f64 / 1000.0,
+    );
     for standing in &snapshot.standings {
         families.gauge(
             "floodmark_signal_rung_info",
