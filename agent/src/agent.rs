@@ -28,7 +28,9 @@ use crate::{
     record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Heard, Inputs, Judge, Outcome, Report, Totals, Verdict, VerdictKind},
+    verdict::{
+        Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind,
+    },
 };
 
 /// How often the kernel's counts are read.
@@ -89,6 +91,8 @@ pub struct Snapshot {
     pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
     /// Verdicts by kind.
     pub verdicts: BTreeMap<VerdictKind, u64>,
+    /// When the newest of the events that verdicts explain was, by the proxy's clock.
+    pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     /// The agent's own troubles.
     pub health: Health,
     /// What each signal heard of the canary; empty while it sings.
@@ -344,6 +348,7 @@ impl Agent {
             standings: self.kernel.standings().to_vec(),
             proxy_events: ledger.event_counts().clone(),
             verdicts: ledger.verdict_counts().clone(),
+            last_verdicts: ledger.last_verdicts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,

@@ -22,7 +22,7 @@ pub use attempt::LONGEST_ATTEMPT;
 pub use cycle::Cycle;
 pub use join::{Correlator, SETTLE};
 pub use judge::{Heard, Inputs, Judge, Outcome, Totals};
-pub use ledger::{KernelSide, Ledger, VerdictKind};
+pub use ledger::{KernelSide, LastVerdict, Ledger, VerdictKind};
 pub use report::{ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};
 pub use words::in_words;
