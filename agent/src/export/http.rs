@@ -1,27 +1,27 @@
-//! The agent's HTTP server.
+//! The pages that the agent serves.
 
-use std::{fmt::Write, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Write, net::TcpListener, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::{
     Json, Router,
     extract::State,
     http::{HeaderMap, StatusCode, header},
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::sync::watch;
 
 use super::{
     metrics::{render, render_protobuf},
-    protobuf,
+    protobuf, server,
+    web::{Web, authorised},
 };
 use crate::{agent::Snapshot, kernel::Rung, time::UnixMs};
 
 type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
 
-/// How long a request may go on after the agent was told to stop.
-const GRACE: Duration = Duration::from_millis(500);
 /// A snapshot older than this means that sampling has come to a halt.
 const STALE: Duration = Duration::from_secs(15);
 /// The media type of Prometheus text.
@@ -29,18 +29,8 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What Prometheus accepts first where it takes native histograms.
 const PROTOBUF: &str = "application/vnd.google.protobuf";
 
-/// Takes the address.
-///
-/// # Errors
-///
-/// When it is taken already or not to be had, with what to do about it.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
-    let remedy = "choose another address with --listen";
-    TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}; {remedy}"))
-}
-
-/// Serves until `stop` turns true, then lets running requests end, though not for long: a client
-/// that never ends its request must not keep the agent from stopping.
+/// Serves until `stop` turns true. Whether the agent is well may be asked by anybody, for whoever
+/// probes has no password; it says nothing of what the agent saw.
 ///
 /// # Errors
 ///
@@ -48,30 +38,18 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     latest: Latest,
+    web: Web,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let router = Router::new()
+    let guarded = Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
         .route("/api/v1/report", get(report))
         .route("/api/v1/listeners", get(listeners))
-        .with_state(latest);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone()));
-    let overdue = async {
-        stopped(stop).await;
-        sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = serving.into_future() => served.context("serving HTTP"),
-        () = overdue => Ok(()),
-    }
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // The sender gone is a stop as well.
-    let _ = stop.wait_for(|stop| *stop).await;
+        .layer(from_fn_with_state(Arc::clone(&web.users), authorised));
+    let open =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    server::serve(listener, open.merge(guarded).with_state(latest), web, stop).await
 }
 
 fn current(latest: &Latest) -> Option<Arc<Snapshot>> {

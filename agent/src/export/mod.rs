@@ -10,6 +10,10 @@ mod metrics;
 mod protobuf;
 #[cfg(test)]
 mod reference;
+mod server;
+mod web;
 
-pub use http::{bind, serve};
+pub use http::serve;
 pub use metrics::render;
+pub use server::bind;
+pub use web::{Web, WebConfig};

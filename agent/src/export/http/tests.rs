@@ -1,3 +1,6 @@
+use std::net::SocketAddr;
+
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -6,7 +9,11 @@ use tokio::{
 };
 
 use super::{
-    super::fixture::{snapshot, standing},
+    super::{
+        fixture::{snapshot, standing},
+        server::{MOST_CONNECTIONS, bind},
+        web::WebConfig,
+    },
     *,
 };
 use crate::kernel::Signal;
@@ -20,18 +27,27 @@ struct Server {
 
 impl Server {
     async fn start(snapshot: Option<Snapshot>) -> Self {
+        Self::start_with(snapshot, WebConfig::default()).await
+    }
+
+    async fn start_with(snapshot: Option<Snapshot>, web: WebConfig) -> Self {
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (latest, received) = watch::channel(snapshot.map(Arc::new));
         let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(listener, received, stopped));
+        let serving = tokio::spawn(serve(listener, received, Web::new(web), stopped));
         Self { addr, latest, stop, serving }
     }
 
     /// Status, head and body of the answer.
     async fn get(&self, path: &str) -> (u16, String, String) {
+        self.ask(path, "x-nothing: 1").await
+    }
+
+    async fn ask(&self, path: &str, field: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: test\r\n{field}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -110,4 +126,66 @@ async fn a_client_that_never_ends_its_request_does_not_keep_it_from_stopping() {
     let hang = Duration::from_secs(60);
     tokio::time::timeout(hang, server.serving).await.expect("it hangs").unwrap().unwrap();
     assert!(TcpStream::connect(server.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_are_closed_and_the_others_served() {
+    let server = Server::start(Some(snapshot())).await;
+    let mut idle = Vec::new();
+    for _ in 0..MOST_CONNECTIONS - 1 {
+        idle.push(TcpStream::connect(server.addr).await.unwrap());
+    }
+    assert_eq!(server.get("/healthz").await.0, 200, "there is room for one");
+    // Which of the two is closed is not said.
+    let mut one = TcpStream::connect(server.addr).await.unwrap();
+    let mut other = TcpStream::connect(server.addr).await.unwrap();
+    let (mut a, mut b) = ([0], [0]);
+    let heard = tokio::select! {
+        heard = one.read(&mut a) => heard,
+        heard = other.read(&mut b) => heard,
+    };
+    assert!(matches!(heard, Ok(0) | Err(_)), "it is closed");
+    drop((idle, one, other));
+    // Until the server has noticed, there may be no room.
+    let has_room = async {
+        loop {
+            let mut stream = TcpStream::connect(server.addr).await.unwrap();
+            let mut answer = String::new();
+            let asked = stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await;
+            if asked.is_ok() && stream.read_to_string(&mut answer).await.is_ok_and(|n| n > 0) {
+                return answer;
+            }
+        }
+    };
+    let hang = Duration::from_secs(60);
+    let answer = tokio::time::timeout(hang, has_room).await.expect("there is room again");
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_the_agent_saw_is_told_to_its_users_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.yml");
+    let hash = bcrypt::hash("se:cret", 4).unwrap();
+    std::fs::write(&file, format!("basic_auth_users:\n  prometheus: {hash}\n")).unwrap();
+    let server = Server::start_with(Some(snapshot()), WebConfig::read(&file).unwrap()).await;
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(server.get(path).await.0, 200, "{path}");
+    }
+    let basic = |credentials: &str| format!("authorization: Basic {}", BASE64.encode(credentials));
+    for path in ["/", "/metrics", "/api/v1/report", "/api/v1/listeners"] {
+        let (status, head, _) = server.get(path).await;
+        assert_eq!(status, 401, "{path}");
+        assert!(head.contains("www-authenticate: basic realm="), "{head}");
+        // The second time it is remembered.
+        for _ in 0..2 {
+            assert_eq!(server.ask(path, &basic("prometheus:se:cret")).await.0, 200, "{path}");
+        }
+    }
+    for wrong in ["prometheus:secret", "nobody:se:cret", ":", "prometheus"] {
+        assert_eq!(server.ask("/metrics", &basic(wrong)).await.0, 401, "{wrong}");
+    }
+    for wrong in ["authorization: Basic !", "authorization: Bearer x", "authorization: Basic"] {
+        assert_eq!(server.ask("/metrics", wrong).await.0, 401, "{wrong}");
+    }
 }

@@ -1,0 +1,111 @@
+//! Who may ask, and how it is kept from others' eyes: the web configuration of Prometheus's own
+//! exporters (exporter-toolkit, `docs/web-configuration.md` there), so far as it fits.
+//!
+//!     tls_server_config:
+//!       cert_file: server.crt
+//!       key_file: server.key
+//!     basic_auth_users:
+//!       prometheus: $2y$10$...
+
+mod auth;
+mod tls;
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use axum_server::tls_rustls::RustlsConfig;
+use serde::Deserialize;
+
+pub(super) use auth::{Users, authorised};
+
+/// The file, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    tls_server_config: Option<tls::Settings>,
+    http_server_config: HttpSettings,
+    basic_auth_users: BTreeMap<String, String>,
+}
+
+/// Taken for the sake of files that have it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HttpSettings {
+    /// HTTP/1.1 is spoken whatever this says; it is what Prometheus falls back on.
+    #[serde(rename = "http2")]
+    _http2: bool,
+}
+
+/// What a web configuration says, checked.
+#[derive(Debug, Default)]
+pub struct WebConfig {
+    tls: Option<Arc<rustls::ServerConfig>>,
+    users: BTreeMap<String, String>,
+}
+
+impl WebConfig {
+    /// Reads the file at `path`, and the certificates that it names, relative to itself.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in one line with the file's line where there is one.
+    pub fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("reading {shown}"))?;
+        let file: File = serde_saphyr::from_str(&text).map_err(|error| {
+            let line = error.location().map_or(1, |location| location.line());
+            let said = error.without_snippet().to_string();
+            let (said, _) = said.split_once(" at line ").unwrap_or((&said, ""));
+            anyhow!("{shown}:{line}: {}", said.replace('\n', " "))
+        })?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let tls = file.tls_server_config.map(|tls| tls.load(directory)).transpose();
+        for (user, hash) in &file.basic_auth_users {
+            ensure!(
+                hash.parse::<bcrypt::HashParts>().is_ok(),
+                "{shown}: basic_auth_users: what stands for {user} is no bcrypt hash; make one with \
+                 `htpasswd -nBC 10 {user}`"
+            );
+        }
+        let tls = tls.with_context(|| format!("{shown}: tls_server_config"))?;
+        Ok(Self { tls, users: file.basic_auth_users })
+    }
+
+    /// Whether it asks for TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+/// The web configuration in force; copies share it.
+#[derive(Clone, Debug)]
+pub struct Web {
+    pub(super) tls: Option<RustlsConfig>,
+    pub(super) users: Arc<Users>,
+}
+
+impl Web {
+    /// Puts `config` into force.
+    pub fn new(config: WebConfig) -> Self {
+        let users = Arc::new(Users::new(config.users));
+        Self { tls: config.tls.map(RustlsConfig::from_config), users }
+    }
+
+    /// Takes on other certificates and users, for connections and requests to come.
+    ///
+    /// # Errors
+    ///
+    /// When TLS would have to begin or end, which takes a restart.
+    pub fn change(&self, config: WebConfig) -> Result<()> {
+        match (&self.tls, config.tls) {
+            (Some(tls), Some(new)) => tls.reload_from_config(new),
+            (None, None) => {}
+            _ => anyhow::bail!("whether TLS is spoken has changed, which takes a restart"),
+        }
+        self.users.change(config.users);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
