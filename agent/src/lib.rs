@@ -2,6 +2,7 @@
 //! which proxy marking that explains. `ARCHITECTURE.md` is the map.
 
 pub mod agent;
+pub mod capabilities;
 pub mod cli;
 pub mod export;
 pub mod inventory;

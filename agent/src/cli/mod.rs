@@ -7,15 +7,20 @@ mod listeners;
 mod proxies;
 mod reload;
 mod run;
+mod service;
 mod settings;
 mod story;
 
-use std::{env, ffi::OsString, process::ExitCode};
+use std::{env, ffi::OsString, io::Write, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand};
+use log::warn;
 use proxies::ProxyArgs;
 use settings::Layers;
+use story::plain;
+
+use crate::capabilities;
 
 /// Exit status: nothing wrong was found.
 pub const HEALTHY: u8 = 0;
@@ -77,6 +82,11 @@ pub fn command_line() -> Result<CommandLine> {
 pub fn run(line: CommandLine) -> Result<ExitCode> {
     let CommandLine { cli, matches, layers } = line;
     start_logging(cli.verbose);
+    if matches!(cli.command, Command::Run(_))
+        && let Err(error) = capabilities::keep_what_is_needed()
+    {
+        warn!("{error:#}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -99,5 +109,11 @@ fn start_logging(verbose: u8) {
         _ => "trace",
     };
     let environment = env_logger::Env::new().filter_or("FLOODMARK_LOG", level);
-    env_logger::Builder::from_env(environment).format_target(false).init();
+    let mut builder = env_logger::Builder::from_env(environment);
+    builder.format(|out, record| {
+        let (time, level) = (out.timestamp_seconds(), record.level());
+        // Names in it are other people's choice.
+        writeln!(out, "[{time} {level:<5}] {}", plain(&record.args().to_string()))
+    });
+    builder.init();
 }

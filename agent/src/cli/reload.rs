@@ -13,8 +13,8 @@ use clap::{ArgMatches, FromArgMatches};
 use log::{error, info, warn};
 use tokio::{signal::unix::Signal, sync::mpsc};
 
-use super::{run::RunArgs, settings};
-use crate::agent::Change;
+use super::{run::RunArgs, service, settings};
+use crate::{agent::Change, export::Web};
 
 /// The options that change while the agent runs; all others take a restart.
 const CHANGEABLE: [&str; 6] =
@@ -26,10 +26,12 @@ pub(super) async fn at_hangups(
     mut hangups: Signal,
     started_with: ArgMatches,
     changes: mpsc::Sender<Change>,
+    web: Web,
     verdicts: Arc<AtomicBool>,
 ) {
     while hangups.recv().await.is_some() {
-        let change = match read_again(&started_with) {
+        service::reloading();
+        let change = match read_again(&started_with, &web) {
             Ok((args, change)) => {
                 verdicts.store(args.verdicts(), Ordering::Relaxed);
                 change
@@ -39,18 +41,21 @@ pub(super) async fn at_hangups(
                 Change::Refused
             }
         };
-        if changes.send(change).await.is_err() {
+        let is_over = changes.send(change).await.is_err();
+        service::reloaded();
+        if is_over {
             return;
         }
     }
 }
 
-fn read_again(started_with: &ArgMatches) -> Result<(RunArgs, Change)> {
+fn read_again(started_with: &ArgMatches, web: &Web) -> Result<(RunArgs, Change)> {
     let words: Vec<_> = env::args_os().collect();
     let (matches, _) = settings::parse(&words)?;
     let options = settings::options(&matches).unwrap_or(&matches);
     let args = RunArgs::from_arg_matches(options)?;
     let config = args.agent()?;
+    web.change(args.web()?)?;
     info!("the configuration was read again");
     let started_with = settings::options(started_with).unwrap_or(started_with);
     for name in changed(started_with, options) {

@@ -1,6 +1,7 @@
 //! `floodmark run`: the agent.
 
 use std::{
+    env,
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
@@ -18,10 +19,11 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{HEALTHY, ProxyArgs, reload};
+use super::{HEALTHY, ProxyArgs, reload, service};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
-    export,
+    capabilities,
+    export::{self, Web, WebConfig},
     verdict::Verdict,
 };
 
@@ -39,6 +41,9 @@ pub(super) struct RunArgs {
     /// Address to serve metrics on
     #[arg(long, default_value = "127.0.0.1:9435", value_name = "ADDR:PORT")]
     listen: SocketAddr,
+    /// File with certificates and users for those who scrape, in the format of Prometheus's exporters
+    #[arg(long, alias = "web.config.file", value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
     /// Write each verdict as a line of JSON to standard output
     #[arg(long)]
     verdicts: bool,
@@ -64,12 +69,16 @@ pub(super) struct RunArgs {
 impl RunArgs {
     /// What the agent is asked to do.
     pub(super) fn agent(&self) -> Result<AgentConfig> {
+        let config = self.proxy.config()?;
+        // systemd names the directory that it made for the unit.
+        let of_unit = || env::var_os("STATE_DIRECTORY").map(PathBuf::from);
         Ok(AgentConfig {
+            state_directory: config.state_directory.clone().or_else(of_unit),
             watch_causes: self.watch_causes,
             listeners_exported: self.listeners,
             trace_system_calls: self.trace_system_calls,
             watch_connections: self.watch_connections,
-            ..self.proxy.config()?
+            ..config
         })
     }
 
@@ -84,7 +93,13 @@ impl RunArgs {
     ///
     /// When options do not go together, or a file that they name is wrong.
     pub(super) fn check(&self) -> Result<()> {
+        self.web()?;
         self.agent().map(drop)
+    }
+
+    /// Certificates and users.
+    pub(super) fn web(&self) -> Result<WebConfig> {
+        self.web_config_file.as_deref().map_or_else(|| Ok(WebConfig::default()), WebConfig::read)
     }
 }
 
@@ -93,18 +108,25 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     let stop = stop_signal()?;
     let hangups = signal(SignalKind::hangup()).context("catching SIGHUP")?;
     let (snapshots, latest) = watch::channel(None);
+    let web = args.web()?;
+    let scheme = if web.is_tls() { "https" } else { "http" };
+    let web = Web::new(web);
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
     let agent = Agent::start(&args.agent()?)?;
-    eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
+    eprintln!("floodmark {} serves {scheme}://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
     }
+    for need in capabilities::missing()? {
+        eprintln!("  without {}: no {}", need.capability, need.lost);
+    }
     let (stopping, stopped) = watch::channel(false);
-    let server = tokio::spawn(export::serve(listener, latest, stopped));
+    tokio::spawn(service::keep_told(latest.clone()));
+    let server = tokio::spawn(export::serve(listener, latest, web.clone(), stopped));
     let verdicts = Arc::new(AtomicBool::new(args.verdicts));
     let (changes, changed) = mpsc::channel(1);
-    tokio::spawn(reload::at_hangups(hangups, matches, changes, Arc::clone(&verdicts)));
+    tokio::spawn(reload::at_hangups(hangups, matches, changes, web, Arc::clone(&verdicts)));
     let print = |verdict: &Verdict| {
         info!(
             "{} {}: {} ({}), {}",
@@ -122,6 +144,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     };
     let snapshots = Arc::new(snapshots);
     let outcome = agent.run(&snapshots, stop, changed, print).await;
+    service::stopping();
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;
     outcome?;

@@ -168,7 +168,7 @@ fn tell_limits(out: &mut String, report: &Report, standings: &[Standing]) -> std
     Ok(())
 }
 
-/// Names come from other people's processes: no control characters reach the terminal.
-fn plain(text: &str) -> String {
+/// Names come from other people's processes and logs: no control characters reach the terminal.
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
