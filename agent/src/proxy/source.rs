@@ -5,6 +5,7 @@ mod file;
 mod following;
 mod framing;
 mod interpreter;
+mod pace;
 mod positions;
 mod standard_input;
 mod stats;

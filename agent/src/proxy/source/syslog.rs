@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Frames, Interpreter, SourceStats, framing::Frame, udp_drops};
+use super::{Frames, Interpreter, SourceStats, framing::Frame, pace::Pace, udp_drops};
 use crate::{proxy::event::ProxyEvent, time::UnixMs};
 
 /// Longer datagrams are cut by the kernel; nginx sends 2078 bytes at most, HAProxy what `len` allows.
@@ -50,6 +50,7 @@ pub(super) fn udp(
         .with_context(|| format!("listening for syslog at udp {addr}"))?;
     let socket = UdpSocket::from_std(socket.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
+    let pace = Arc::new(Pace::default());
     let receive = async move {
         let inode = udp_drops::inode(&socket);
         let mut datagram = vec![0; LONGEST_DATAGRAM];
@@ -59,7 +60,7 @@ pub(super) fn udp(
             tokio::select! {
                 received = socket.recv(&mut datagram) => match received {
                     Ok(length) => {
-                        if !hear(&mut interpreter, &datagram[..length], &events).await {
+                        if !hear(&mut interpreter, &datagram[..length], &events, &pace).await {
                             return;
                         }
                     }
@@ -94,12 +95,13 @@ pub(super) fn unix(
         .with_context(|| format!("letting proxies write to {shown}"))?;
     let socket = UnixDatagram::from_std(socket.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
+    let pace = Arc::new(Pace::default());
     let receive = async move {
         let mut datagram = vec![0; LONGEST_DATAGRAM];
         loop {
             match socket.recv(&mut datagram).await {
                 Ok(length) => {
-                    if !hear(&mut interpreter, &datagram[..length], &events).await {
+                    if !hear(&mut interpreter, &datagram[..length], &events, &pace).await {
                         return;
                     }
                 }
@@ -128,6 +130,7 @@ pub(super) fn tcp(
         .with_context(|| format!("listening for syslog at tcp {addr}"))?;
     let listener = TcpListener::from_std(listener.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
+    let pace = Arc::new(Pace::default());
     let connections = Arc::new(AtomicUsize::new(0));
     let stopped = stop.clone();
     let accept = async move {
@@ -144,9 +147,9 @@ pub(super) fn tcp(
             info!("{}: {peer} connected", interpreter.name());
             let (reader, events) = (interpreter.twin(), events.clone());
             let connections = Arc::clone(&connections);
-            let stop = stop.clone();
+            let (stop, pace) = (stop.clone(), Arc::clone(&pace));
             tokio::spawn(async move {
-                stop.run_until_cancelled(connection(stream, reader, events)).await;
+                stop.run_until_cancelled(connection(stream, reader, events, &pace)).await;
                 connections.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -159,6 +162,7 @@ async fn connection(
     mut stream: TcpStream,
     mut interpreter: Interpreter,
     events: mpsc::Sender<ProxyEvent>,
+    pace: &Pace,
 ) {
     let mut frames = Frames::default();
     let mut chunk = vec![0; 16 * 1024];
@@ -174,7 +178,7 @@ async fn connection(
         for frame in frames.by_ref() {
             match frame {
                 Frame::Message(message) => {
-                    if !hear(&mut interpreter, &message, &events).await {
+                    if !hear(&mut interpreter, &message, &events, pace).await {
                         return;
                     }
                 }
@@ -183,7 +187,7 @@ async fn connection(
         }
     }
     if let Some(last) = frames.ending() {
-        hear(&mut interpreter, &last, &events).await;
+        hear(&mut interpreter, &last, &events, pace).await;
     }
 }
 
@@ -192,7 +196,9 @@ async fn hear(
     interpreter: &mut Interpreter,
     message: &[u8],
     events: &mpsc::Sender<ProxyEvent>,
+    pace: &Pace,
 ) -> bool {
+    pace.turn().await;
     match interpreter.read(message.trim_ascii_end(), UnixMs::now()) {
         Some(event) => events.send(event).await.is_ok(),
         None => !events.is_closed(),
