@@ -26,7 +26,7 @@ use crate::{
     },
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
+    verdict::{BlindSpot, Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
 };
 
 /// What [`KernelSource::services`] tells.
@@ -238,6 +238,10 @@ impl Agent {
             // A listener younger than the last sweep.
             self.stock.sweep(&mut self.kernel, false)?;
         }
+        if let Some(watch) = self.kernel.watch() {
+            self.ledger.book_arrivals(&watch.flow().arrivals()?);
+            self.ledger.book_clients(&watch.flow().clients()?, name_of);
+        }
         self.ledger.book_sample(&sample, &self.stock.inventory);
         self.correlator.on_sample(&sample);
         for event in self.kernel.events(EVENTS_PER_TICK) {
@@ -295,7 +299,15 @@ impl Agent {
         let no_port = self.kernel.no_port()?;
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
-        let kernel = KernelSide { rungs, kernel: &namespaces, services, services_moved, no_port };
+        let kernel = KernelSide {
+            rungs,
+            kernel: &namespaces,
+            services,
+            services_moved,
+            no_port,
+            settings: self.stock.inventory.namespaces(),
+            blind_spots: blind_spots(self.kernel.standings()),
+        };
         Ok(Snapshot {
             report: self.ledger.report(UnixMs::now(), kernel),
             namespaces,
@@ -312,4 +324,20 @@ impl Agent {
             tick,
         })
     }
+}
+
+/// What rungs cannot see where a better one was refused.
+fn blind_spots(standings: &[Standing]) -> Vec<BlindSpot> {
+    let lower = |s: &&Standing| s.rung != Rung::None && s.higher_refused().next().is_some();
+    let told = |s: &Standing| BlindSpot {
+        signal: s.signal.name().to_owned(),
+        rung: s.rung.name().to_owned(),
+        unseen: s.blind_spot.clone(),
+    };
+    standings.iter().filter(lower).map(told).collect()
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }

@@ -68,6 +68,7 @@ pub(super) fn snapshot() -> Snapshot {
                 command: "nginx".to_owned(),
                 failures: 6,
             }],
+            ..Report::default()
         },
         namespaces: BTreeMap::from([
             (APP, ("app1".to_owned(), kernel)),
@@ -119,5 +120,8 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
         queue_high: 129,
         peers: Vec::new(),
         peers_other: 0,
+        dropped: None,
+        worst_per_second: 0.0,
+        flow: None,
     }
 }

@@ -26,6 +26,7 @@ mod listener;
 mod names;
 mod owners;
 pub mod peers;
+mod server;
 mod sight;
 mod sweep;
 mod view;
@@ -44,6 +45,7 @@ use floodmark_common::queue::ListenCall;
 pub use listener::{Listener, Owner, UnixListener};
 use names::Names;
 use serde::{Deserialize, Serialize};
+pub use server::Server;
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
@@ -86,6 +88,9 @@ pub struct Namespace {
     pub settings: NetnsSettings,
     /// Its sockets in TIME_WAIT.
     pub time_wait: Option<u32>,
+    /// A file to enter it by (`nsenter --net=FILE`); none where it is the agent's own.
+    #[serde(default)]
+    pub entrance: Option<String>,
 }
 
 impl Inventory {
