@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
 use crate::{
@@ -59,7 +59,8 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
             () = clear => {}
         }
     };
-    agent.run(&snapshots, enough, |_| {}).await?;
+    let (_, no_changes) = mpsc::channel(1);
+    agent.run(&snapshots, enough, no_changes, |_| {}).await?;
     bar.finish_and_clear();
     let snapshot = latest.borrow().clone().context("the agent came to no end")?;
     tell(&snapshot.report, args.what_if, args.json)

@@ -78,19 +78,17 @@ struct Kept {
 
 impl Flows {
     /// Takes in what the kernel saw enter the queues since the last time.
-    pub fn arrived(&mut self, slots: &BTreeMap<ListenerId, Vec<Slot>>) {
-        for (id, slots) in slots {
-            if !self.0.contains_key(id) && self.0.len() >= MOST_LISTENERS {
-                continue;
-            }
-            let kept = self.0.entry(*id).or_default();
-            for slot in slots {
-                let place = kept.flow.at(slot.at.0 / SLOT_MS);
-                place.enqueued += slot.enqueued;
-                place.depth = slot.depth;
-            }
-            kept.flow.keep(if kept.has_lost { MOST_SLOTS } else { PRELUDE });
+    pub fn arrived(&mut self, id: ListenerId, slots: &[Slot]) {
+        if !self.0.contains_key(&id) && self.0.len() >= MOST_LISTENERS {
+            return;
         }
+        let kept = self.0.entry(id).or_default();
+        for slot in slots {
+            let place = kept.flow.at(slot.at.0 / SLOT_MS);
+            place.enqueued += slot.enqueued;
+            place.depth = slot.depth;
+        }
+        kept.flow.keep(if kept.has_lost { MOST_SLOTS } else { PRELUDE });
     }
 
     /// Takes in a look at a queue.
@@ -183,9 +181,9 @@ mod tests {
     #[test]
     fn who_was_dropped_comes_again_and_is_counted_once() {
         let mut flows = Flows::default();
-        flows.arrived(&[(id(), vec![slot(1200, 1, 1), slot(1500, 10, 11)])].into());
+        flows.arrived(id(), &[slot(1200, 1, 1), slot(1500, 10, 11)]);
         flows.dropped(SECOND, &[(id(), (40, 0))].into());
-        flows.arrived(&[(id(), vec![slot(2500, 25, 11)])].into());
+        flows.arrived(id(), &[slot(2500, 25, 11)]);
         flows.dropped(NEXT, &[(id(), (15, 0))].into());
         let slots = &flows.of(&id()).unwrap().slots;
         let told: Vec<_> = slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect();
@@ -195,9 +193,9 @@ mod tests {
     #[test]
     fn connections_that_the_kernel_told_apart_are_taken_as_told() {
         let mut flows = Flows::default();
-        flows.arrived(&[(id(), vec![slot(1500, 10, 11)])].into());
+        flows.arrived(id(), &[slot(1500, 10, 11)]);
         flows.dropped(SECOND, &[(id(), (40, 40))].into());
-        flows.arrived(&[(id(), vec![slot(2500, 5, 11)])].into());
+        flows.arrived(id(), &[slot(2500, 5, 11)]);
         flows.dropped(NEXT, &[(id(), (50, 12))].into());
         let last = *flows.of(&id()).unwrap().slots.back().unwrap();
         assert_eq!((last.again, last.lost), (2, 12), "38 came again and were dropped, 2 got in");
@@ -206,8 +204,8 @@ mod tests {
     #[test]
     fn a_look_tells_the_depth_and_what_is_kept_is_bounded() {
         let mut flows = Flows::default();
-        let many = (0..2000).map(|n| slot(1000 + 20 * n, 1, 1)).collect();
-        flows.arrived(&[(id(), many)].into());
+        let many: Vec<Slot> = (0..2000).map(|n| slot(1000 + 20 * n, 1, 1)).collect();
+        flows.arrived(id(), &many);
         flows.looked(&id(), UnixMs(99_000), 7);
         let kept = &flows.0[&id()].flow.slots;
         assert_eq!((kept.len(), kept.back().unwrap().depth), (PRELUDE + 1, 7));

@@ -9,7 +9,7 @@ use std::{
 use super::{
     cycle::Cycles,
     flow::{Flow, Flows},
-    keepalive::Links,
+    keepalive::LinkReport,
     peers::Peers,
     report::{BlindSpot, ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
@@ -18,8 +18,7 @@ use crate::{
     inventory::{Inventory, Listener, Namespace},
     kernel::{
         Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
-        NoPortCount, QueueDepth, ServiceCount, Tally,
-        flow::{ClientEvent, Slot},
+        NoPortCount, QueueDepth, ServiceCount, Tally, flow::Slot,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::{UnixMs, Window},
@@ -55,6 +54,9 @@ pub struct VerdictKind {
     pub confidence: Confidence,
 }
 
+/// What the time of a verdict is kept by: proxy, group, name of the event, and cause.
+pub type LastVerdict = (ProxyKind, String, &'static str, Cause);
+
 /// The counts.
 pub struct Ledger {
     since: UnixMs,
@@ -63,12 +65,13 @@ pub struct Ledger {
     others: BTreeMap<NetnsId, Tally>,
     events: BTreeMap<(ProxyKind, &'static str), u64>,
     verdict_counts: BTreeMap<VerdictKind, u64>,
+    last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     proxy: ProxyReport,
     cycles: Cycles,
     verdicts: VecDeque<Arc<Verdict>>,
     events_lost: u64,
     flows: Flows,
-    links: Links,
+    links: Vec<LinkReport>,
 }
 
 /// One listener's account.
@@ -146,12 +149,13 @@ impl Ledger {
             // What appears with its first event already counted has no increase to be seen.
             events: none_yet(),
             verdict_counts: BTreeMap::new(),
+            last_verdicts: BTreeMap::new(),
             proxy: ProxyReport::default(),
             cycles: Cycles::default(),
             verdicts: VecDeque::new(),
             events_lost: 0,
             flows: Flows::default(),
-            links: Links::default(),
+            links: Vec::new(),
         }
     }
 
@@ -185,19 +189,15 @@ impl Ledger {
     }
 
     /// Books when connections came to the queues; to be told before the sample of the same time.
-    pub fn book_arrivals(&mut self, slots: &BTreeMap<ListenerId, Vec<Slot>>) {
-        self.flows.arrived(slots);
+    pub fn book_arrivals(&mut self, arrivals: &[(ListenerId, Vec<Slot>)]) {
+        arrivals.iter().for_each(|(id, slots)| self.flows.arrived(*id, slots));
     }
 
-    /// Books what this host's own clients did, and how much of that was lost since start. `name`
-    /// tells a process's name by its id.
-    pub fn book_clients(
-        &mut self,
-        (events, lost): &(Vec<ClientEvent>, u64),
-        name: impl Fn(u32) -> Option<String>,
-    ) {
-        self.links.heard(events, name);
-        self.links.lost(*lost);
+    /// Books the connections of this host's own processes since start; none: as before.
+    pub fn book_links(&mut self, links: &[LinkReport]) {
+        if !links.is_empty() {
+            self.links = links.to_vec();
+        }
     }
 
     /// What a full queue lost belongs beside what came to it.
@@ -276,6 +276,9 @@ impl Ledger {
             kind.upstream = "other".to_owned();
             kind.peer = "other".to_owned();
         }
+        let last = (kind.proxy, kind.upstream.clone(), kind.event, kind.cause);
+        let last = self.last_verdicts.entry(last).or_default();
+        *last = (*last).max(verdict.event.at);
         *self.verdict_counts.entry(kind).or_default() += 1;
         self.verdicts.push_back(Arc::new(verdict));
         if self.verdicts.len() > VERDICTS_KEPT {
@@ -286,6 +289,11 @@ impl Ledger {
     /// Verdicts by kind.
     pub fn verdict_counts(&self) -> &BTreeMap<VerdictKind, u64> {
         &self.verdict_counts
+    }
+
+    /// When the newest event of each kind was, by the proxy's clock.
+    pub fn last_verdicts(&self) -> &BTreeMap<LastVerdict, UnixMs> {
+        &self.last_verdicts
     }
 
     /// Proxy events by proxy and name.
@@ -331,7 +339,7 @@ impl Ledger {
             rungs,
             settings: self.settings_told(&listeners, &no_port, settings),
             blind_spots,
-            links: self.links.report(self.since, now),
+            links: self.links.clone(),
             listeners,
             namespaces,
             proxy: ProxyReport {
