@@ -28,9 +28,7 @@ use crate::{
     record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{
-        Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind,
-    },
+    verdict::{Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind},
 };
 
 /// How often the kernel's counts are read.
