@@ -22,6 +22,7 @@ use crate::{
     verdict::{Diagnosis, Question, Report},
 };
 use enough::Enough;
+pub(super) use question::parse as parse_question;
 
 /// Arguments of `floodmark diagnose`.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ pub(super) struct DiagnoseArgs {
     full: bool,
     /// Replay what came to the listeners against another queue: backlog=N, accept-rate=+50%,
     /// accept-rate=200 (per second), or both, joined by a comma
-    #[arg(long, value_name = "CHANGE", value_parser = question::parse)]
+    #[arg(long, value_name = "CHANGE", value_parser = parse_question)]
     what_if: Option<Question>,
     /// Print one JSON object instead of the story
     #[arg(long)]
@@ -67,14 +68,19 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
 }
 
 /// Prints what a report comes to, as a story or as JSON; the exit status says whether that is trouble.
-pub(super) fn tell(report: &Report, question: Option<Question>, json: bool) -> Result<ExitCode> {
+fn tell(report: &Report, question: Option<Question>, json: bool) -> Result<ExitCode> {
     let diagnosis = Diagnosis::of(report, question);
     if json {
         println!("{}", serde_json::to_string_pretty(&diagnosis.clone().without_flows())?);
     } else {
         print!("{}", story::tell(&diagnosis));
     }
-    Ok(ExitCode::from(if diagnosis.healthy { HEALTHY } else { TROUBLE }))
+    Ok(status_of(&diagnosis))
+}
+
+/// Whether there is trouble.
+pub(super) fn status_of(diagnosis: &Diagnosis) -> ExitCode {
+    ExitCode::from(if diagnosis.healthy { HEALTHY } else { TROUBLE })
 }
 
 /// A bar on a terminal, a line elsewhere; both on standard error.
@@ -111,7 +117,8 @@ async fn advance(
     std::future::pending().await
 }
 
-fn duration(text: &str) -> Result<Duration> {
+/// A duration on the command line.
+pub(super) fn duration(text: &str) -> Result<Duration> {
     let parsed: SignedDuration =
         text.parse().map_err(|_| anyhow!("not a duration; write it like 30s, 5m or 1h30m"))?;
     let duration = Duration::try_from(parsed).map_err(|_| anyhow!("a duration is not negative"))?;

@@ -185,7 +185,7 @@ fn paragraph(out: &mut String, first: &str, other: &str, text: &str) -> std::fmt
 }
 
 /// Names come from other people's processes: no control characters reach the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::verdict::{Question, Rate};
 
 /// Reads `backlog=1024,accept-rate=+50%`.
-pub(super) fn parse(text: &str) -> Result<Question> {
+pub(in crate::cli) fn parse(text: &str) -> Result<Question> {
     let mut question = Question::default();
     for part in text.split(',') {
         match part.trim().split_once('=') {
