@@ -30,7 +30,12 @@ fn main() {
 fn build() -> Result<(), String> {
     let linker = find_linker()?;
     let mut cargo = compiler()?;
-    let flags = "-Cdebuginfo=2 -Clink-arg=--btf";
+    // The object's line information names files: as they are called everywhere, not where they lie here.
+    let flags = format!(
+        "-Cdebuginfo=2 -Clink-arg=--btf --remap-path-prefix={}=floodmark --remap-path-prefix={}=cargo",
+        workspace().display(),
+        cargo_home().display(),
+    );
     cargo
         .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
         .current_dir(workspace().join("agent-ebpf"))
@@ -100,6 +105,11 @@ fn has_nightly_source() -> bool {
         let sysroot = String::from_utf8_lossy(&output.stdout);
         output.status.success() && Path::new(sysroot.trim()).join("lib/rustlib/src").is_dir()
     })
+}
+
+fn cargo_home() -> PathBuf {
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
 }
 
 /// `bpf-linker` where `cargo xtask setup` puts it, else on the PATH.
