@@ -5,6 +5,7 @@
 //! initialised when it crosses the boundary.
 
 #![no_std]
+#![allow(unsafe_code, reason = "records are plain data to aya")]
 
 pub mod churn;
 pub mod flow;

@@ -1,5 +1,7 @@
 //! Network namespaces for a proxy and its application hosts, joined by veth pairs.
 
+#![allow(unsafe_code, reason = "runs code between fork and exec")]
+
 use std::{
     fs::File, net::Ipv4Addr, os::unix::process::CommandExt, path::PathBuf, process::Command,
 };

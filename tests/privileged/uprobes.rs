@@ -1,6 +1,7 @@
 //! Uprobes in a real nginx: every marking that its log shows at level `warn` is seen, and none more.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
+#![allow(unsafe_code, reason = "system calls that no library offers")]
 
 use std::{
     fs,

@@ -1,5 +1,7 @@
 //! Listeners that accept nothing by themselves, and clients that wait for nothing.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{io, net::SocketAddr, os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result};

@@ -1,6 +1,8 @@
 //! A network of crafted peers: a TUN device in the calling thread's namespace. What is written to
 //! it arrives from the network, what the kernel sends there is read.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},

@@ -4,14 +4,17 @@ mod apt;
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod docs;
 mod fuzz;
 mod lab;
+mod manifests;
 mod place;
 mod root;
 mod run;
 mod setup;
 mod step;
+mod supply;
 mod test;
 mod vm;
 
@@ -37,6 +40,9 @@ enum Verb {
     Demo(demo::Args),
     Bench(bench::Args),
     Lab(lab::Args),
+    Dist(dist::Args),
+    Manifests(manifests::Args),
+    Supply(supply::Args),
     Fuzz(fuzz::Args),
     Docs(docs::Args),
 }
@@ -51,6 +57,9 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::main(&args),
         Verb::Bench(args) => bench::main(&args),
         Verb::Lab(args) => lab::main(&args),
+        Verb::Dist(args) => dist::main(&args),
+        Verb::Manifests(args) => manifests::main(&args),
+        Verb::Supply(args) => supply::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Docs(args) => docs::main(&args),
     };

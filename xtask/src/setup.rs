@@ -1,8 +1,10 @@
 //! `cargo xtask setup`: install what is missing on this machine, and only that.
 
 mod bpf;
+pub mod dist;
 pub mod envoy;
 pub mod fuzz;
+pub mod manifests;
 mod packages;
 mod promtool;
 pub mod qemu;
@@ -35,6 +37,8 @@ pub enum Group {
     Bench,
     /// Fuzzing.
     Fuzz,
+    /// Packages, and a system to try them on.
+    Dist,
 }
 
 impl Group {
@@ -57,6 +61,7 @@ impl Group {
                 Package::with_program("xz-utils", "xz"),
             ],
             Self::Fuzz => Vec::new(),
+            Self::Dist => dist::packages(),
             Self::Bench => vec![
                 Package::with_program("bpftrace", "bpftrace"),
                 Package::with_program("libbpf-tools", "tcpsynbl"),
@@ -73,6 +78,7 @@ impl std::fmt::Display for Group {
             Self::Vm => "vm",
             Self::Bench => "bench",
             Self::Fuzz => "fuzz",
+            Self::Dist => "dist",
         })
     }
 }
@@ -106,6 +112,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             Group::Vm => qemu::ensure()?,
             Group::Bench => {}
             Group::Fuzz => fuzz::ensure()?,
+            Group::Dist => dist::ensure()?,
         }
     }
     Ok(())

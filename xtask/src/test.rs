@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use crate::{
     build, place, root,
     setup::{self, Group},
-    step, vm,
+    step, supply, vm,
 };
 use summary::{Outcome, Summary};
 
@@ -148,6 +148,7 @@ fn all_steps() -> Result<Vec<Step>> {
             Ok(cargo)
         }),
         Step::new("rules", rules::command),
+        Step::new("manifests", xtask(&["manifests"])),
         Step::new("host", privileged_tests),
         Step::new("scenarios", || {
             let scenarios = build::release("floodmark-tests", "floodmark-scenarios")?;
@@ -156,6 +157,9 @@ fn all_steps() -> Result<Vec<Step>> {
         Step::new("demo", xtask(&["demo", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
     ];
+    if supply::is_installed() {
+        steps.push(Step::new("supply", supply::command));
+    }
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
         let scenarios = xtask(&["vm", "--kernel", kernel, "scenarios"]);

@@ -1,5 +1,7 @@
 //! Detail events: from ring buffer records to [`KernelEvent`]s.
 
+#![allow(unsafe_code, reason = "reads the kernel's records")]
+
 use std::{net::SocketAddr, ptr, time::Duration};
 
 use aya::maps::{MapData, RingBuf};

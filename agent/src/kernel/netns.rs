@@ -3,6 +3,8 @@
 //! A namespace is never held open between looks, since an open file or socket keeps it alive after
 //! its container has gone.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},

@@ -1,5 +1,7 @@
 //! The eBPF object in the kernel: loaded, attached rung by rung, detached when dropped.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{
     collections::BTreeMap,
     fs,

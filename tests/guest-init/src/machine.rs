@@ -1,5 +1,7 @@
 //! Leaving the virtual machine.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{io::stdout, thread, time::Duration};
 
 use nix::sys::{

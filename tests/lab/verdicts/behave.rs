@@ -1,5 +1,7 @@
 //! Applications that fail their proxy, each in one way.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},

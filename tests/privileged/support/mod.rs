@@ -1,6 +1,7 @@
 //! What the privileged tests share: a namespace of their own, and sockets that overflow in it.
 
 #![allow(dead_code, reason = "no test needs all of it")]
+#![allow(unsafe_code, reason = "system calls that no library offers")]
 
 pub mod servers;
 

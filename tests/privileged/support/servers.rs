@@ -1,5 +1,7 @@
 //! Real servers in namespaces of their own.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{
     fs::{self, File},
     os::unix::process::CommandExt,

@@ -1,6 +1,8 @@
 //! Where the canary sits: its namespace, listeners that accept nothing, clients that wait for
 //! nothing, and the raw sockets it takes to write an ICMP error.
 
+#![allow(unsafe_code, reason = "system calls that no library offers")]
+
 use std::{
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},

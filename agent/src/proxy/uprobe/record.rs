@@ -1,5 +1,7 @@
 //! From records to events, and what a record must look like to be believed.
 
+#![allow(unsafe_code, reason = "reads the kernel's records")]
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ptr,

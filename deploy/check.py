@@ -1,0 +1,172 @@
+"""Checks the Helm chart and what is made of it for kustomize, without a cluster.
+
+Renders the chart with Helm's own engine, holds the result against the JSON schemas of Kubernetes, and
+compares it with deploy/kustomize, which `--write` makes anew. One line per check; exit status 1 where
+one fails.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import helm_python as helm
+import kubernetes_validate
+import yaml
+
+DEPLOY = Path(__file__).parent
+CHART = DEPLOY / "helm" / "floodmark"
+# The oldest that the chart admits and the newest that the schemas know.
+VERSIONS = ("1.30", "1.37")
+# Kinds of the Prometheus operator, of which Kubernetes has no schema.
+FOREIGN = "monitoring.coreos.com/v1"
+MONITORING = {
+    "podMonitor": {"enabled": True},
+    "prometheusRule": {"enabled": True},
+    "dashboards": {"enabled": True},
+}
+CASES = {
+    "defaults": {},
+    "everything": {
+        **MONITORING,
+        "webConfigSecret": "floodmark-web",
+        "hostNetwork": True,
+        "imagePullSecrets": [{"name": "registry"}],
+        "podLabels": {"team": "sre"},
+        "podAnnotations": {"note": "x"},
+        "affinity": {"nodeAffinity": {}},
+        "image": {"repository": "registry.local/floodmark", "tag": "1"},
+    },
+}
+REFUSED = {
+    "a key that there is not": {"capabilites": []},
+    "a capability that the agent has no use for": {"capabilities": ["SYS_MODULE"]},
+    "a port that there is not": {"port": 70000},
+}
+
+
+def render(values):
+    files = helm.Chart.load(CHART).render(values, name="floodmark", namespace="floodmark")
+    text = "\n---\n".join(files[name] for name in sorted(files) if not name.endswith(".tpl"))
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def validate(documents):
+    for document in documents:
+        if document["apiVersion"] == FOREIGN or "kustomize" in document["apiVersion"]:
+            continue
+        for version in VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def refuses(values):
+    try:
+        render(values)
+    except helm.HelmError as error:
+        assert "values don't meet the specifications" in str(error), error
+        return
+    raise AssertionError("it was taken")
+
+
+def is_confined(documents):
+    (daemon,) = (d for d in documents if d["kind"] == "DaemonSet")
+    pod = daemon["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    context = container["securityContext"]
+    assert not context["privileged"] and not context["allowPrivilegeEscalation"]
+    assert context["readOnlyRootFilesystem"]
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert not pod["automountServiceAccountToken"] and not pod["hostNetwork"]
+    assert context["capabilities"]["drop"] == ["ALL"]
+    writable = [m["name"] for m in container["volumeMounts"] if not m.get("readOnly")]
+    assert writable == ["state", "run"], writable
+    unit = (DEPLOY / "systemd" / "floodmark.service").read_text()
+    (granted,) = re.findall(r"^AmbientCapabilities=(.*)$", unit, re.M)
+    chart = {f"CAP_{name}" for name in context["capabilities"]["add"]}
+    assert chart == set(granted.split()), "the chart and the unit differ"
+
+
+def plain(documents):
+    """Without what only Helm has a use for."""
+    for document in documents:
+        labels = document["metadata"].get("labels", {})
+        labels.pop("app.kubernetes.io/managed-by", None)
+        if document["kind"] == "DaemonSet":
+            document["spec"]["template"]["metadata"].pop("annotations")
+    return documents
+
+
+def kustomized(documents):
+    header = "# Made of the Helm chart by `cargo xtask manifests --write`.\n"
+    return header + yaml.safe_dump_all(documents, sort_keys=False, width=110)
+
+
+def kustomize(write):
+    base = plain(render({}))
+    kinds = {(d["kind"], d["metadata"]["name"]) for d in base}
+    more = [d for d in plain(render(MONITORING)) if (d["kind"], d["metadata"]["name"]) not in kinds]
+    root = DEPLOY / "kustomize"
+    wanted = {
+        root / "base" / "floodmark.yaml": kustomized(base),
+        root / "monitoring" / "monitoring.yaml": kustomized(more),
+    }
+    for path, text in wanted.items():
+        if write:
+            path.write_text(text)
+        assert path.read_text() == text, f"{path.name} is out of date: cargo xtask manifests --write"
+    for path in root.rglob("*.yaml"):
+        documents = list(yaml.safe_load_all(path.read_text()))
+        validate(documents)
+        for resource in documents[0].get("resources", []) if path.stem == "kustomization" else []:
+            assert (path.parent / resource).exists(), f"{path}: {resource}"
+
+
+def unit():
+    if not shutil.which("systemd-analyze"):
+        print("skipped: there is no systemd-analyze here")
+        return
+    path = DEPLOY / "systemd" / "floodmark.service"
+    security = ["systemd-analyze", "security", "--offline=true", "--threshold=40", path]
+    judged = subprocess.run(security, capture_output=True, text=True)
+    assert judged.returncode == 0, judged.stdout[-200:] + judged.stderr
+    # It also looks for the program and its man page, which need not be installed here.
+    said = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True).stderr
+    wrong = [line for line in said.splitlines() if "floodmark" in line and " not " not in line
+             and "man floodmark" not in line]
+    assert not wrong, wrong
+
+
+def lint():
+    report = helm.lint(CHART, strict=True)
+    # Severity 1 is advice: that there is no icon.
+    assert not [message for message in report["messages"] if message["severity"] > 1], report
+
+
+def main():
+    write = "--write" in sys.argv
+    checks = {"unit: verified, and an exposure of 4.0 at most": unit, "chart: lint": lint}
+    for name, values in CASES.items():
+        checks[f"chart: {name} against the schemas of {', '.join(VERSIONS)}"] = (
+            lambda values=values: validate(render(values))
+        )
+    for name, values in REFUSED.items():
+        checks[f"chart: refuses {name}"] = lambda values=values: refuses(values)
+    checks["chart: not privileged, read-only, capabilities as the unit's"] = lambda: is_confined(
+        render({})
+    )
+    checks["kustomize: the same as the chart, against the schemas"] = lambda: kustomize(write)
+    failed = 0
+    for name, check in checks.items():
+        try:
+            check()
+            print(f"ok      {name}")
+        except Exception as error:  # each check is to be run
+            failed += 1
+            print(f"FAILED  {name}: {error}")
+    print(f"{len(checks) - failed} passed, 0 skipped, {failed} failed")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+//! `cargo xtask dist`: what is shipped.
+
+mod build;
+mod image;
+mod trial;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    place,
+    setup::{self, Group, dist::TARGET},
+    step,
+};
+use build::Source;
+
+/// Build a static program, a Debian package, a container image, a bill of materials and checksums,
+/// into target/dist/out.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Build a second time, from a clone in another directory, and compare every byte.
+    #[arg(long)]
+    check: bool,
+    /// Install the package into a fresh Debian 12, run the agent there, and remove it.
+    #[arg(long = "try")]
+    try_it: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+///
+/// When something needed cannot be installed, a build fails, or two builds differ.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build, Group::Dist])?;
+    let out = place::target("dist/out");
+    make(&Source::here()?, &out)?;
+    if args.check {
+        let again = Source::clone_of_head(&place::target("dist/again"))?;
+        let other = place::target("dist/out-again");
+        make(&again, &other)?;
+        compare(&out, &other)?;
+    }
+    if args.try_it {
+        trial::run(&out)?;
+    }
+    for name in names(&out)? {
+        println!("{}", out.join(name).display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes everything of one source.
+fn make(source: &Source, out: &Path) -> Result<()> {
+    if out.exists() {
+        fs::remove_dir_all(out).with_context(|| format!("remove {}", out.display()))?;
+    }
+    fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    let program = source.program()?;
+    ensure!(is_static(&program)?, "{} needs an interpreter", program.display());
+    fs::copy(&program, out.join(format!("floodmark-{TARGET}"))).context("copy the program")?;
+    source.package(out)?;
+    source.bill_of_materials(out)?;
+    image::write(&program, source, out)?;
+    checksums(out)
+}
+
+/// An ELF file without an interpreter needs no libraries of its host.
+fn is_static(program: &Path) -> Result<bool> {
+    let output =
+        Command::new("readelf").args(["--program-headers", "--wide"]).arg(program).output();
+    let headers = output.context("start readelf, of Debian's binutils")?.stdout;
+    Ok(!String::from_utf8_lossy(&headers).contains("INTERP"))
+}
+
+fn checksums(out: &Path) -> Result<()> {
+    let sums = Command::new("sha256sum").args(names(out)?).current_dir(out).output()?;
+    ensure!(sums.status.success(), "sha256sum: {}", sums.status);
+    fs::write(out.join("SHA256SUMS"), sums.stdout).context("write SHA256SUMS")
+}
+
+fn compare(one: &Path, other: &Path) -> Result<()> {
+    let (names, others) = (names(one)?, names(other)?);
+    ensure!(names == others, "one build made {names:?}, the other {others:?}");
+    for name in &names {
+        let is_same = fs::read(one.join(name))? == fs::read(other.join(name))?;
+        println!("{} {name}", if is_same { "same  " } else { "DIFFER" });
+        ensure!(is_same, "{name} differs between two builds");
+    }
+    Ok(())
+}
+
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<String> =
+        entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Where cargo keeps what it fetched.
+fn cargo_home() -> PathBuf {
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
+/// A command that must succeed, shown as a step.
+fn must(title: &str, command: &mut Command) -> Result<()> {
+    step::must(title, "see its messages above", command).map(drop)
+}
