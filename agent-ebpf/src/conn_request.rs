@@ -5,7 +5,6 @@
 //! cookie (SyncookiesSent) or without.
 
 use aya_ebpf::{
-    EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -31,7 +30,7 @@ pub fn syn_entered(ctx: FEntryContext) -> i32 {
 pub fn syn_left(ctx: FExitContext) -> i32 {
     let sk: *const u8 = ctx.arg(2);
     if let Some(bracket) = close(Site::ConnRequest, sk) {
-        settle::<Typed>(&ctx, bracket, sk, ctx.arg(3));
+        settle::<Typed>(bracket, sk, ctx.arg(3));
     }
     0
 }
@@ -52,14 +51,14 @@ pub fn syn_entered_kprobe(ctx: ProbeContext) -> u32 {
 pub fn syn_left_kprobe(ctx: RetProbeContext) -> u32 {
     if let Some((sk, bracket)) = close_any(Site::ConnRequest) {
         let skb = bracket.skb as *const u8;
-        settle::<Probed>(&ctx, bracket, sk, skb);
+        settle::<Probed>(bracket, sk, skb);
     }
     0
 }
 
 /// Tells from the counters what became of the SYN.
 #[inline(always)]
-fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
+fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
     // One after the other: a tuple of options copies what a None leaves unset, which verifiers
     // before Linux 6.3 refuse.
     let Some(listen) = bracket.listen::<A>(sk) else { return };
@@ -80,7 +79,7 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
     if listen.drops > 0 {
         let class = cause(bracket, &listen, full.drop);
         let peer = sender::<A>(skb);
-        record::<A>(ctx, sk, class, listen.drops, &peer);
+        record::<A>(sk, class, listen.drops, &peer);
     }
 }
 

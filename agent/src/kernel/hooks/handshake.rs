@@ -103,7 +103,11 @@ pub const CAUSES: &[Hook] = &[
         3,
     ),
     failure("request_routed", "inet_csk_route_req", &["sock", "flowi4", "request_sock"], 3),
-    failure("request_routed6", "inet6_csk_route_req", &["sock", "flowi6", "request_sock", "u8"], 4),
+    Hook {
+        needs: &[&["ARGS_ROUTE_REQ"]],
+        arg_count: None,
+        ..failure("request_routed6", "tcp_v6_route_req", &["sock"], 0)
+    },
     failure("port_inherited", "__inet_inherit_port", &["sock", "sock"], 2),
 ];
 
