@@ -11,7 +11,7 @@ use aya_ebpf::{
 use floodmark_common::Class;
 
 use crate::{
-    bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
+    bracket::{Bracket, Failure, Listen, Site, ask, close, close_any, open},
     kernel::{Access, Probed, Typed},
     listener::{count, record},
     segment::sender,
@@ -20,6 +20,7 @@ use crate::{
 /// A SYN is about to be handled.
 #[fentry(function = "tcp_conn_request")]
 pub fn syn_entered(ctx: FEntryContext) -> i32 {
+    ask(ctx.arg(3));
     open::<Typed>(Site::ConnRequest, ctx.arg(2));
     0
 }
