@@ -71,12 +71,7 @@ pub fn ack_left_kprobe(ctx: RetProbeContext) -> u32 {
 
 /// Tells from the counters why no child came about.
 #[inline(always)]
-fn settle<A: Access>(
-    bracket: &mut Bracket,
-    sk: *const u8,
-    skb: *const u8,
-    req: *const u8,
-) {
+fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8, req: *const u8) {
     let Some(listen) = bracket.listen::<A>(sk) else { return };
     let Some(resets) = bracket.embryonic_resets() else { return };
     let Some(deferred) = bracket.deferred() else { return };

@@ -169,10 +169,7 @@ impl Measure {
         let by_bracket = |signal| self.rung(signal) >= Rung::Kprobe;
         match (class, meaning_of(class).stage) {
             (
-                Class::SynLastQuarter
-                | Class::SynNoRoute
-                | Class::SynPolicy
-                | Class::SynNotUnicast,
+                Class::SynLastQuarter | Class::SynNoRoute | Class::SynPolicy | Class::SynNotUnicast,
                 _,
             ) => self.rung(Signal::SynDrops) == Rung::Fentry,
             (Class::AckAcceptQueueFull, _) => self.rung(Signal::AckDrops) >= Rung::Tracepoint,
