@@ -2,6 +2,7 @@
 
 mod diagnose;
 mod doctor;
+mod lint;
 mod listeners;
 mod proxies;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Diagnose(diagnose::DiagnoseArgs),
     /// List every listener of every network namespace: owner, queue and limit, trouble first
     Listeners(listeners::ListenersArgs),
+    /// Check a proxy's configuration for what brings the incident about
+    Lint(lint::LintArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
     Doctor(doctor::DoctorArgs),
 }
@@ -60,6 +63,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) => runtime.block_on(run::run(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
         Command::Listeners(args) => listeners::listeners(&args),
+        Command::Lint(args) => lint::lint(&args),
         Command::Doctor(args) => doctor::doctor(&args),
     }
 }
