@@ -3,34 +3,33 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use log::warn;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     inventory::View,
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Rung, ServiceCount, Signal,
-        Standing, netns::discover,
+        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing, netns::discover,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
-        source::{Positions, Source},
+        source::{Following, Positions, Source},
         uprobe::{self, Uprobes},
     },
+    record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
+    verdict::{Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind},
 };
-
-/// What [`KernelSource::services`] tells.
-type Services = (Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>);
 
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -90,10 +89,12 @@ pub struct Snapshot {
     pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
     /// Verdicts by kind.
     pub verdicts: BTreeMap<VerdictKind, u64>,
+    /// When the newest of the events that verdicts explain was, by the proxy's clock.
+    pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     /// The agent's own troubles.
     pub health: Health,
     /// What each signal heard of the canary; empty while it sings.
-    pub canary: BTreeMap<Signal, Heard>,
+    pub canary: BTreeMap<Signal, kernel::Heard>,
     /// Why there is no canary.
     pub no_canary: Option<String>,
     /// What each source has read, by its name.
@@ -102,10 +103,30 @@ pub struct Snapshot {
     pub view: View,
     /// How many listeners to export at most.
     pub listeners_exported: usize,
+    /// What came of reading the configuration, at start and whenever it was read again.
+    pub configuration: Configuration,
     /// To be told by whoever takes the high-water marks since the last scrape.
     pub scraped: Scraped,
     /// Time the last tick took.
     pub tick: Duration,
+}
+
+/// What came of reading the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Whether all of what was read last is in force.
+    pub is_in_force: bool,
+    /// When all of it was, the last time.
+    pub since: UnixMs,
+}
+
+/// A change of what the agent is asked to do.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Other sources, servers and numbers of listeners; what else differs is not looked at.
+    To(Box<AgentConfig>),
+    /// A configuration that could not be read.
+    Refused,
 }
 
 /// The agent's state between two ticks.
@@ -113,11 +134,13 @@ pub struct Agent {
     kernel: KernelSource,
     stock: Stock,
     listeners_exported: usize,
-    correlator: Correlator,
-    ledger: Ledger,
-    sources: Vec<(String, Arc<SourceStats>)>,
+    judge: Judge,
+    recorder: Option<Recorder>,
+    following: Following,
+    uprobes: Option<Arc<SourceStats>>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
-    stop_followers: Arc<AtomicBool>,
+    stop_uprobes: CancellationToken,
+    configuration: Configuration,
     positions: Option<Arc<Positions>>,
     directory: Directory,
     homes: Homes,
@@ -143,29 +166,30 @@ impl Agent {
         kernel.release_canary();
         let stock = Stock::take(namespaces)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
-        let stop_followers = Arc::new(AtomicBool::new(false));
-        let mut sources = Vec::new();
         let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
         let positions = positions.map(Arc::new);
-        for source in &config.sources {
-            let stats =
-                source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
-            sources.push((source.name(), stats));
+        let mut following = Following::new(sender.clone(), positions.clone());
+        if let Some(failure) = following.follow(&config.sources).pop() {
+            return Err(failure);
         }
+        let stop_uprobes = CancellationToken::new();
+        let mut uprobes = None;
         if config.nginx_uprobes {
-            let uprobes = Uprobes::load().context("watching nginx by uprobes")?;
-            sources.push((uprobe::SOURCE.to_owned(), uprobes.stats()));
-            uprobes.spawn(sender.clone(), Arc::clone(&stop_followers))?;
+            let loaded = Uprobes::load().context("watching nginx by uprobes")?;
+            uprobes = Some(loaded.stats());
+            loaded.spawn(sender, stop_uprobes.clone())?;
         }
         Ok(Self {
             kernel,
             stock,
             listeners_exported: config.listeners_exported,
-            correlator: Correlator::default(),
-            ledger: Ledger::new(UnixMs::now()),
-            sources,
+            judge: Judge::new(UnixMs::now()),
+            recorder: None,
+            following,
+            uprobes,
             proxy_events,
-            stop_followers,
+            stop_uprobes,
+            configuration: Configuration { is_in_force: true, since: UnixMs::now() },
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
@@ -177,7 +201,12 @@ impl Agent {
         self.kernel.standings()
     }
 
-    /// Runs until `stop` completes, publishing a snapshot at every tick; then decides what still
+    /// Has every tick recorded.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// Runs until `stop` completes, takes on `changes`, publishing a snapshot at every tick; then decides what still
     /// waits and publishes a last one.
     ///
     /// # Errors
@@ -187,6 +216,7 @@ impl Agent {
         mut self,
         snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
         stop: impl Future<Output = ()>,
+        mut changes: mpsc::Receiver<Change>,
         mut on_verdict: impl FnMut(&Verdict),
     ) -> Result<()> {
         let mut ticks = interval(TICK);
@@ -197,21 +227,19 @@ impl Agent {
                 biased;
                 () = &mut stop => break,
                 _ = ticks.tick() => {
-                    let snapshot = tokio::task::block_in_place(|| self.tick(&mut on_verdict))?;
+                    let snapshot = tokio::task::block_in_place(|| self.tick(false, &mut on_verdict))?;
                     snapshots.send_replace(Some(Arc::new(snapshot)));
                 }
+                Some(change) = changes.recv() => self.change(change),
                 Some(event) = self.proxy_events.recv() => self.hear(event),
             }
         }
-        self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop_uprobes.cancel();
+        self.following.stop();
         let snapshot = tokio::task::block_in_place(|| {
-            self.tick(&mut on_verdict)?;
+            self.tick(false, &mut on_verdict)?;
             // Once more: the lower rung gives some drops to a listener one sample later.
-            self.tick(&mut on_verdict)?;
-            let rest = self.correlator.decide_all(&self.stock.inventory);
-            self.book(rest, &mut on_verdict);
-            let services = self.kernel.services()?;
-            self.snapshot(Duration::ZERO, services)
+            self.tick(true, &mut on_verdict)
         })?;
         if let Some(positions) = &self.positions {
             positions.flush();
@@ -220,94 +248,112 @@ impl Agent {
         Ok(())
     }
 
-    fn hear(&mut self, mut event: ProxyEvent) {
-        self.directory.look_up(&mut event);
-        self.ledger.book_proxy_event(&event);
-        let netns = self.homes.of(&event);
-        self.correlator.on_event(event, netns, UnixMs::now(), &self.stock.inventory);
+    /// Takes on what can be changed while at work. What was counted stays.
+    fn change(&mut self, change: Change) {
+        self.configuration.is_in_force = match change {
+            Change::Refused => false,
+            Change::To(config) => {
+                let failures = self.following.follow(&config.sources);
+                failures.iter().for_each(|failure| warn!("{failure:#}"));
+                self.directory = Directory::new(config.haproxy_servers);
+                self.listeners_exported = config.listeners_exported;
+                failures.is_empty()
+            }
+        };
+        if self.configuration.is_in_force {
+            self.configuration.since = UnixMs::now();
+        }
     }
 
-    fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
-        let started = Instant::now();
-        if self.stock.tick(&mut self.kernel)? {
-            self.forget()?;
+    /// What each source has read, by its name.
+    fn sources(&self) -> Vec<(String, Arc<SourceStats>)> {
+        let uprobes = self.uprobes.iter().map(|it| (uprobe::SOURCE.to_owned(), Arc::clone(it)));
+        self.following.stats().chain(uprobes).collect()
+    }
+
+    fn hear(&mut self, event: ProxyEvent) {
+        let heard = self.as_heard(event);
+        self.judge.hear(&heard, &self.stock.inventory);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.hear(&heard);
         }
+    }
+
+    fn as_heard(&mut self, mut event: ProxyEvent) -> Heard {
+        self.directory.look_up(&mut event);
+        let netns = self.homes.of(&event);
+        // The line is for the record, not for verdicts.
+        let line = event.line.take();
+        Heard { event, netns, at: UnixMs::now(), line }
+    }
+
+    fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
+        let started = Instant::now();
+        let forgets = self.stock.tick(&mut self.kernel)?;
         let sample = self.kernel.sample(&self.stock.namespaces)?;
         let is_known = |listener| self.stock.inventory.get(listener).is_some();
         if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
             self.stock.sweep(&mut self.kernel, false)?;
         }
-        self.ledger.book_sample(&sample, &self.stock.inventory);
-        self.correlator.on_sample(&sample);
-        for event in self.kernel.events(EVENTS_PER_TICK) {
-            self.ledger.book_event(&event);
-            self.correlator.on_kernel_event(&event);
-        }
-        let services = self.kernel.services()?;
-        if !self.sources.is_empty() {
-            self.look_for_the_proxies(&services.0);
-        }
+        let events = self.kernel.events(EVENTS_PER_TICK);
+        let totals = self.totals()?;
+        let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
-            self.hear(event);
+            heard.push(self.as_heard(event));
         }
-        let verdicts = self.correlator.decide(UnixMs::now(), &self.stock.inventory);
-        self.book(verdicts, on_verdict);
-        self.snapshot(started.elapsed(), services)
-    }
-
-    /// What no loss shows, and a proxy suffers from all the same.
-    fn look_for_the_proxies(&mut self, services: &[ServiceCount]) {
-        let now = UnixMs::now();
-        let rung = |signal| {
-            let standing = self.kernel.standings().iter().find(|s| s.signal == signal);
-            standing.map_or(Rung::None, |standing| standing.rung).name()
+        let inputs = Inputs {
+            now: UnixMs::now(),
+            sample: &sample,
+            events: &events,
+            heard: &heard,
+            hears_proxies: self.uprobes.is_some() || self.following.stats().next().is_some(),
+            forgets,
+            is_last,
+            standings: self.kernel.standings(),
+            totals: &totals,
         };
-        let aborting = self.stock.inventory.aborting();
-        self.correlator.on_settings(rung(Signal::SynDrops), rung(Signal::AckDrops), aborting);
-        self.correlator.on_queues(now, &self.stock.inventory);
-        self.correlator.on_services(now, services);
-        self.correlator.on_counters(now, &self.kernel.kernel_counts());
-    }
-
-    fn forget(&mut self) -> Result<()> {
-        let known = self.kernel.kernel_counts();
-        let closed = self.ledger.forget_closed(UnixMs::now(), |netns| known.contains_key(&netns));
-        self.kernel.forget(&closed)
-    }
-
-    fn book(&mut self, verdicts: Vec<Verdict>, on_verdict: &mut impl FnMut(&Verdict)) {
-        for verdict in verdicts {
-            on_verdict(&verdict);
-            self.ledger.book_verdict(verdict);
+        let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.tick(Moment {
+                inputs: &inputs,
+                inventory: &self.stock.inventory,
+                peers: self.stock.peers(),
+                troubles: self.kernel.health()?.troubles(),
+                verdicts: &verdicts,
+            })?;
         }
+        verdicts.iter().for_each(on_verdict);
+        if forgets {
+            self.kernel.forget(&closed)?;
+        }
+        self.snapshot(started.elapsed(), totals)
     }
 
-    fn snapshot(&self, tick: Duration, services: Services) -> Result<Snapshot> {
-        let rungs = self
-            .kernel
-            .standings()
-            .iter()
-            .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
-            .collect();
-        let (services, services_moved) = services;
-        let namespaces = self.kernel.kernel_counts();
-        let no_port = self.kernel.no_port()?;
+    fn totals(&self) -> Result<Totals> {
+        let (services, services_moved) = self.kernel.services()?;
+        let (kernel, no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        Ok(Totals { kernel, services, services_moved, no_port })
+    }
+
+    fn snapshot(&self, tick: Duration, totals: Totals) -> Result<Snapshot> {
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
-        let kernel = KernelSide { rungs, kernel: &namespaces, services, services_moved, no_port };
+        let ledger = self.judge.ledger();
         Ok(Snapshot {
-            report: self.ledger.report(UnixMs::now(), kernel),
-            namespaces,
+            report: self.judge.report(UnixMs::now(), self.kernel.standings(), &totals),
+            namespaces: totals.kernel,
             standings: self.kernel.standings().to_vec(),
-            proxy_events: self.ledger.event_counts().clone(),
-            verdicts: self.ledger.verdict_counts().clone(),
+            proxy_events: ledger.event_counts().clone(),
+            verdicts: ledger.verdict_counts().clone(),
+            last_verdicts: ledger.last_verdicts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
-            sources: self.sources.clone(),
+            sources: self.sources(),
             view: self.stock.view(self.listeners_exported),
             listeners_exported: self.listeners_exported,
+            configuration: self.configuration,
             scraped: self.stock.scraped(),
             tick,
         })

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
 use crate::{
@@ -47,9 +47,10 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
             () = stop => {}
         }
     };
+    let (_, no_changes) = mpsc::channel(1);
     let advance = advance(bar.clone(), latest.clone());
     tokio::select! {
-        result = agent.run(&snapshots, enough, |_| {}) => result?,
+        result = agent.run(&snapshots, enough, no_changes, |_| {}) => result?,
         () = advance => {}
     }
     bar.finish_and_clear();
@@ -63,7 +64,8 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(if is_trouble(report) { TROUBLE } else { HEALTHY }))
 }
 
-fn is_trouble(report: &Report) -> bool {
+/// Whether anything was lost, or any peer marked.
+pub(super) fn is_trouble(report: &Report) -> bool {
     let lost = report.namespaces.iter().any(|netns| netns.kernel[Counter::ListenDrops] > 0);
     lost || report.proxy.markings > 0 || report.proxy.no_live_peers > 0
 }
@@ -93,7 +95,8 @@ async fn advance(bar: ProgressBar, mut latest: watch::Receiver<Option<Arc<Snapsh
     std::future::pending().await
 }
 
-fn duration(text: &str) -> Result<Duration> {
+/// A duration on the command line.
+pub(super) fn duration(text: &str) -> Result<Duration> {
     let parsed: SignedDuration =
         text.parse().map_err(|_| anyhow!("not a duration; write it like 30s, 5m or 1h30m"))?;
     let duration = Duration::try_from(parsed).map_err(|_| anyhow!("a duration is not negative"))?;

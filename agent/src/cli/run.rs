@@ -1,25 +1,47 @@
 //! `floodmark run`: the agent.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
-
-use anyhow::{Context, Result};
-use clap::Args;
-use log::info;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use super::{HEALTHY, ProxyArgs};
+use anyhow::{Context, Result};
+use clap::{ArgMatches, Args};
+use log::{info, warn};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use super::{HEALTHY, ProxyArgs, diagnose::duration, record::SOCKET, reload};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
+    record::{self, Bounds, Header, Hindsight, Recorder},
+    time::UnixMs,
     verdict::Verdict,
 };
 
-/// Arguments of `floodmark run`.
+/// Memory for hindsight. Ten minutes of a busy host take a tenth.
+const HINDSIGHT_MEMORY: usize = 32 << 20;
+
+/// Arguments of `floodmark run`. Each has its key in the configuration file and its environment
+/// variable by its name, see [`settings`](super::settings).
 #[derive(Debug, Args)]
+#[command(after_help = "Each option may also stand in FILE, by its name, and be given as an \
+                        environment variable: FLOODMARK_LISTEN for --listen (lists with commas). \
+                        An option counts more than the environment, the environment more than FILE. \
+                        SIGHUP has FILE read again.")]
 pub(super) struct RunArgs {
+    /// Configuration file, in TOML; without, /etc/floodmark/floodmark.toml where that is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Address to serve metrics on
     #[arg(long, default_value = "127.0.0.1:9435", value_name = "ADDR:PORT")]
     listen: SocketAddr,
@@ -41,29 +63,64 @@ pub(super) struct RunArgs {
     /// allowed, at the price of making every system call of the host take longer
     #[arg(long)]
     trace_system_calls: bool,
+    /// Keep what was seen in the last minutes in memory, 32 MiB at most, to be taken over by
+    /// `floodmark record --from-agent`; 0: keep nothing
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = hindsight)]
+    hindsight: Duration,
+    /// Unix socket at which it is to be had, by the agent's own user only
+    #[arg(long, default_value = SOCKET, value_name = "PATH")]
+    socket: PathBuf,
     #[command(flatten)]
     proxy: ProxyArgs,
 }
 
-/// Runs until SIGINT or SIGTERM.
-pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
+impl RunArgs {
+    /// What the agent is asked to do.
+    pub(super) fn agent(&self) -> Result<AgentConfig> {
+        Ok(AgentConfig {
+            watch_causes: self.watch_causes,
+            listeners_exported: self.listeners,
+            trace_system_calls: self.trace_system_calls,
+            watch_connections: self.watch_connections,
+            ..self.proxy.config()?
+        })
+    }
+
+    /// Whether each verdict is to be written.
+    pub(super) fn verdicts(&self) -> bool {
+        self.verdicts
+    }
+
+    /// Looks at what no option shows by itself.
+    ///
+    /// # Errors
+    ///
+    /// When options do not go together, or a file that they name is wrong.
+    pub(super) fn check(&self) -> Result<()> {
+        self.agent().map(drop)
+    }
+}
+
+/// Runs until SIGINT or SIGTERM; `matches` is what `args` was made of.
+pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> {
     let stop = stop_signal()?;
+    let hangups = signal(SignalKind::hangup()).context("catching SIGHUP")?;
     let (snapshots, latest) = watch::channel(None);
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
-    let agent = Agent::start(&AgentConfig {
-        watch_causes: args.watch_causes,
-        listeners_exported: args.listeners,
-        trace_system_calls: args.trace_system_calls,
-        watch_connections: args.watch_connections,
-        ..args.proxy.config()?
-    })?;
+    let mut agent = Agent::start(&args.agent()?)?;
+    if !args.hindsight.is_zero() {
+        keep(&mut agent, &args);
+    }
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
     }
     let (stopping, stopped) = watch::channel(false);
     let server = tokio::spawn(export::serve(listener, latest, stopped));
+    let verdicts = Arc::new(AtomicBool::new(args.verdicts));
+    let (changes, changed) = mpsc::channel(1);
+    tokio::spawn(reload::at_hangups(hangups, matches, changes, Arc::clone(&verdicts)));
     let print = |verdict: &Verdict| {
         info!(
             "{} {}: {} ({}), {}",
@@ -73,18 +130,36 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
             verdict.confidence.name(),
             verdict.because
         );
-        if args.verdicts
+        if verdicts.load(Ordering::Relaxed)
             && let Ok(line) = serde_json::to_string(verdict)
         {
             println!("{line}");
         }
     };
     let snapshots = Arc::new(snapshots);
-    let outcome = agent.run(&snapshots, stop, print).await;
+    let outcome = agent.run(&snapshots, stop, changed, print).await;
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;
     outcome?;
     Ok(ExitCode::from(HEALTHY))
+}
+
+/// Has the last minutes kept, and answers whoever asks for them. An agent without a socket still
+/// does all the rest.
+fn keep(agent: &mut Agent, args: &RunArgs) {
+    let bounds = Bounds { period: args.hindsight, bytes: HINDSIGHT_MEMORY };
+    let hindsight = Hindsight::new(Header::here(UnixMs::now(), false), bounds);
+    match record::serve(&args.socket, hindsight.clone()) {
+        Ok(answering) => {
+            agent.record(Recorder::new(Box::new(hindsight), None));
+            tokio::spawn(answering);
+        }
+        Err(error) => warn!("no hindsight: {error:#}"),
+    }
+}
+
+fn hindsight(text: &str) -> Result<Duration> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 /// Completes at SIGINT or SIGTERM. Takes the signals over at once, so that none is lost while the

@@ -8,6 +8,8 @@ mod http;
 mod listeners;
 mod metrics;
 mod protobuf;
+#[cfg(test)]
+mod reference;
 
 pub use http::{bind, serve};
 pub use metrics::render;
