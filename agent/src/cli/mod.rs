@@ -3,6 +3,7 @@
 mod config;
 mod diagnose;
 mod doctor;
+mod lines;
 mod listeners;
 mod proxies;
 mod reload;
