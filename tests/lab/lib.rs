@@ -3,6 +3,7 @@
 pub mod act;
 pub mod agent;
 pub mod app;
+pub mod chain;
 pub mod demo;
 pub mod load;
 pub mod nginx;

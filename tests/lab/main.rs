@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{app, demo, load, verdicts};
+use floodmark_tests::{app, chain, demo, load, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -18,6 +18,8 @@ struct Cli {
 enum Command {
     /// Play the incident in two acts; exit status 1 if something does not show
     Demo(demo::DemoArgs),
+    /// Let the incident be alerted by a real Prometheus and Alertmanager; exit status 1 if it is not
+    Chain(chain::ChainArgs),
     /// Produce each cause with real proxies and compare the verdicts; exit status 1 if too many are wrong
     Verdicts(verdicts::VerdictsArgs),
     /// An application that fails in one way
@@ -62,6 +64,7 @@ fn run(command: Command) -> Result<bool> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     match command {
         Command::Demo(args) => demo::demo(&args),
+        Command::Chain(args) => chain::chain(&args),
         Command::Verdicts(args) => verdicts::verdicts(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
