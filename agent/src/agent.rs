@@ -18,21 +18,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     inventory::View,
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Rung, ServiceCount, Signal,
-        Standing, netns::discover,
+        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing, netns::discover,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
         source::{Following, Positions, Source},
         uprobe::{self, Uprobes},
     },
+    record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Correlator, KernelSide, LastVerdict, Ledger, Report, Verdict, VerdictKind},
+    verdict::{Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind},
 };
-
-/// What [`KernelSource::services`] tells.
-type Services = (Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>);
 
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -97,7 +94,7 @@ pub struct Snapshot {
     /// The agent's own troubles.
     pub health: Health,
     /// What each signal heard of the canary; empty while it sings.
-    pub canary: BTreeMap<Signal, Heard>,
+    pub canary: BTreeMap<Signal, kernel::Heard>,
     /// Why there is no canary.
     pub no_canary: Option<String>,
     /// What each source has read, by its name.
@@ -137,8 +134,8 @@ pub struct Agent {
     kernel: KernelSource,
     stock: Stock,
     listeners_exported: usize,
-    correlator: Correlator,
-    ledger: Ledger,
+    judge: Judge,
+    recorder: Option<Recorder>,
     following: Following,
     uprobes: Option<Arc<SourceStats>>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
@@ -186,8 +183,8 @@ impl Agent {
             kernel,
             stock,
             listeners_exported: config.listeners_exported,
-            correlator: Correlator::default(),
-            ledger: Ledger::new(UnixMs::now()),
+            judge: Judge::new(UnixMs::now()),
+            recorder: None,
             following,
             uprobes,
             proxy_events,
@@ -202,6 +199,11 @@ impl Agent {
     /// How each signal is had.
     pub fn standings(&self) -> &[Standing] {
         self.kernel.standings()
+    }
+
+    /// Has every tick recorded.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
     }
 
     /// Runs until `stop` completes, takes on `changes`, publishing a snapshot at every tick; then decides what still
@@ -225,7 +227,7 @@ impl Agent {
                 biased;
                 () = &mut stop => break,
                 _ = ticks.tick() => {
-                    let snapshot = tokio::task::block_in_place(|| self.tick(&mut on_verdict))?;
+                    let snapshot = tokio::task::block_in_place(|| self.tick(false, &mut on_verdict))?;
                     snapshots.send_replace(Some(Arc::new(snapshot)));
                 }
                 Some(change) = changes.recv() => self.change(change),
@@ -235,13 +237,9 @@ impl Agent {
         self.stop_uprobes.cancel();
         self.following.stop();
         let snapshot = tokio::task::block_in_place(|| {
-            self.tick(&mut on_verdict)?;
+            self.tick(false, &mut on_verdict)?;
             // Once more: the lower rung gives some drops to a listener one sample later.
-            self.tick(&mut on_verdict)?;
-            let rest = self.correlator.decide_all(&self.stock.inventory);
-            self.book(rest, &mut on_verdict);
-            let services = self.kernel.services()?;
-            self.snapshot(Duration::ZERO, services)
+            self.tick(true, &mut on_verdict)
         })?;
         if let Some(positions) = &self.positions {
             positions.flush();
@@ -273,89 +271,82 @@ impl Agent {
         self.following.stats().chain(uprobes).collect()
     }
 
-    fn hear(&mut self, mut event: ProxyEvent) {
-        self.directory.look_up(&mut event);
-        self.ledger.book_proxy_event(&event);
-        let netns = self.homes.of(&event);
-        self.correlator.on_event(event, netns, UnixMs::now(), &self.stock.inventory);
+    fn hear(&mut self, event: ProxyEvent) {
+        let heard = self.as_heard(event);
+        self.judge.hear(&heard, &self.stock.inventory);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.hear(&heard);
+        }
     }
 
-    fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
+    fn as_heard(&mut self, mut event: ProxyEvent) -> Heard {
+        self.directory.look_up(&mut event);
+        let netns = self.homes.of(&event);
+        // The line is for the record, not for verdicts.
+        let line = event.line.take();
+        Heard { event, netns, at: UnixMs::now(), line }
+    }
+
+    fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
         let started = Instant::now();
-        if self.stock.tick(&mut self.kernel)? {
-            self.forget()?;
-        }
+        let forgets = self.stock.tick(&mut self.kernel)?;
         let sample = self.kernel.sample(&self.stock.namespaces)?;
         let is_known = |listener| self.stock.inventory.get(listener).is_some();
         if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
             self.stock.sweep(&mut self.kernel, false)?;
         }
-        self.ledger.book_sample(&sample, &self.stock.inventory);
-        self.correlator.on_sample(&sample);
-        for event in self.kernel.events(EVENTS_PER_TICK) {
-            self.ledger.book_event(&event);
-            self.correlator.on_kernel_event(&event);
-        }
-        let services = self.kernel.services()?;
-        if self.uprobes.is_some() || self.following.stats().next().is_some() {
-            self.look_for_the_proxies(&services.0);
-        }
+        let events = self.kernel.events(EVENTS_PER_TICK);
+        let totals = self.totals()?;
+        let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
-            self.hear(event);
+            heard.push(self.as_heard(event));
         }
-        let verdicts = self.correlator.decide(UnixMs::now(), &self.stock.inventory);
-        self.book(verdicts, on_verdict);
-        self.snapshot(started.elapsed(), services)
-    }
-
-    /// What no loss shows, and a proxy suffers from all the same.
-    fn look_for_the_proxies(&mut self, services: &[ServiceCount]) {
-        let now = UnixMs::now();
-        let rung = |signal| {
-            let standing = self.kernel.standings().iter().find(|s| s.signal == signal);
-            standing.map_or(Rung::None, |standing| standing.rung).name()
+        let inputs = Inputs {
+            now: UnixMs::now(),
+            sample: &sample,
+            events: &events,
+            heard: &heard,
+            hears_proxies: self.uprobes.is_some() || self.following.stats().next().is_some(),
+            forgets,
+            is_last,
+            standings: self.kernel.standings(),
+            totals: &totals,
         };
-        let aborting = self.stock.inventory.aborting();
-        self.correlator.on_settings(rung(Signal::SynDrops), rung(Signal::AckDrops), aborting);
-        self.correlator.on_queues(now, &self.stock.inventory);
-        self.correlator.on_services(now, services);
-        self.correlator.on_counters(now, &self.kernel.kernel_counts());
-    }
-
-    fn forget(&mut self) -> Result<()> {
-        let known = self.kernel.kernel_counts();
-        let closed = self.ledger.forget_closed(UnixMs::now(), |netns| known.contains_key(&netns));
-        self.kernel.forget(&closed)
-    }
-
-    fn book(&mut self, verdicts: Vec<Verdict>, on_verdict: &mut impl FnMut(&Verdict)) {
-        for verdict in verdicts {
-            on_verdict(&verdict);
-            self.ledger.book_verdict(verdict);
+        let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.tick(Moment {
+                inputs: &inputs,
+                inventory: &self.stock.inventory,
+                peers: self.stock.peers(),
+                troubles: self.kernel.health()?.troubles(),
+                verdicts: &verdicts,
+            })?;
         }
+        verdicts.iter().for_each(on_verdict);
+        if forgets {
+            self.kernel.forget(&closed)?;
+        }
+        self.snapshot(started.elapsed(), totals)
     }
 
-    fn snapshot(&self, tick: Duration, services: Services) -> Result<Snapshot> {
-        let rungs = self
-            .kernel
-            .standings()
-            .iter()
-            .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
-            .collect();
-        let (services, services_moved) = services;
-        let namespaces = self.kernel.kernel_counts();
-        let no_port = self.kernel.no_port()?;
+    fn totals(&self) -> Result<Totals> {
+        let (services, services_moved) = self.kernel.services()?;
+        let (kernel, no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        Ok(Totals { kernel, services, services_moved, no_port })
+    }
+
+    fn snapshot(&self, tick: Duration, totals: Totals) -> Result<Snapshot> {
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
-        let kernel = KernelSide { rungs, kernel: &namespaces, services, services_moved, no_port };
+        let ledger = self.judge.ledger();
         Ok(Snapshot {
-            report: self.ledger.report(UnixMs::now(), kernel),
-            namespaces,
+            report: self.judge.report(UnixMs::now(), self.kernel.standings(), &totals),
+            namespaces: totals.kernel,
             standings: self.kernel.standings().to_vec(),
-            proxy_events: self.ledger.event_counts().clone(),
-            verdicts: self.ledger.verdict_counts().clone(),
-            last_verdicts: self.ledger.last_verdicts().clone(),
+            proxy_events: ledger.event_counts().clone(),
+            verdicts: ledger.verdict_counts().clone(),
+            last_verdicts: ledger.last_verdicts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,

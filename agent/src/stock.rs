@@ -13,7 +13,10 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    inventory::{Inventory, Kept, View, peers::Peers},
+    inventory::{
+        Inventory, Kept, View,
+        peers::{PeerReport, Peers},
+    },
     kernel::{
         KernelSource, ListenerId,
         netns::{Netns, discover},
@@ -173,9 +176,14 @@ impl Stock {
         Ok(())
     }
 
+    /// Who connects to whom.
+    pub fn peers(&self) -> Vec<PeerReport> {
+        self.peers.report()
+    }
+
     /// What there is to show, with at most `most` listeners.
     pub fn view(&self, most: usize) -> View {
-        self.inventory.view(most, self.peers.report())
+        self.inventory.view(most, self.peers())
     }
 }
 

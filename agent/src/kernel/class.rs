@@ -114,6 +114,11 @@ pub fn word(class: Class) -> String {
     }
 }
 
+/// The class of a [`word`]; `None` for one that this version does not know.
+pub fn class_of(text: &str) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| word(*class) == text)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
