@@ -7,5 +7,7 @@ pub mod chain;
 pub mod demo;
 pub mod load;
 pub mod nginx;
+pub mod serving;
+pub mod soak;
 pub mod topology;
 pub mod verdicts;

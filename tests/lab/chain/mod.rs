@@ -4,11 +4,10 @@
 mod alerts;
 mod dashboards;
 mod monitoring;
-mod serving;
 mod webhook;
 
 use std::{
-    fs,
+    fs::{self, File},
     net::SocketAddrV4,
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -23,10 +22,10 @@ use crate::{
     act::raise_somaxconn,
     app::{self, App},
     nginx::{Nginx, Tuning},
+    serving::Serving,
     topology::Topology,
 };
 use monitoring::Monitoring;
-use serving::Serving;
 use webhook::{Notification, Webhook};
 
 /// Arguments of `floodmark-lab chain`.
@@ -85,7 +84,19 @@ fn play(args: &ChainArgs, directory: &Path) -> Result<bool> {
         topology.apps.iter().map(|(_, addr)| SocketAddrV4::new(*addr, app::PORT)).collect();
     let tuning = Tuning { keepalive: None, connect_timeout: Some(Duration::from_secs(2)) };
     let nginx = Nginx::start(&topology.proxy, directory, &upstreams, tuning)?;
-    let agent = Serving::start(&args.agent, &nginx.error_log, &directory.join("agent.log"))?;
+    let agent = Serving::start(
+        &args.agent,
+        &[
+            "--watch-connections".into(),
+            "--trace-system-calls".into(),
+            "--nginx-error-log".into(),
+            nginx.error_log.clone().into(),
+            "--socket".into(),
+            directory.join("agent.sock").into(),
+        ],
+        File::create(directory.join("verdicts"))?,
+        &directory.join("agent.log"),
+    )?;
     let webhook = Webhook::start()?;
     let monitoring = Monitoring::start(&args.prometheus, directory, agent.addr, webhook.addr)?;
     monitoring.until_scraped()?;

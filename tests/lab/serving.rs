@@ -1,6 +1,7 @@
 //! The agent as a service: `floodmark run`.
 
 use std::{
+    ffi::OsString,
     fs::File,
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
@@ -23,21 +24,15 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Starts it and waits until it serves; what it says goes to `log`.
-    pub fn start(program: &Path, nginx_error_log: &Path, log: &Path) -> Result<Self> {
+    /// Starts it with these arguments and waits until it serves; what it prints goes to `out`, what it
+    /// says to `log`.
+    pub fn start(program: &Path, arguments: &[OsString], out: File, log: &Path) -> Result<Self> {
         let addr = free_address()?;
         let child = Command::new(program)
-            .args([
-                "run",
-                "--watch-connections",
-                "--trace-system-calls",
-                "--listen",
-                &addr.to_string(),
-            ])
-            .arg("--nginx-error-log")
-            .arg(nginx_error_log)
+            .args(["run", "--listen", &addr.to_string()])
+            .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(out)
             .stderr(File::create(log)?)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
@@ -47,10 +42,22 @@ impl Serving {
     }
 }
 
+impl Serving {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.child.id() as i32), signal).context("signalling the agent")
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         // Its namespaces and programs go with it in order.
-        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let _ = self.signal(Signal::SIGTERM);
         let _ = self.child.wait();
     }
 }
