@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     inventory::View,
     kernel::{
-        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing, netns::discover,
+        self, Health, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Signal, Standing,
+        flow::Slot, netns::discover,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
@@ -28,9 +29,14 @@ use crate::{
     record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind},
+    verdict::{
+        Heard, Inputs, Judge, LastVerdict, LinkReport, Links, Outcome, Report, Totals, Verdict,
+        VerdictKind,
+    },
 };
 
+/// How often it is told what became of this host's own connections.
+const LINKS: Duration = Duration::from_secs(10);
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
 /// Detail events taken at a tick; more wait in the ring buffer.
@@ -135,6 +141,9 @@ pub struct Agent {
     stock: Stock,
     listeners_exported: usize,
     judge: Judge,
+    links: Links,
+    links_told: Instant,
+    since: UnixMs,
     recorder: Option<Recorder>,
     following: Following,
     uprobes: Option<Arc<SourceStats>>,
@@ -184,6 +193,9 @@ impl Agent {
             stock,
             listeners_exported: config.listeners_exported,
             judge: Judge::new(UnixMs::now()),
+            links: Links::default(),
+            links_told: Instant::now(),
+            since: UnixMs::now(),
             recorder: None,
             following,
             uprobes,
@@ -297,6 +309,8 @@ impl Agent {
             self.stock.sweep(&mut self.kernel, false)?;
         }
         let events = self.kernel.events(EVENTS_PER_TICK);
+        let arrivals = self.follow_flows()?;
+        let links = self.links_if_due(is_last);
         let totals = self.totals()?;
         let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
@@ -312,6 +326,8 @@ impl Agent {
             is_last,
             standings: self.kernel.standings(),
             totals: &totals,
+            arrivals: &arrivals,
+            links: &links,
         };
         let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
         if let Some(recorder) = &mut self.recorder {
@@ -330,6 +346,25 @@ impl Agent {
         self.snapshot(started.elapsed(), totals)
     }
 
+    /// When connections came to the queues since the last tick; follows this host's own clients on
+    /// the way.
+    fn follow_flows(&mut self) -> Result<Vec<(ListenerId, Vec<Slot>)>> {
+        let Some(watch) = self.kernel.watch() else { return Ok(Vec::new()) };
+        let (clients, lost) = watch.flow().clients()?;
+        self.links.heard(&clients, name_of);
+        self.links.lost(lost);
+        Ok(watch.flow().arrivals()?.into_iter().collect())
+    }
+
+    /// What has become of this host's own connections, now and then.
+    fn links_if_due(&mut self, is_last: bool) -> Vec<LinkReport> {
+        if !is_last && self.links_told.elapsed() < LINKS {
+            return Vec::new();
+        }
+        self.links_told = Instant::now();
+        self.links.report(self.since, UnixMs::now())
+    }
+
     fn totals(&self) -> Result<Totals> {
         let (services, services_moved) = self.kernel.services()?;
         let (kernel, no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
@@ -341,7 +376,12 @@ impl Agent {
         let no_canary = heard.as_ref().err().map(ToString::to_string);
         let ledger = self.judge.ledger();
         Ok(Snapshot {
-            report: self.judge.report(UnixMs::now(), self.kernel.standings(), &totals),
+            report: self.judge.report(
+                UnixMs::now(),
+                self.kernel.standings(),
+                &totals,
+                &self.stock.inventory,
+            ),
             namespaces: totals.kernel,
             standings: self.kernel.standings().to_vec(),
             proxy_events: ledger.event_counts().clone(),
@@ -358,4 +398,9 @@ impl Agent {
             tick,
         })
     }
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }

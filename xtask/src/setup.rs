@@ -5,7 +5,7 @@ mod crossplane;
 pub mod envoy;
 pub mod fuzz;
 mod packages;
-mod promtool;
+pub mod prometheus;
 pub mod qemu;
 pub mod tornado;
 
@@ -101,7 +101,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         match group {
             Group::Build => bpf::ensure_linker()?,
             Group::Lab => {
-                promtool::ensure()?;
+                prometheus::ensure()?;
                 tornado::ensure()?;
                 crossplane::ensure()?;
             }

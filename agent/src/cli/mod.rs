@@ -3,6 +3,7 @@
 mod config;
 mod diagnose;
 mod doctor;
+mod lines;
 mod lint;
 mod listeners;
 mod proxies;

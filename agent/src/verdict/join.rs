@@ -161,7 +161,7 @@ impl Correlator {
     fn verdict(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
         let Pending { event, proxy_netns, listeners } = pending;
         if let Some(decided) = self.attempts.verdict_of(&event) {
-            let verdict = Verdict { event, ..decided.clone() };
+            let verdict = Verdict { event, proxy_netns, ..decided.clone() };
             self.markings.add(&verdict);
             return verdict;
         }
@@ -175,7 +175,9 @@ impl Correlator {
                 .map_or(Attempt { phase, failure, ..Attempt::of(&event) }, |companion| {
                     Attempt::of(companion)
                 }),
-            EventKind::NoLivePeers | EventKind::PeerBack => return self.no_live_peers(event),
+            EventKind::NoLivePeers | EventKind::PeerBack => {
+                return self.no_live_peers(event, proxy_netns);
+            }
         };
         let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
         self.markings.add(&verdict);
@@ -230,6 +232,7 @@ impl Correlator {
             cause: ruling.cause,
             confidence: ruling.confidence,
             listener,
+            proxy_netns,
             window,
             evidence: losses.map(|losses| losses.tally).unwrap_or_default(),
             attribution: losses.map(|losses| losses.attribution),
@@ -252,7 +255,7 @@ impl Correlator {
     }
 
     /// "No live upstreams" has the causes of what led to it.
-    fn no_live_peers(&mut self, event: ProxyEvent) -> Verdict {
+    fn no_live_peers(&mut self, event: ProxyEvent, proxy_netns: Option<NetnsId>) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
         let health = self.health(&window);
         let led = self.markings.led_to(&event);
@@ -291,6 +294,7 @@ impl Correlator {
             cause,
             confidence,
             listener: None,
+            proxy_netns,
             window,
             evidence: Tally::default(),
             attribution: None,
