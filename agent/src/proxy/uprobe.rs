@@ -5,7 +5,7 @@
 //! what the programs send into events, and compares it with what it must look like. What does not is
 //! let go of, and that is said.
 
-mod binary;
+pub(crate) mod binary;
 mod record;
 
 use std::{
