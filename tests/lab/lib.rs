@@ -3,8 +3,11 @@
 pub mod act;
 pub mod agent;
 pub mod app;
+pub mod chain;
 pub mod demo;
 pub mod load;
 pub mod nginx;
+pub mod serving;
+pub mod soak;
 pub mod topology;
 pub mod verdicts;

@@ -1,12 +1,12 @@
 //! `cargo xtask lab`: real proxies and real faults on this host.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
 use crate::{
     build, place, root,
-    setup::{self, Group, envoy},
+    setup::{self, Group, envoy, prometheus, tornado},
 };
 
 /// Play with real proxies on this host.
@@ -19,6 +19,15 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Verdicts(VerdictsArgs),
+    Chain(ChainArgs),
+}
+
+/// Let the incident be alerted by a real Prometheus and Alertmanager, and mend it.
+#[derive(clap::Args)]
+struct ChainArgs {
+    /// Only until the overflow's alert has ended, not until all have.
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Produce each cause with nginx, HAProxy and Envoy, and compare the verdicts with the truth.
@@ -41,8 +50,14 @@ struct VerdictsArgs {
 ///
 /// When something needed cannot be installed or built.
 pub fn main(args: &Args) -> Result<ExitCode> {
-    let What::Verdicts(args) = &args.what;
     setup::ensure(&[Group::Build, Group::Lab])?;
+    match &args.what {
+        What::Verdicts(args) => verdicts(args),
+        What::Chain(args) => chain(args),
+    }
+}
+
+fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
     let envoy = envoy::ensure()?;
     let agent = build::release("floodmark", "floodmark")?;
     let lab = build::release("floodmark-tests", "floodmark-lab")?;
@@ -55,7 +70,23 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if args.json {
         command.arg("--json");
     }
+    play(command)
+}
+
+fn chain(args: &ChainArgs) -> Result<ExitCode> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab chain")?;
+    command.arg("chain").arg("--agent").arg(agent).arg("--python").arg(tornado::python());
+    command.arg("--prometheus").arg(prometheus::root());
+    if args.quick {
+        command.arg("--quick");
+    }
+    play(command)
+}
+
+fn play(mut command: Command) -> Result<ExitCode> {
     command.env("PATH", place::path_with_tools()?);
-    let status = command.status().with_context(|| format!("start {}", lab.display()))?;
+    let status = command.status().context("start the lab")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

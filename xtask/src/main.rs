@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod build;
+mod dashboards;
 mod demo;
 mod dist;
 mod docs;
@@ -45,6 +46,7 @@ enum Verb {
     Supply(supply::Args),
     Fuzz(fuzz::Args),
     Docs(docs::Args),
+    Dashboards(dashboards::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Supply(args) => supply::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Docs(args) => docs::main(&args),
+        Verb::Dashboards(args) => dashboards::main(&args),
     };
     match outcome {
         Ok(code) => code,
