@@ -24,6 +24,8 @@ type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
 
 /// A snapshot older than this means that sampling has come to a halt.
 const STALE: Duration = Duration::from_secs(15);
+/// One older than this, that it will not go on by itself.
+const DEAD: Duration = Duration::from_secs(60);
 /// The media type of Prometheus text.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What Prometheus accepts first where it takes native histograms.
@@ -47,8 +49,7 @@ pub async fn serve(
         .route("/api/v1/report", get(report))
         .route("/api/v1/listeners", get(listeners))
         .layer(from_fn_with_state(Arc::clone(&web.users), authorised));
-    let open =
-        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    let open = Router::new().route("/healthz", get(healthy)).route("/readyz", get(ready));
     server::serve(listener, open.merge(guarded).with_state(latest), web, stop).await
 }
 
@@ -74,6 +75,20 @@ async fn metrics(State(latest): State<Latest>, headers: HeaderMap) -> Response {
         Ok((kind, body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
+}
+
+/// Alive is who samples; a supervisor should start anew who has not for long.
+async fn healthy(State(latest): State<Latest>) -> Response {
+    match current(&latest) {
+        Some(snapshot) if is_dead(&snapshot, UnixMs::now()) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "sampling has come to a halt\n").into_response()
+        }
+        _ => "ok\n".into_response(),
+    }
+}
+
+fn is_dead(snapshot: &Snapshot, now: UnixMs) -> bool {
+    snapshot.report.window.to.later(DEAD) < now
 }
 
 async fn ready(State(latest): State<Latest>) -> Response {

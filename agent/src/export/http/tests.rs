@@ -103,6 +103,7 @@ fn is_not_ready_when_blind_or_stuck() {
     let (status, text) = readiness(&snapshot, now.later(STALE * 2));
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.contains("30 s ago"), "{text}");
+    assert!(!is_dead(&snapshot, now.later(STALE * 2)) && is_dead(&snapshot, now.later(DEAD * 2)));
     snapshot.standings = vec![standing(Signal::SynDrops, Rung::None)];
     assert_eq!(readiness(&snapshot, now).0, StatusCode::SERVICE_UNAVAILABLE);
 }
