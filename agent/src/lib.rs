@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod lint;
 pub mod proxy;
 pub mod record;
+pub mod report;
 pub mod stock;
 pub mod time;
 pub mod verdict;

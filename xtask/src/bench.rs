@@ -30,6 +30,7 @@ const SCRIPTS: [&str; 2] = ["/usr/sbin/tcpsynbl.bt", "/usr/sbin/tcpdrop.bt"];
 const PAGE: &str = "docs/bench-kernel.md";
 const SOAK_PAGE: &str = "docs/soak.md";
 const INVENTORY_PAGE: &str = "docs/bench-inventory.md";
+const RECORD_PAGE: &str = "docs/bench-record.md";
 
 /// Measure what Floodmark costs.
 #[derive(clap::Args)]
@@ -44,6 +45,18 @@ enum What {
     Inventory(InventoryArgs),
     Proxy(ProxyArgs),
     Soak(SoakArgs),
+    Record(RecordArgs),
+}
+
+/// Measure what recording costs, and write docs/bench-record.md.
+#[derive(clap::Args)]
+struct RecordArgs {
+    /// Connections per second.
+    #[arg(long, default_value_t = 10_000)]
+    rate: u64,
+    /// Seconds of real connections, with and without recording.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
 }
 
 /// Measure on this host what it costs to know every listener, and write docs/bench-inventory.md.
@@ -97,6 +110,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         What::Inventory(args) => inventory(args),
         What::Soak(args) => soak(args.duration),
         What::Proxy(args) => proxy(args),
+        What::Record(args) => record(args),
     }
 }
 
@@ -105,10 +119,33 @@ fn inventory(args: &InventoryArgs) -> Result<ExitCode> {
     let agent = build::release("floodmark", "floodmark")?;
     let bench = build::release("floodmark-tests", "floodmark-bench-inventory")?;
     let (namespaces, listeners) = (args.namespaces.to_string(), args.listeners.to_string());
-    let output = root::command(&bench, &bench.display().to_string())?
+    let flags = ["--namespaces", &namespaces, "--listeners", &listeners];
+    let title = "What it costs to know every listener";
+    on_this_host(&bench, &agent, &flags, "inventory", title, INVENTORY_PAGE)
+}
+
+fn record(args: &RecordArgs) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build])?;
+    let agent = build::release("floodmark", "floodmark")?;
+    let bench = build::release("floodmark-tests", "floodmark-bench-record")?;
+    let (rate, seconds) = (args.rate.to_string(), args.seconds.to_string());
+    let flags = ["--rate", &rate, "--seconds", &seconds];
+    on_this_host(&bench, &agent, &flags, "record", "What recording costs", RECORD_PAGE)
+}
+
+/// Runs a benchmark as root, and writes what it prints to its page.
+fn on_this_host(
+    bench: &Path,
+    agent: &Path,
+    flags: &[&str],
+    verb: &str,
+    title: &str,
+    page_name: &str,
+) -> Result<ExitCode> {
+    let output = root::command(bench, &bench.display().to_string())?
         .arg("--agent")
         .arg(agent)
-        .args(["--namespaces", &namespaces, "--listeners", &listeners])
+        .args(flags)
         .stderr(Stdio::inherit())
         .output()
         .context("start the benchmark")?;
@@ -116,14 +153,14 @@ fn inventory(args: &InventoryArgs) -> Result<ExitCode> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
     let page = format!(
-        "# What it costs to know every listener\n\n\
-         Written by `cargo xtask bench inventory`. Linux {}, {} processors.\n\n{}",
+        "# {title}\n\n\
+         Written by `cargo xtask bench {verb}`. Linux {}, {} processors.\n\n{}",
         release.trim_end(),
         thread::available_parallelism()?,
         String::from_utf8_lossy(&output.stdout)
     );
-    fs::write(place::workspace().join(INVENTORY_PAGE), &page)
-        .with_context(|| format!("write {INVENTORY_PAGE}"))?;
+    fs::write(place::workspace().join(page_name), &page)
+        .with_context(|| format!("write {page_name}"))?;
     print!("{page}");
     Ok(ExitCode::SUCCESS)
 }

@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 8] = [
+const TARGETS: [(&str, Option<&str>); 9] = [
     ("nginx", Some("nginx")),
     ("haproxy", Some("haproxy")),
     ("envoy", Some("envoy")),
@@ -35,6 +35,7 @@ const TARGETS: [(&str, Option<&str>); 8] = [
     ("framing", None),
     ("file", None),
     ("lint", None),
+    ("recording", Some("recording")),
 ];
 
 /// Runs the verb.

@@ -10,6 +10,7 @@ mod proxies;
 mod record;
 mod reload;
 mod replay;
+mod report;
 mod run;
 mod service;
 mod settings;
@@ -55,6 +56,8 @@ enum Command {
     Record(record::RecordArgs),
     /// Tell the story of a recording as diagnose would have told it
     Replay(replay::ReplayArgs),
+    /// Write one page of HTML about an incident, from a recording or from now on
+    Report(report::ReportArgs),
     /// List every listener of every network namespace: owner, queue and limit, trouble first
     Listeners(listeners::ListenersArgs),
     /// Check a proxy's configuration for what brings the incident about
@@ -107,6 +110,7 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
         Command::Record(args) => runtime.block_on(record::record(args)),
         Command::Replay(args) => replay::replay(&args),
+        Command::Report(args) => runtime.block_on(report::report(args)),
         Command::Listeners(args) => listeners::listeners(&args),
         Command::Lint(args) => lint::lint(&args),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -70,7 +70,8 @@ impl Hindsight {
         self.kept()
     }
 
-    fn kept(&self) -> Vec<Bytes> {
+    /// All that is kept as yet.
+    pub fn kept(&self) -> Vec<Bytes> {
         let ring = self.0.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pieces = vec![self.0.header.to_bytes().into()];
         pieces.extend(ring.blocks.iter().map(|block| block.bytes.clone()));

@@ -172,7 +172,7 @@ impl Comparison {
     fn compare(&mut self, live: &[Verdict], now: &[Verdict], begin: Option<UnixMs>) {
         for place in 0..live.len().max(now.len()) {
             let (live, now) = (live.get(place), now.get(place));
-            if live == now {
+            if is_same(live, now) {
                 self.same += 1;
             } else if begin.is_some_and(|begin| live.or(now).is_some_and(|v| reaches(v, begin))) {
                 self.before += 1;
@@ -184,6 +184,17 @@ impl Comparison {
             }
         }
     }
+}
+
+/// Whether two verdicts say the same on the same evidence. Words may have been mended since, and
+/// fields added that the recording's version did not know.
+fn is_same(live: Option<&Verdict>, now: Option<&Verdict>) -> bool {
+    let said = |verdict: &Verdict| {
+        let conclusion = (verdict.cause, verdict.confidence, verdict.listener, verdict.is_exact);
+        let evidence = (verdict.window, verdict.evidence, verdict.attribution, verdict.lead_ms);
+        (verdict.event.clone(), conclusion, evidence, verdict.health.clone())
+    };
+    live.map(said) == now.map(said)
 }
 
 /// Whether a verdict rests on what happened before `begin`.

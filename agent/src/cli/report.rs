@@ -1,0 +1,112 @@
+//! `floodmark report`: one page of HTML about an incident.
+
+use std::{
+    fs,
+    io::{Read, Write, stdout},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Args};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    ProxyArgs,
+    diagnose::{duration, status_of},
+    record::open,
+    run::stop_signal,
+};
+use crate::{
+    agent::{Agent, AgentConfig},
+    record::{Bounds, Header, Hindsight, Reader, Recorder, Redactor, replay},
+    report::{Timeline, render},
+    time::UnixMs,
+    verdict::Diagnosis,
+};
+
+/// Memory for what is watched live; the oldest goes when it is used up.
+const MEMORY: usize = 256 << 20;
+
+/// Arguments of `floodmark report`.
+#[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("what").required(true).args(["file", "duration"])),
+    after_help = "\
+Examples:
+  floodmark report incident.fmr --output incident.html
+  floodmark report --duration 5m --nginx-error-log /var/log/nginx/error.log --output now.html
+The page needs nothing else: no network, no scripts. It can be printed."
+)]
+pub(super) struct ReportArgs {
+    /// A recording, of `floodmark record`
+    file: Option<PathBuf>,
+    /// Watch this host for so long instead
+    #[arg(long, value_parser = duration)]
+    duration: Option<Duration>,
+    /// Where to write the page; without, to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Give pseudonyms to clients
+    #[arg(long, requires = "duration")]
+    redact: bool,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+/// Exit status as of `floodmark diagnose`.
+pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
+    let (page, status) = match (&args.file, args.duration) {
+        (Some(file), _) => write(open(file)?)?,
+        (None, Some(duration)) => {
+            let pieces = watch_for(duration, &args).await?;
+            write(Reader::open(pieces.concat().as_slice())?)?
+        }
+        (None, None) => anyhow::bail!("give a recording or --duration"),
+    };
+    match &args.output {
+        Some(path) => {
+            fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+        }
+        None => stdout().write_all(page.as_bytes()).context("writing the page")?,
+    }
+    Ok(status)
+}
+
+fn write(recording: Reader<impl Read>) -> Result<(String, ExitCode)> {
+    let mut timeline = Timeline::default();
+    let mut peers = Vec::new();
+    let replay = replay(recording, |tick, state| {
+        timeline.add(tick, state);
+        if tick.changes.peers.is_some() {
+            peers.clone_from(&state.peers);
+        }
+    })?;
+    let status = status_of(&Diagnosis::of(&replay.report, None));
+    Ok((render(&replay, &timeline, &peers), status))
+}
+
+/// A recording of what happens from now on, kept in memory.
+async fn watch_for(duration: Duration, args: &ReportArgs) -> Result<Vec<bytes::Bytes>> {
+    let stop = stop_signal()?;
+    let config =
+        AgentConfig { watch_causes: true, watch_connections: true, ..args.proxy.config()? };
+    let mut agent = Agent::start(&config)?;
+    let header = Header::here(UnixMs::now(), args.redact);
+    let bounds = Bounds { period: 2 * duration, bytes: MEMORY };
+    let kept = Hindsight::new(header, bounds);
+    let redactor = args.redact.then(Redactor::default);
+    agent.record(Recorder::new(Box::new(kept.clone()), redactor));
+    eprintln!("watching for {} s", duration.as_secs());
+    let enough = async {
+        tokio::select! {
+            () = tokio::time::sleep(duration) => {}
+            () = stop => {}
+        }
+    };
+    let (snapshots, _latest) = watch::channel(None);
+    let (_no_changes, changes) = mpsc::channel(1);
+    agent.run(&snapshots, enough, changes, |_| {}).await?;
+    Ok(kept.kept())
+}

@@ -1,0 +1,65 @@
+//! The page of a hostile incident.
+
+use super::{Timeline, render};
+use crate::record::{Reader, replay};
+
+/// Replays the recording of the corpora, with `change` made to what came of it.
+fn page(change: impl FnOnce(&mut crate::record::Replay)) -> String {
+    let bytes = include_bytes!("../../../tests/corpora/recording/v1.fmr").as_slice();
+    let mut timeline = Timeline::default();
+    let mut peers = Vec::new();
+    let mut replayed = replay(Reader::open(bytes).unwrap(), |tick, state| {
+        timeline.add(tick, state);
+        peers.clone_from(&state.peers);
+    })
+    .unwrap();
+    change(&mut replayed);
+    render(&replayed, &timeline, &peers)
+}
+
+#[test]
+fn the_page_tells_the_story() {
+    let page = page(|_| {});
+    for words in [
+        "10.9.8.7:8000 in app (tornado, pid 42, app.service) lost 770 handshakes",
+        "its accept queue was full",
+        "every one of them is accounted for",
+        "took a peer out of use 37 times; 37 of these follow",
+        "What to change, in this order",
+        "limit 128",
+        "Nothing is known to be missing.",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn nothing_is_fetched_and_nothing_runs() {
+    let page = page(|_| {});
+    for word in ["http://", "https://", "src=", "<script", "@import", "url(", "<link"] {
+        assert!(!page.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let hostile = "</title></style><script>alert(1)</script>\"'<img src=x onerror=y>";
+    let page = page(|replayed| {
+        let report = &mut replayed.report;
+        let listener = &mut report.listeners[0].listener;
+        listener.owners[0].command = hostile.to_owned();
+        listener.netns_name = hostile.to_owned();
+        report.namespaces[0].name = hostile.to_owned();
+        for verdict in &mut report.proxy.verdicts {
+            let verdict = std::sync::Arc::make_mut(verdict);
+            verdict.event.upstream = crate::proxy::Upstream::Group(hostile.to_owned());
+            verdict.because = hostile.to_owned();
+        }
+        replayed.standings[0].blind_spot = hostile.to_owned();
+        replayed.header.kernel = hostile.to_owned();
+    });
+    assert!(page.contains("&lt;script&gt;"));
+    for tag in ["<script", "<img", "</title></style>"] {
+        assert!(!page.contains(tag), "{tag}");
+    }
+}
