@@ -92,7 +92,8 @@ fn in_container(directory: &Path) -> Running {
     let (root, etc) = (directory.join("root"), directory.join("etc"));
     fs::create_dir_all(&root).unwrap();
     fs::create_dir_all(etc.join("conf.d")).unwrap();
-    let main = "error_log stderr warn; pid /dev/null; events {}\n\
+    // Its pid file is one that it deletes in the end, so not /dev/null.
+    let main = "error_log stderr warn; pid /tmp/nginx.pid; events {}\n\
                 http { include conf.d/*.conf; include /etc/nginx/absolute.conf; }";
     let site = "upstream inside { server 127.0.0.1:1; server 127.0.0.1:2; }\n\
                 server { listen unix:/tmp/fm-lint.sock; location / { proxy_pass http://inside; } }";
