@@ -1,11 +1,14 @@
 //! The command line, one file per subcommand.
 
+mod completions;
 mod config;
 mod diagnose;
 mod doctor;
+mod examples;
 mod lines;
 mod lint;
 mod listeners;
+mod man;
 mod proxies;
 mod record;
 mod reload;
@@ -15,6 +18,7 @@ mod run;
 mod service;
 mod settings;
 mod story;
+mod watch;
 
 use std::{env, ffi::OsString, io::Write, process::ExitCode};
 
@@ -49,23 +53,41 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: attach, follow proxies, correlate, serve metrics
+    #[command(after_help = examples::RUN)]
     Run(run::RunArgs),
     /// Watch for a while, then say what is wrong, on what evidence, and what to change
+    #[command(after_help = examples::DIAGNOSE)]
     Diagnose(diagnose::DiagnoseArgs),
     /// Keep an incident in a file, to be replayed and reported elsewhere and later
+    #[command(after_help = examples::RECORD)]
     Record(record::RecordArgs),
     /// Tell the story of a recording as diagnose would have told it
+    #[command(after_help = examples::REPLAY)]
     Replay(replay::ReplayArgs),
     /// Write one page of HTML about an incident, from a recording or from now on
+    #[command(after_help = examples::REPORT)]
     Report(report::ReportArgs),
+    /// Show listeners by trouble, losses and verdicts while they happen, on a terminal
+    #[command(after_help = examples::WATCH)]
+    Watch(watch::WatchArgs),
     /// List every listener of every network namespace: owner, queue and limit, trouble first
+    #[command(after_help = examples::LISTENERS)]
     Listeners(listeners::ListenersArgs),
     /// Check a proxy's configuration for what brings the incident about
+    #[command(after_help = examples::LINT)]
     Lint(lint::LintArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArgs),
     /// Check the configuration file, or show every setting in force
+    #[command(after_help = examples::CONFIG)]
     Config(config::ConfigArgs),
+    /// Print a script that completes these commands in a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write a page for each command
+    #[command(after_help = examples::MAN)]
+    Man(man::ManArgs),
 }
 
 /// A command line, and what else there is to go by.
@@ -114,6 +136,9 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         Command::Listeners(args) => listeners::listeners(&args),
         Command::Lint(args) => lint::lint(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Watch(args) => runtime.block_on(watch::watch(args)),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
         Command::Config(args) => config::config(args, &matches, &layers),
     }
 }

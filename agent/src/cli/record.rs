@@ -27,12 +27,6 @@ pub(super) const SOCKET: &str = "/run/floodmark/agent.sock";
 
 /// Arguments of `floodmark record`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  floodmark record incident.fmr --duration 10m --nginx-error-log /var/log/nginx/error.log
-  floodmark record incident.fmr --from-agent      what the running agent saw in the last minutes
-  floodmark record send.fmr --redact-from incident.fmr    a copy without clients and their requests
-Then: floodmark replay incident.fmr, floodmark report incident.fmr --output incident.html")]
 pub(super) struct RecordArgs {
     /// The file to write; it must not be there yet
     file: PathBuf,

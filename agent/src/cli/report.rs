@@ -31,14 +31,7 @@ const MEMORY: usize = 256 << 20;
 
 /// Arguments of `floodmark report`.
 #[derive(Debug, Args)]
-#[command(
-    group(ArgGroup::new("what").required(true).args(["file", "duration"])),
-    after_help = "\
-Examples:
-  floodmark report incident.fmr --output incident.html
-  floodmark report --duration 5m --nginx-error-log /var/log/nginx/error.log --output now.html
-The page needs nothing else: no network, no scripts. It can be printed."
-)]
+#[command(group(ArgGroup::new("what").required(true).args(["file", "duration"])))]
 pub(super) struct ReportArgs {
     /// A recording, of `floodmark record`
     file: Option<PathBuf>,

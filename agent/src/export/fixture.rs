@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// The namespace where something was lost.
-pub(super) const APP: NetnsId = NetnsId(4_026_532_001);
+pub(crate) const APP: NetnsId = NetnsId(4_026_532_001);
 /// A quiet one.
-pub(super) const QUIET: NetnsId = NetnsId(4_026_532_002);
+pub(crate) const QUIET: NetnsId = NetnsId(4_026_532_002);
 
 /// One listener that lost 10 SYNs, 5 final ACKs and 3 segments for other reasons, one of which for
 /// a full SYN queue; and everything that goes with it.
-pub(super) fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     let mut kernel = MibCounts::default();
     for (counter, count) in
         [(Counter::ListenOverflows, 16), (Counter::ListenDrops, 20), (Counter::TimeWait, 4)]
@@ -97,17 +97,17 @@ pub(super) fn snapshot() -> Snapshot {
 }
 
 /// An inventory of these listeners.
-pub(super) fn view(listeners: &[Listener]) -> View {
+pub(crate) fn view(listeners: &[Listener]) -> View {
     View { listeners: listeners.to_vec(), ..View::default() }
 }
 
 /// How a signal is had.
-pub(super) fn standing(signal: Signal, rung: Rung) -> Standing {
+pub(crate) fn standing(signal: Signal, rung: Rung) -> Standing {
     Standing { signal, rung, blind_spot: String::new(), refused: Vec::new() }
 }
 
 /// A listener with losses.
-pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
+pub(crate) fn listener(port: u16, command: &str) -> ListenerReport {
     let id = ListenerId {
         netns: APP,
         addr: ([10, 0, 0, 2], port).into(),
@@ -135,7 +135,7 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
 }
 
 /// A snapshot in which everything happened that there is a metric for.
-pub(super) fn everything() -> Snapshot {
+pub(crate) fn everything() -> Snapshot {
     let mut snapshot = snapshot();
     snapshot.health =
         Health { misses: vec![("tcp_conn_request".to_owned(), 1)], ..Health::default() };

@@ -2,7 +2,7 @@
 
 mod families;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod flows;
 mod http;
 mod listeners;

@@ -1,0 +1,198 @@
+//! What is shown, and what keys do to it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    agent::Snapshot,
+    inventory::Listener,
+    kernel::{Counter, ListenerId},
+    verdict::{ListenerReport, Verdict},
+};
+
+/// Seconds that sparklines reach back.
+const REACH: usize = 120;
+
+/// What a key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Up,
+    Down,
+    Open,
+    Back,
+    Pause,
+    Quit,
+    Other,
+}
+
+/// A count of which each second's growth is kept.
+#[derive(Debug, Default)]
+pub struct Growth {
+    last: Option<u64>,
+    /// By second, the newest last.
+    pub seconds: VecDeque<u64>,
+}
+
+impl Growth {
+    fn heard(&mut self, total: u64) {
+        // What was there at the first look did not come just now.
+        let grown = self.last.map_or(0, |last| total.saturating_sub(last));
+        self.last = Some(total);
+        self.seconds.push_back(grown);
+        if self.seconds.len() > REACH {
+            self.seconds.pop_front();
+        }
+    }
+
+    /// The growth within the last second.
+    pub fn now(&self) -> u64 {
+        self.seconds.back().copied().unwrap_or(0)
+    }
+
+    /// The last `count` seconds, the newest last.
+    pub fn latest(&self, count: usize) -> Vec<u64> {
+        self.seconds.iter().skip(self.seconds.len().saturating_sub(count)).copied().collect()
+    }
+}
+
+/// Everything that is on the screen.
+#[derive(Default)]
+pub struct State {
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Handshakes dropped, of all listeners.
+    pub drops: Growth,
+    /// SYNs and SYN/ACKs that the kernels sent again.
+    pub retransmits: Growth,
+    /// Drops by listener; of those alone that dropped something.
+    pub by_listener: BTreeMap<ListenerId, Growth>,
+    selected: Option<ListenerId>,
+    pub is_open: bool,
+    pub is_paused: bool,
+}
+
+impl State {
+    /// A second has gone by.
+    pub fn heard(&mut self, snapshot: Arc<Snapshot>) {
+        let report = &snapshot.report;
+        self.drops.heard(report.listeners.iter().map(|lost| lost.tally.drops()).sum());
+        let repeated = report.namespaces.iter().map(|netns| netns.kernel[Counter::SynRetrans]);
+        self.retransmits.heard(repeated.sum());
+        for lost in &report.listeners {
+            let growth = self.by_listener.entry(lost.listener.id).or_default();
+            // Unlike what was there at the start, a listener new in the report lost all of it now.
+            growth.last.get_or_insert(0);
+            growth.heard(lost.tally.drops());
+        }
+        let is_known = |id: &ListenerId| report.listeners.iter().any(|l| l.listener.id == *id);
+        self.by_listener.retain(|id, _| is_known(id));
+        if !self.is_paused || self.snapshot.is_none() {
+            self.snapshot = Some(snapshot);
+        }
+    }
+
+    /// False where it asks to end.
+    pub fn pressed(&mut self, key: Key) -> bool {
+        match key {
+            Key::Quit => return false,
+            Key::Up => self.step(-1),
+            Key::Down => self.step(1),
+            Key::Open => self.is_open = self.selected().is_some(),
+            Key::Back => self.is_open = false,
+            Key::Pause => self.is_paused = !self.is_paused,
+            Key::Other => {}
+        }
+        true
+    }
+
+    fn step(&mut self, by: isize) {
+        let listeners = self.listeners();
+        let Some(last) = listeners.len().checked_sub(1) else { return };
+        let to = self.row().saturating_add_signed(by).min(last);
+        self.selected = Some(listeners[to].id);
+    }
+
+    /// Every listener, those in trouble first.
+    pub fn listeners(&self) -> &[Listener] {
+        self.snapshot.as_ref().map_or(&[], |snapshot| &snapshot.view.listeners)
+    }
+
+    /// The row selected. It stays with its listener when others come before it.
+    pub fn row(&self) -> usize {
+        let is_it = |listener: &Listener| Some(listener.id) == self.selected;
+        self.listeners().iter().position(is_it).unwrap_or(0)
+    }
+
+    /// The listener selected.
+    pub fn selected(&self) -> Option<&Listener> {
+        self.listeners().get(self.row())
+    }
+
+    /// What a listener lost.
+    pub fn lost(&self, id: ListenerId) -> Option<&ListenerReport> {
+        let snapshot = self.snapshot.as_ref()?;
+        snapshot.report.listeners.iter().find(|lost| lost.listener.id == id)
+    }
+
+    /// The newest verdicts, the newest first; of one listener where one is named.
+    pub fn verdicts(&self, of: Option<ListenerId>) -> impl Iterator<Item = &Verdict> {
+        let all = self.snapshot.as_ref().map(|snapshot| &snapshot.report.proxy.verdicts);
+        let all = all.into_iter().flatten().rev().map(Arc::as_ref);
+        all.filter(move |verdict| of.is_none() || verdict.listener == of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::fixture;
+
+    fn state(ports: &[u16]) -> State {
+        let mut snapshot = fixture::snapshot();
+        let listeners: Vec<_> =
+            ports.iter().map(|port| fixture::listener(*port, "app").listener).collect();
+        snapshot.view = fixture::view(&listeners);
+        let mut state = State::default();
+        state.heard(Arc::new(snapshot));
+        state
+    }
+
+    #[test]
+    fn growth_is_by_second_and_begins_with_nothing() {
+        let mut growth = Growth::default();
+        for total in [100, 107, 107, 110] {
+            growth.heard(total);
+        }
+        assert_eq!((growth.latest(3), growth.now()), (vec![7, 0, 3], 3));
+        (0..500).for_each(|total| growth.heard(total));
+        assert_eq!(growth.seconds.len(), REACH);
+    }
+
+    #[test]
+    fn the_selection_stays_with_its_listener() {
+        let mut state = state(&[1, 2, 3]);
+        state.pressed(Key::Down);
+        assert_eq!(state.selected().unwrap().id.addr.port(), 2);
+        let again = self::state(&[9, 1, 2, 3]).snapshot.unwrap();
+        state.heard(again);
+        assert_eq!((state.row(), state.selected().unwrap().id.addr.port()), (2, 2));
+        (0..9).for_each(|_| assert!(state.pressed(Key::Down)));
+        assert_eq!(state.row(), 3);
+        (0..9).for_each(|_| assert!(state.pressed(Key::Up)));
+        assert_eq!(state.row(), 0);
+        assert!(!state.pressed(Key::Quit));
+    }
+
+    #[test]
+    fn what_is_paused_stays_as_it_is() {
+        let mut state = state(&[1]);
+        state.pressed(Key::Pause);
+        let later = self::state(&[2]).snapshot.unwrap();
+        state.heard(Arc::clone(&later));
+        assert_eq!(state.selected().unwrap().id.addr.port(), 1);
+        state.pressed(Key::Pause);
+        state.heard(later);
+        assert_eq!(state.selected().unwrap().id.addr.port(), 2);
+    }
+}
