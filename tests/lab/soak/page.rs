@@ -94,8 +94,9 @@ impl fmt::Display for Soak {
         }
         writeln!(
             f,
-            "\nThe last column is what listeners lost that lived for 0.3 s in namespaces that lived for 3 s: \
-             hooks attribute it, a look each second comes too late.\n"
+            "\nListeners that closed are kept for ten minutes, and for so long memory and series grow. \
+             The last column is what listeners lost that lived for 0.3 s in namespaces that lived \
+             for 3 s: hooks attribute it, a look each second comes too late.\n"
         )?;
         for Check { what, holds, detail } in &self.checks {
             writeln!(f, "- {} {what}: {detail}", if *holds { "ok," } else { "FAILED," })?;
