@@ -224,17 +224,6 @@ fn rules_dashboards_and_pages_name_only_metrics_that_there_are() {
 }
 
 #[test]
-fn the_index_of_the_documentation_has_every_page() {
-    let docs = repository().join("docs");
-    let index = fs::read_to_string(docs.join("README.md")).unwrap();
-    for entry in fs::read_dir(docs).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let is_listed = name == "README.md" || index.contains(&format!("]({name})"));
-        assert!(is_listed, "docs/README.md does not lead to {name}");
-    }
-}
-
-#[test]
 fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     let page = fs::read_to_string(repository().join("docs/alerts.md")).unwrap();
     let described: BTreeSet<&str> =
