@@ -7,17 +7,12 @@ use std::{
 };
 
 use crate::{
-    kernel::{
-        Attribution, Counter, KernelEvent, KernelSample, MibCounts, NetnsId, QueueDepth,
-        ServiceCount, Tally,
-    },
+    kernel::{Attribution, KernelEvent, KernelSample, NetnsId, QueueDepth, Tally},
     time::{UnixMs, Window},
 };
 
 /// Detail events kept; the oldest go first.
 const MOST_EVENTS: usize = 50_000;
-/// The word for SYNs sent again in [`ServiceCount::counts`].
-const SYN_REPEATED: &str = "syn_repeated";
 
 /// Evidence of the recent past, by the address listened on. A restarted application has another
 /// socket at the same address, and what the old one lost still explains what the proxy saw.
@@ -34,10 +29,9 @@ pub struct Evidence {
     /// Instants at which the queues were looked at, whatever was in them.
     looks: VecDeque<UnixMs>,
     repeated: VecDeque<(UnixMs, NetnsId, u16)>,
-    repeated_before: BTreeMap<(NetnsId, u16), u64>,
-    /// Growth of a namespace's TCPReqQFullDrop.
     syn_queue_full: VecDeque<(UnixMs, NetnsId)>,
-    syn_queue_full_before: BTreeMap<NetnsId, u64>,
+    /// Stretches in which nobody looked at a namespace.
+    blind: BTreeMap<NetnsId, VecDeque<Window>>,
     /// Namespaces in which `tcp_abort_on_overflow` is set.
     pub aborting: BTreeSet<NetnsId>,
 }
@@ -86,9 +80,8 @@ impl Evidence {
             queues: HashMap::new(),
             looks: VecDeque::new(),
             repeated: VecDeque::new(),
-            repeated_before: BTreeMap::new(),
             syn_queue_full: VecDeque::new(),
-            syn_queue_full_before: BTreeMap::new(),
+            blind: BTreeMap::new(),
             aborting: BTreeSet::new(),
         }
     }
@@ -127,31 +120,25 @@ impl Evidence {
         }
     }
 
-    /// Takes in the counts of connections by service: the growth of SYNs sent again by clients.
-    pub fn add_services(&mut self, now: UnixMs, services: &[ServiceCount]) {
-        for service in services.iter().filter(|service| !service.is_local) {
-            let count = service.counts.get(SYN_REPEATED).copied().unwrap_or(0);
-            let key = (service.netns, service.port);
-            let before = self.repeated_before.insert(key, count);
-            if self.since.is_some() && count > before.unwrap_or(0) {
-                self.repeated.push_back((now, service.netns, service.port));
-            }
-        }
+    /// Takes in that SYNs were sent again, from these namespaces to these ports.
+    pub fn add_syns_repeated(&mut self, now: UnixMs, grown: Vec<(NetnsId, u16)>) {
+        self.repeated.extend(grown.into_iter().map(|(netns, port)| (now, netns, port)));
     }
 
-    /// Takes in the kernel's own counters: where no program sees the dropped SYN itself, they tell
-    /// whether a SYN queue was full.
-    pub fn add_counters<'a>(
-        &mut self,
-        now: UnixMs,
-        counters: impl Iterator<Item = (NetnsId, &'a MibCounts)>,
-    ) {
-        for (netns, counts) in counters {
-            let count = counts[Counter::ReqQFullDrop];
-            let before = self.syn_queue_full_before.insert(netns, count);
-            if before.is_some_and(|before| count > before) {
-                self.syn_queue_full.push_back((now, netns));
+    /// Takes in that a SYN queue was full in these namespaces.
+    pub fn add_syn_queues_full(&mut self, now: UnixMs, grown: Vec<NetnsId>) {
+        self.syn_queue_full.extend(grown.into_iter().map(|netns| (now, netns)));
+    }
+
+    /// Takes in that nobody looked at `netns` inside `window`.
+    pub fn add_blind(&mut self, netns: NetnsId, window: Window) {
+        let blind = self.blind.entry(netns).or_default();
+        match blind.back_mut() {
+            Some(last) if last.overlaps(&window) => {
+                last.from = last.from.min(window.from);
+                last.to = last.to.max(window.to);
             }
+            _ => blind.push_back(window),
         }
     }
 
@@ -224,10 +211,17 @@ impl Evidence {
         inside.map(|(_, count)| count).sum()
     }
 
-    /// Part of `window` before the agent began to watch.
-    pub fn unseen(&self, window: &Window) -> Duration {
+    /// Part of `window` in which nobody watched: before the agent began to, or, where `netns` is given,
+    /// while the agent that watches that was not heard of.
+    pub fn unseen(&self, window: &Window, netns: Option<NetnsId>) -> Duration {
         let since = self.since.unwrap_or(window.to).min(window.to);
-        Duration::from_millis(since.0.saturating_sub(window.from.0))
+        let before = since.0.saturating_sub(window.from.0);
+        let overlap = |blind: &Window| {
+            let (from, to) = (blind.from.max(window.from), blind.to.min(window.to));
+            to.0.saturating_sub(from.0)
+        };
+        let blind = netns.and_then(|netns| self.blind.get(&netns)).into_iter().flatten();
+        Duration::from_millis(before.max(blind.map(overlap).sum()))
     }
 
     /// Places at exactly `addr`, in whichever namespace, that lost something within the horizon.
@@ -245,6 +239,10 @@ impl Evidence {
         pop_while(&mut self.looks, |at| *at < before);
         pop_while(&mut self.repeated, |(at, ..)| *at < before);
         pop_while(&mut self.syn_queue_full, |(at, _)| *at < before);
+        self.blind.retain(|_, blind| {
+            pop_while(blind, |window| window.to < before);
+            !blind.is_empty()
+        });
     }
 
     fn forget_event(&mut self) {

@@ -11,6 +11,7 @@ use super::{
     attempts::Attempts,
     cause::{Facts, rule},
     evidence::{Evidence, Place},
+    growth::Growth,
     markings::{MEMORY, Markings},
     search::{Found, candidates, search},
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
@@ -52,8 +53,11 @@ pub struct Correlator {
     arrived: u64,
     attempts: Attempts,
     markings: Markings,
+    growth: Growth,
     /// The rungs from which dropped SYNs and final ACKs are had.
     rungs: (String, String),
+    /// By how much clocks may differ.
+    skew: Duration,
 }
 
 impl Default for Correlator {
@@ -64,7 +68,9 @@ impl Default for Correlator {
             arrived: 0,
             attempts: Attempts::default(),
             markings: Markings::default(),
+            growth: Growth::default(),
             rungs: Default::default(),
+            skew: Duration::ZERO,
         }
     }
 }
@@ -82,21 +88,45 @@ impl Correlator {
 
     /// Takes in the accept queues as they were at `now`.
     pub fn on_queues(&mut self, now: UnixMs, inventory: &Inventory) {
-        let waiting = inventory.listeners().filter(|listener| listener.queue.len > 0);
-        let depth = |l: &crate::inventory::Listener| ((l.id.netns, l.id.addr), l.queue);
-        let waiting: Vec<(Place, QueueDepth)> = waiting.map(depth).collect();
-        self.evidence.add_queues(now, waiting.into_iter());
+        self.on_waiting(now, inventory.waiting());
+    }
+
+    /// Takes in the accept queues at `now` of listeners that had any connection waiting.
+    pub fn on_waiting(&mut self, now: UnixMs, waiting: impl Iterator<Item = (Place, QueueDepth)>) {
+        self.evidence.add_queues(now, waiting);
     }
 
     /// Takes in the counts of connections by service.
     pub fn on_services(&mut self, now: UnixMs, services: &[ServiceCount]) {
-        self.evidence.add_services(now, services);
+        let grown = self.growth.syns_repeated(services);
+        self.on_syns_repeated(now, grown);
+    }
+
+    /// Takes in that SYNs were sent again, from these namespaces to these ports.
+    pub fn on_syns_repeated(&mut self, now: UnixMs, grown: Vec<(NetnsId, u16)>) {
+        self.evidence.add_syns_repeated(now, grown);
     }
 
     /// Takes in the kernel's own counters, by namespace.
     pub fn on_counters(&mut self, now: UnixMs, kernel: &BTreeMap<NetnsId, (String, MibCounts)>) {
         let counters = kernel.iter().map(|(netns, (_, counts))| (*netns, counts));
-        self.evidence.add_counters(now, counters);
+        let grown = self.growth.syn_queues_full(counters);
+        self.on_syn_queues_full(now, grown);
+    }
+
+    /// Takes in that a SYN queue was full in these namespaces.
+    pub fn on_syn_queues_full(&mut self, now: UnixMs, grown: Vec<NetnsId>) {
+        self.evidence.add_syn_queues_full(now, grown);
+    }
+
+    /// Takes in that nobody looked at `netns` inside `window`.
+    pub fn on_blind(&mut self, netns: NetnsId, window: Window) {
+        self.evidence.add_blind(netns, window);
+    }
+
+    /// Takes in by how much the clocks of those who saw and heard may differ.
+    pub fn on_skew(&mut self, skew: Duration) {
+        self.skew = skew;
     }
 
     /// Takes in what evidence rests on: the rungs from which dropped SYNs and final ACKs are had, and
@@ -191,7 +221,7 @@ impl Correlator {
         listeners: &[ListenerId],
         inventory: &Inventory,
     ) -> Verdict {
-        let window = reach(&event, attempt);
+        let window = reach(&event, attempt).widened(self.skew);
         let addr = event.addr().or(attempt.peer);
         let found = addr.map(|addr| {
             let mut ids = candidates(inventory, addr, proxy_netns);
@@ -206,7 +236,7 @@ impl Correlator {
             let port = listener.map_or(peer.port(), |id| id.addr.port());
             self.evidence.of_connection(local, port, &window)
         });
-        let health = self.health(&window);
+        let health = self.health(&window, listener.map(|id| id.netns));
         let ruling = rule(&Facts {
             phase: attempt.phase,
             failure: attempt.failure,
@@ -241,11 +271,12 @@ impl Correlator {
         }
     }
 
-    fn health(&self, window: &Window) -> EvidenceHealth {
+    fn health(&self, window: &Window, netns: Option<NetnsId>) -> EvidenceHealth {
         let (syn_rung, ack_rung) = self.rungs.clone();
         EvidenceHealth {
             events_lost: self.evidence.events_lost(window),
-            unseen_ms: self.evidence.unseen(window).as_millis() as u64,
+            unseen_ms: self.evidence.unseen(window, netns).as_millis() as u64,
+            skew_ms: self.skew.as_millis() as u64,
             syn_rung,
             ack_rung,
         }
@@ -254,7 +285,7 @@ impl Correlator {
     /// "No live upstreams" has the causes of what led to it.
     fn no_live_peers(&mut self, event: ProxyEvent) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
-        let health = self.health(&window);
+        let health = self.health(&window, None);
         let led = self.markings.led_to(&event);
         let listed: Vec<String> =
             led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
