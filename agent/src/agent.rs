@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -14,10 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    inventory::View,
+    across::Outbox,
+    inventory::{Inventory, View},
     kernel::{
-        Health, Heard, KernelSource, MibCounts, NetnsId, Reach, Rung, ServiceCount, Signal,
-        Standing, netns::discover,
+        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing, netns::discover,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
@@ -26,11 +27,8 @@ use crate::{
     },
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Correlator, KernelSide, Ledger, Report, Verdict, VerdictKind},
+    verdict::{Heard, Inputs, Judge, Outcome, Report, Totals, Verdict, VerdictKind},
 };
-
-/// What [`KernelSource::services`] tells.
-type Services = (Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>);
 
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -93,11 +91,13 @@ pub struct Snapshot {
     /// The agent's own troubles.
     pub health: Health,
     /// What each signal heard of the canary; empty while it sings.
-    pub canary: BTreeMap<Signal, Heard>,
+    pub canary: BTreeMap<Signal, kernel::Heard>,
     /// Why there is no canary.
     pub no_canary: Option<String>,
     /// What each source has read, by its name.
     pub sources: Vec<(String, Arc<SourceStats>)>,
+    /// Those who are told, by their names.
+    pub outlets: Vec<(String, Arc<Outbox>)>,
     /// Who owns what.
     pub view: View,
     /// How many listeners to export at most.
@@ -108,19 +108,37 @@ pub struct Snapshot {
     pub tick: Duration,
 }
 
+/// Somebody who is told what the agent took in and found.
+pub trait Outlet: Send {
+    /// Tells of a tick: what it took in, with all that was `heard` since the one before, and the
+    /// verdicts that it led to.
+    fn tick(
+        &mut self,
+        inputs: &Inputs<'_>,
+        heard: &[Heard],
+        verdicts: &[Verdict],
+        inventory: &Inventory,
+    );
+
+    /// Its name, and what became of what it was told.
+    fn stats(&self) -> (String, Arc<Outbox>);
+}
+
 /// The agent's state between two ticks.
 pub struct Agent {
     kernel: KernelSource,
     stock: Stock,
     listeners_exported: usize,
-    correlator: Correlator,
-    ledger: Ledger,
+    judge: Judge,
     sources: Vec<(String, Arc<SourceStats>)>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
     stop_followers: Arc<AtomicBool>,
     positions: Option<Arc<Positions>>,
     directory: Directory,
     homes: Homes,
+    outlets: Vec<Box<dyn Outlet>>,
+    /// What was heard since the last tick, for the outlets.
+    heard: Vec<Heard>,
 }
 
 impl Agent {
@@ -161,20 +179,26 @@ impl Agent {
             kernel,
             stock,
             listeners_exported: config.listeners_exported,
-            correlator: Correlator::default(),
-            ledger: Ledger::new(UnixMs::now()),
+            judge: Judge::new(UnixMs::now()),
             sources,
             proxy_events,
             stop_followers,
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
+            outlets: Vec::new(),
+            heard: Vec::new(),
         })
     }
 
     /// How each signal is had.
     pub fn standings(&self) -> &[Standing] {
         self.kernel.standings()
+    }
+
+    /// Adds somebody who is told of every tick.
+    pub fn tell(&mut self, outlet: Box<dyn Outlet>) {
+        self.outlets.push(outlet);
     }
 
     /// Runs until `stop` completes, publishing a snapshot at every tick; then decides what still
@@ -197,7 +221,7 @@ impl Agent {
                 biased;
                 () = &mut stop => break,
                 _ = ticks.tick() => {
-                    let snapshot = tokio::task::block_in_place(|| self.tick(&mut on_verdict))?;
+                    let snapshot = tokio::task::block_in_place(|| self.tick(false, &mut on_verdict))?;
                     snapshots.send_replace(Some(Arc::new(snapshot)));
                 }
                 Some(event) = self.proxy_events.recv() => self.hear(event),
@@ -205,13 +229,9 @@ impl Agent {
         }
         self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
         let snapshot = tokio::task::block_in_place(|| {
-            self.tick(&mut on_verdict)?;
+            self.tick(false, &mut on_verdict)?;
             // Once more: the lower rung gives some drops to a listener one sample later.
-            self.tick(&mut on_verdict)?;
-            let rest = self.correlator.decide_all(&self.stock.inventory);
-            self.book(rest, &mut on_verdict);
-            let services = self.kernel.services()?;
-            self.snapshot(Duration::ZERO, services)
+            self.tick(true, &mut on_verdict)
         })?;
         if let Some(positions) = &self.positions {
             positions.flush();
@@ -220,92 +240,80 @@ impl Agent {
         Ok(())
     }
 
-    fn hear(&mut self, mut event: ProxyEvent) {
-        self.directory.look_up(&mut event);
-        self.ledger.book_proxy_event(&event);
-        let netns = self.homes.of(&event);
-        self.correlator.on_event(event, netns, UnixMs::now(), &self.stock.inventory);
+    fn hear(&mut self, event: ProxyEvent) {
+        let heard = self.as_heard(event);
+        self.judge.hear(&heard, &self.stock.inventory);
     }
 
-    fn tick(&mut self, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
-        let started = Instant::now();
-        if self.stock.tick(&mut self.kernel)? {
-            self.forget()?;
+    fn as_heard(&mut self, mut event: ProxyEvent) -> Heard {
+        self.directory.look_up(&mut event);
+        let netns = self.homes.of(&event);
+        let heard = Heard { event, netns, at: UnixMs::now() };
+        if !self.outlets.is_empty() {
+            self.heard.push(heard.clone());
         }
+        heard
+    }
+
+    fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
+        let started = Instant::now();
+        let forgets = self.stock.tick(&mut self.kernel)?;
         let sample = self.kernel.sample(&self.stock.namespaces)?;
         let is_known = |listener| self.stock.inventory.get(listener).is_some();
         if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
             self.stock.sweep(&mut self.kernel, false)?;
         }
-        self.ledger.book_sample(&sample, &self.stock.inventory);
-        self.correlator.on_sample(&sample);
-        for event in self.kernel.events(EVENTS_PER_TICK) {
-            self.ledger.book_event(&event);
-            self.correlator.on_kernel_event(&event);
-        }
-        let services = self.kernel.services()?;
-        if !self.sources.is_empty() {
-            self.look_for_the_proxies(&services.0);
-        }
+        let events = self.kernel.events(EVENTS_PER_TICK);
+        let totals = self.totals()?;
+        let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
-            self.hear(event);
+            heard.push(self.as_heard(event));
         }
-        let verdicts = self.correlator.decide(UnixMs::now(), &self.stock.inventory);
-        self.book(verdicts, on_verdict);
-        self.snapshot(started.elapsed(), services)
-    }
-
-    /// What no loss shows, and a proxy suffers from all the same.
-    fn look_for_the_proxies(&mut self, services: &[ServiceCount]) {
-        let now = UnixMs::now();
-        let rung = |signal| {
-            let standing = self.kernel.standings().iter().find(|s| s.signal == signal);
-            standing.map_or(Rung::None, |standing| standing.rung).name()
+        let inputs = Inputs {
+            now: UnixMs::now(),
+            sample: &sample,
+            events: &events,
+            heard: &heard,
+            hears_proxies: !self.sources.is_empty(),
+            forgets,
+            is_last,
+            standings: self.kernel.standings(),
+            totals: &totals,
         };
-        let aborting = self.stock.inventory.aborting();
-        self.correlator.on_settings(rung(Signal::SynDrops), rung(Signal::AckDrops), aborting);
-        self.correlator.on_queues(now, &self.stock.inventory);
-        self.correlator.on_services(now, services);
-        self.correlator.on_counters(now, &self.kernel.kernel_counts());
-    }
-
-    fn forget(&mut self) -> Result<()> {
-        let known = self.kernel.kernel_counts();
-        let closed = self.ledger.forget_closed(UnixMs::now(), |netns| known.contains_key(&netns));
-        self.kernel.forget(&closed)
-    }
-
-    fn book(&mut self, verdicts: Vec<Verdict>, on_verdict: &mut impl FnMut(&Verdict)) {
-        for verdict in verdicts {
-            on_verdict(&verdict);
-            self.ledger.book_verdict(verdict);
+        let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
+        let all_heard = mem::take(&mut self.heard);
+        for outlet in &mut self.outlets {
+            outlet.tick(&inputs, &all_heard, &verdicts, &self.stock.inventory);
         }
+        verdicts.iter().for_each(on_verdict);
+        if forgets {
+            self.kernel.forget(&closed)?;
+        }
+        self.snapshot(started.elapsed(), totals)
     }
 
-    fn snapshot(&self, tick: Duration, services: Services) -> Result<Snapshot> {
-        let rungs = self
-            .kernel
-            .standings()
-            .iter()
-            .map(|standing| (standing.signal.name().to_owned(), standing.rung.name().to_owned()))
-            .collect();
-        let (services, services_moved) = services;
-        let namespaces = self.kernel.kernel_counts();
-        let no_port = self.kernel.no_port()?;
+    fn totals(&self) -> Result<Totals> {
+        let (services, services_moved) = self.kernel.services()?;
+        let (kernel, no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        Ok(Totals { kernel, services, services_moved, no_port })
+    }
+
+    fn snapshot(&self, tick: Duration, totals: Totals) -> Result<Snapshot> {
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
-        let kernel = KernelSide { rungs, kernel: &namespaces, services, services_moved, no_port };
+        let ledger = self.judge.ledger();
         Ok(Snapshot {
-            report: self.ledger.report(UnixMs::now(), kernel),
-            namespaces,
+            report: self.judge.report(UnixMs::now(), self.kernel.standings(), &totals),
+            namespaces: totals.kernel,
             standings: self.kernel.standings().to_vec(),
-            proxy_events: self.ledger.event_counts().clone(),
-            verdicts: self.ledger.verdict_counts().clone(),
+            proxy_events: ledger.event_counts().clone(),
+            verdicts: ledger.verdict_counts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
             sources: self.sources.clone(),
+            outlets: self.outlets.iter().map(|outlet| outlet.stats()).collect(),
             view: self.stock.view(self.listeners_exported),
             listeners_exported: self.listeners_exported,
             scraped: self.stock.scraped(),

@@ -93,7 +93,7 @@ async fn advance(bar: ProgressBar, mut latest: watch::Receiver<Option<Arc<Snapsh
     std::future::pending().await
 }
 
-fn duration(text: &str) -> Result<Duration> {
+pub(super) fn duration(text: &str) -> Result<Duration> {
     let parsed: SignedDuration =
         text.parse().map_err(|_| anyhow!("not a duration; write it like 30s, 5m or 1h30m"))?;
     let duration = Duration::try_from(parsed).map_err(|_| anyhow!("a duration is not negative"))?;

@@ -1,8 +1,11 @@
 //! The command line, one file per subcommand.
 
+mod bus;
+mod correlate;
 mod diagnose;
 mod doctor;
 mod listeners;
+mod outlets;
 mod proxies;
 mod run;
 mod story;
@@ -36,6 +39,8 @@ pub struct Cli {
 enum Command {
     /// Run the agent: attach, follow proxies, correlate, serve metrics
     Run(run::RunArgs),
+    /// Make the verdicts that no host's agent could make alone, of what agents tell on a NATS subject
+    Correlate(correlate::CorrelateArgs),
     /// Watch for a while, then say what is wrong, on what evidence, and what to change
     Diagnose(diagnose::DiagnoseArgs),
     /// List every listener of every network namespace: owner, queue and limit, trouble first
@@ -58,6 +63,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         .context("starting the runtime")?;
     match cli.command {
         Command::Run(args) => runtime.block_on(run::run(args)),
+        Command::Correlate(args) => runtime.block_on(correlate::correlate(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
         Command::Listeners(args) => listeners::listeners(&args),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{HEALTHY, ProxyArgs};
+use super::{HEALTHY, ProxyArgs, outlets::OutletArgs};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
@@ -43,6 +43,8 @@ pub(super) struct RunArgs {
     trace_system_calls: bool,
     #[command(flatten)]
     proxy: ProxyArgs,
+    #[command(flatten)]
+    outlets: OutletArgs,
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -51,13 +53,14 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     let (snapshots, latest) = watch::channel(None);
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
-    let agent = Agent::start(&AgentConfig {
+    let mut agent = Agent::start(&AgentConfig {
         watch_causes: args.watch_causes,
         listeners_exported: args.listeners,
         trace_system_calls: args.trace_system_calls,
         watch_connections: args.watch_connections,
         ..args.proxy.config()?
     })?;
+    let outlets = args.outlets.open(&mut agent).await?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
@@ -81,6 +84,7 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     };
     let snapshots = Arc::new(snapshots);
     let outcome = agent.run(&snapshots, stop, print).await;
+    outlets.flush().await;
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;
     outcome?;

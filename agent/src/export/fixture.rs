@@ -77,6 +77,7 @@ pub(super) fn snapshot() -> Snapshot {
         proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
         health: Health::default(),
+        outlets: Vec::new(),
         canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
         no_canary: None,
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],

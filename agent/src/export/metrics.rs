@@ -1,18 +1,20 @@
 //! The Prometheus text of a snapshot. Families are built anew from the snapshot at each scrape, so
 //! what no longer exists is no longer exported, and no label outlives its listener.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use anyhow::Result;
 
-use super::{families::Families, flows::about_flows, listeners::about_listeners};
+use super::{
+    families::Families, flows::about_flows, listeners::about_listeners, outlets::about_outbox,
+};
 use crate::{
     agent::Snapshot,
     kernel::{
         Class, Counter, NetnsId,
         class::{Meaning, meaning_of},
     },
-    verdict::{Cycle, ListenerReport},
+    verdict::{Cycle, ListenerReport, VerdictKind},
 };
 
 /// Services exported at most, busiest first; and destinations without a port.
@@ -55,6 +57,9 @@ fn families(snapshot: &Snapshot) -> Families {
     about_proxies(&mut families, snapshot);
     about_cycles(&mut families, &snapshot.report.proxy.cycles);
     about_sources(&mut families, snapshot);
+    for (name, outbox) in &snapshot.outlets {
+        about_outbox(&mut families, name, outbox.stats());
+    }
     families
 }
 
@@ -259,7 +264,12 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
             *count,
         );
     }
-    for (kind, count) in &snapshot.verdicts {
+    about_verdicts(families, &snapshot.verdicts);
+}
+
+/// Verdicts by kind; whoever counts them bounds the kinds.
+pub(super) fn about_verdicts(families: &mut Families, verdicts: &BTreeMap<VerdictKind, u64>) {
+    for (kind, count) in verdicts {
         families.counter(
             "floodmark_verdicts_total",
             "Proxy events by the cause found for them.",

@@ -1,5 +1,6 @@
 //! What leaves the agent: Prometheus metrics and a few pages, over HTTP.
 
+mod correlation;
 mod families;
 #[cfg(test)]
 mod fixture;
@@ -7,7 +8,9 @@ mod flows;
 mod http;
 mod listeners;
 mod metrics;
+mod outlets;
 mod protobuf;
 
+pub use correlation::{Correlation, serve_correlation};
 pub use http::{bind, serve};
 pub use metrics::render;

@@ -45,7 +45,7 @@ use floodmark_common::queue::ListenCall;
 pub use listener::{Listener, Owner, UnixListener};
 use names::Names;
 use serde::{Deserialize, Serialize};
-pub use told::{Told, ToldListener};
+pub use told::{HostId, Told, ToldListener};
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
@@ -69,7 +69,7 @@ pub struct Inventory {
     /// Local addresses of every namespace that was looked into.
     addresses: BTreeMap<NetnsId, BTreeSet<IpAddr>>,
     /// The host of each namespace that another host told of; empty where all are this host's.
-    hosts: BTreeMap<NetnsId, u32>,
+    hosts: BTreeMap<NetnsId, HostId>,
     /// Where this host connects to, busiest first.
     destinations: Vec<Destination>,
     /// What was seen of `listen(2)`.

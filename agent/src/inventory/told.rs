@@ -14,6 +14,10 @@ use crate::kernel::{ListenerId, NetnsId, QueueDepth};
 /// Listeners told of in one namespace, the lowest ports first; of more, the number is told.
 const MOST: usize = 4000;
 
+/// A host, among those that tell each other; the default is the one that this process is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostId(pub u32);
+
 /// A namespace that is told of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
@@ -64,7 +68,7 @@ impl Inventory {
     }
 
     /// Takes in a namespace of `host`, in place of what was known of it.
-    pub fn hear(&mut self, host: u32, told: &Told) {
+    pub fn hear(&mut self, host: HostId, told: &Told) {
         self.forget(told.netns);
         for listener in &told.listeners {
             let id = ListenerId { netns: told.netns, addr: listener.addr, inode: listener.inode };
@@ -85,8 +89,13 @@ impl Inventory {
         self.hosts.remove(&netns);
     }
 
+    /// Whose namespace it is.
+    pub fn host(&self, netns: NetnsId) -> HostId {
+        self.hosts.get(&netns).copied().unwrap_or_default()
+    }
+
     /// Takes in that `netns` is a namespace of `host`, of which no more is known.
-    pub fn hear_of(&mut self, host: u32, netns: NetnsId) {
+    pub fn hear_of(&mut self, host: HostId, netns: NetnsId) {
         self.hosts.insert(netns, host);
     }
 }
@@ -129,9 +138,9 @@ mod tests {
     #[test]
     fn what_is_told_is_heard_whole() {
         let mut inventory = Inventory::default();
-        inventory.hear(0, &told(1, &["127.0.0.1", "10.0.0.1"], "0.0.0.0:80"));
+        inventory.hear(HostId(0), &told(1, &["127.0.0.1", "10.0.0.1"], "0.0.0.0:80"));
         assert_eq!(inventory.tell(), [told(1, &["127.0.0.1", "10.0.0.1"], "0.0.0.0:80")]);
-        inventory.hear(0, &told(1, &["10.0.0.2"], "0.0.0.0:81"));
+        inventory.hear(HostId(0), &told(1, &["10.0.0.2"], "0.0.0.0:81"));
         assert_eq!(inventory.tell(), [told(1, &["10.0.0.2"], "0.0.0.0:81")]);
         inventory.forget(NetnsId(1));
         assert!(inventory.tell().is_empty());
@@ -141,15 +150,15 @@ mod tests {
     #[test]
     fn an_address_of_the_callers_host_leads_to_no_other_host() {
         let mut inventory = Inventory::default();
-        inventory.hear(0, &told(1, &["127.0.0.1", "10.0.0.1"], "0.0.0.0:80"));
-        inventory.hear(0, &told(2, &["127.0.0.1", "172.17.0.2"], "0.0.0.0:80"));
-        inventory.hear(1, &told(3, &["127.0.0.1", "10.0.0.3"], "0.0.0.0:80"));
-        inventory.hear(1, &told(4, &["127.0.0.1", "172.17.0.2"], "0.0.0.0:80"));
+        inventory.hear(HostId(0), &told(1, &["127.0.0.1", "10.0.0.1"], "0.0.0.0:80"));
+        inventory.hear(HostId(0), &told(2, &["127.0.0.1", "172.17.0.2"], "0.0.0.0:80"));
+        inventory.hear(HostId(1), &told(3, &["127.0.0.1", "10.0.0.3"], "0.0.0.0:80"));
+        inventory.hear(HostId(1), &told(4, &["127.0.0.1", "172.17.0.2"], "0.0.0.0:80"));
         assert_eq!(found(&inventory, "172.17.0.2:80", 1), [2]);
         assert_eq!(found(&inventory, "172.17.0.2:80", 3), [4]);
         assert_eq!(found(&inventory, "10.0.0.3:80", 1), [3]);
         assert_eq!(found(&inventory, "127.0.0.1:80", 1), [1]);
-        inventory.hear_of(0, NetnsId(9));
+        inventory.hear_of(HostId(0), NetnsId(9));
         assert!(found(&inventory, "127.0.0.1:80", 9).is_empty());
         assert_eq!(found(&inventory, "172.17.0.2:80", 9), [2]);
     }

@@ -114,6 +114,37 @@ pub fn word(class: Class) -> String {
     }
 }
 
+/// The class of a word; `None` where there is none.
+pub fn of_word(wanted: &str) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| word(*class) == wanted)
+}
+
+/// A class as its word, for serde.
+pub mod as_word {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::{Class, of_word, word};
+
+    /// Writes it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(class: &Class, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&word(*class))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// When no class has the word.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Class, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        of_word(&word).ok_or_else(|| D::Error::custom(format!("no class is called {word}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::hooks::{
     ACCEPTS_2, ACCEPTS_4, ACCEPTS_KPROBE, ACCEPTS_SYSCALL, ACK_BRACKET, ACK_BRACKET_KPROBE,
@@ -18,7 +18,7 @@ use super::hooks::{
 pub use super::signal::Signal;
 
 /// Where a signal comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// Nowhere.
@@ -316,7 +316,7 @@ impl Default for Reach {
 }
 
 /// How a signal is had on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Which signal.
     pub signal: Signal,
@@ -337,7 +337,7 @@ impl Standing {
 }
 
 /// A rung that could not be taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Which rung.
     pub rung: Rung,

@@ -1,9 +1,9 @@
 //! What the agent wants to know of the kernel.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Something the agent wants to know of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
     /// SYNs dropped at a listener (`tcp_conn_request`).

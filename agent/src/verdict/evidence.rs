@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    inventory::HostId,
     kernel::{Attribution, KernelEvent, KernelSample, NetnsId, QueueDepth, Tally},
     time::{UnixMs, Window},
 };
@@ -18,22 +19,22 @@ const MOST_EVENTS: usize = 50_000;
 /// socket at the same address, and what the old one lost still explains what the proxy saw.
 pub struct Evidence {
     horizon: Duration,
-    /// When the agent began to watch.
-    since: Option<UnixMs>,
+    /// When the agent of each host began to watch.
+    since: BTreeMap<HostId, UnixMs>,
+    /// Stretches in which it did not.
+    gaps: BTreeMap<HostId, VecDeque<Window>>,
     losses: HashMap<Place, VecDeque<Slice>>,
     /// Detail events by the client's port, which is that of the proxy's own end of a connection.
     events: HashMap<u16, VecDeque<KernelEvent>>,
     order: VecDeque<(UnixMs, u16)>,
-    events_lost: VecDeque<(Window, u64)>,
+    events_lost: VecDeque<(Window, HostId, u64)>,
     queues: HashMap<Place, VecDeque<(UnixMs, QueueDepth)>>,
     /// Instants at which the queues were looked at, whatever was in them.
-    looks: VecDeque<UnixMs>,
+    looks: VecDeque<(UnixMs, HostId)>,
     repeated: VecDeque<(UnixMs, NetnsId, u16)>,
     syn_queue_full: VecDeque<(UnixMs, NetnsId)>,
-    /// Stretches in which nobody looked at a namespace.
-    blind: BTreeMap<NetnsId, VecDeque<Window>>,
-    /// Namespaces in which `tcp_abort_on_overflow` is set.
-    pub aborting: BTreeSet<NetnsId>,
+    /// Namespaces in which `tcp_abort_on_overflow` is set, by host.
+    pub aborting: BTreeMap<HostId, BTreeSet<NetnsId>>,
 }
 
 /// An address listened on, in its namespace.
@@ -72,7 +73,8 @@ impl Evidence {
     pub fn new(horizon: Duration) -> Self {
         Self {
             horizon,
-            since: None,
+            since: BTreeMap::new(),
+            gaps: BTreeMap::new(),
             losses: HashMap::new(),
             events: HashMap::new(),
             order: VecDeque::new(),
@@ -81,14 +83,13 @@ impl Evidence {
             looks: VecDeque::new(),
             repeated: VecDeque::new(),
             syn_queue_full: VecDeque::new(),
-            blind: BTreeMap::new(),
-            aborting: BTreeSet::new(),
+            aborting: BTreeMap::new(),
         }
     }
 
-    /// Takes in a sample and forgets what is older than the horizon.
-    pub fn add(&mut self, sample: &KernelSample) {
-        self.since.get_or_insert(sample.window.from);
+    /// Takes in a host's sample and forgets what is older than the horizon.
+    pub fn add(&mut self, host: HostId, sample: &KernelSample) {
+        self.since.entry(host).or_insert(sample.window.from);
         for delta in &sample.listeners {
             let place = (delta.listener.netns, delta.listener.addr);
             self.losses.entry(place).or_default().push_back(Slice {
@@ -98,7 +99,7 @@ impl Evidence {
             });
         }
         if sample.events_lost > 0 {
-            self.events_lost.push_back((sample.window, sample.events_lost));
+            self.events_lost.push_back((sample.window, host, sample.events_lost));
         }
         self.forget(sample.window.to.earlier(self.horizon));
     }
@@ -112,9 +113,15 @@ impl Evidence {
         }
     }
 
-    /// Takes in the accept queues as they were at `now`, of listeners that had any connection waiting.
-    pub fn add_queues(&mut self, now: UnixMs, waiting: impl Iterator<Item = (Place, QueueDepth)>) {
-        self.looks.push_back(now);
+    /// Takes in a host's accept queues as they were at `now`, of listeners that had any connection
+    /// waiting.
+    pub fn add_queues(
+        &mut self,
+        host: HostId,
+        now: UnixMs,
+        waiting: impl Iterator<Item = (Place, QueueDepth)>,
+    ) {
+        self.looks.push_back((now, host));
         for (place, depth) in waiting {
             self.queues.entry(place).or_default().push_back((now, depth));
         }
@@ -130,15 +137,15 @@ impl Evidence {
         self.syn_queue_full.extend(grown.into_iter().map(|netns| (now, netns)));
     }
 
-    /// Takes in that nobody looked at `netns` inside `window`.
-    pub fn add_blind(&mut self, netns: NetnsId, window: Window) {
-        let blind = self.blind.entry(netns).or_default();
-        match blind.back_mut() {
+    /// Takes in that nobody watched a host inside `window`.
+    pub fn add_gap(&mut self, host: HostId, window: Window) {
+        let gaps = self.gaps.entry(host).or_default();
+        match gaps.back_mut() {
             Some(last) if last.overlaps(&window) => {
                 last.from = last.from.min(window.from);
                 last.to = last.to.max(window.to);
             }
-            _ => blind.push_back(window),
+            _ => gaps.push_back(window),
         }
     }
 
@@ -184,15 +191,21 @@ impl Evidence {
         (!tally.is_empty()).then_some(tally)
     }
 
-    /// How full the accept queue at `place` was inside `window`; `None` where it was always empty.
-    pub fn queue(&self, place: &Place, window: &Window) -> Option<QueueSeen> {
+    /// How full the accept queue at `place` on `host` was inside `window`; `None` where it was always
+    /// empty.
+    pub fn queue(&self, host: HostId, place: &Place, window: &Window) -> Option<QueueSeen> {
         let inside = |at: &UnixMs| window.from <= *at && *at <= window.to;
-        let looks = self.looks.iter().filter(|at| inside(at)).count();
+        let looks = self.looks.iter().filter(|(at, by)| inside(at) && *by == host).count();
         let full = self.queues.get(place)?.iter().filter(|(at, _)| inside(at));
         let depths: Vec<QueueDepth> = full.map(|(_, depth)| *depth).collect();
         let high = depths.iter().copied().max_by_key(|depth| depth.len)?;
         // Members of a SO_REUSEPORT group have a place in common.
         Some(QueueSeen { is_never_empty: looks >= 2 && depths.len() >= looks, high })
+    }
+
+    /// Whether `tcp_abort_on_overflow` is set in a namespace of `host`.
+    pub fn aborts(&self, host: HostId, netns: NetnsId) -> bool {
+        self.aborting.get(&host).is_some_and(|aborting| aborting.contains(&netns))
     }
 
     /// Whether a client in `netns`, or in any namespace, sent a SYN to `port` again.
@@ -205,23 +218,22 @@ impl Evidence {
         })
     }
 
-    /// Detail events lost inside `window`.
-    pub fn events_lost(&self, window: &Window) -> u64 {
-        let inside = self.events_lost.iter().filter(|(lost, _)| lost.overlaps(window));
-        inside.map(|(_, count)| count).sum()
+    /// A host's detail events lost inside `window`.
+    pub fn events_lost(&self, host: HostId, window: &Window) -> u64 {
+        let lost = self.events_lost.iter();
+        let inside = lost.filter(|(lost, by, _)| lost.overlaps(window) && *by == host);
+        inside.map(|(.., count)| count).sum()
     }
 
-    /// Part of `window` in which nobody watched: before the agent began to, or, where `netns` is given,
-    /// while the agent that watches that was not heard of.
-    pub fn unseen(&self, window: &Window, netns: Option<NetnsId>) -> Duration {
-        let since = self.since.unwrap_or(window.to).min(window.to);
+    /// Part of `window` in which nobody watched `host`: before its agent began to, or while that was
+    /// not heard of.
+    pub fn unseen(&self, host: HostId, window: &Window) -> Duration {
+        let since = self.since.get(&host).copied().unwrap_or(window.to).min(window.to);
         let before = since.0.saturating_sub(window.from.0);
-        let overlap = |blind: &Window| {
-            let (from, to) = (blind.from.max(window.from), blind.to.min(window.to));
-            to.0.saturating_sub(from.0)
-        };
-        let blind = netns.and_then(|netns| self.blind.get(&netns)).into_iter().flatten();
-        Duration::from_millis(before.max(blind.map(overlap).sum()))
+        let overlap =
+            |gap: &Window| gap.to.min(window.to).0.saturating_sub(gap.from.max(window.from).0);
+        let gaps = self.gaps.get(&host).into_iter().flatten();
+        Duration::from_millis(before + gaps.map(overlap).sum::<u64>())
     }
 
     /// Places at exactly `addr`, in whichever namespace, that lost something within the horizon.
@@ -235,13 +247,13 @@ impl Evidence {
         while self.order.front().is_some_and(|(at, _)| *at < before) {
             self.forget_event();
         }
-        pop_while(&mut self.events_lost, |(window, _)| window.to < before);
-        pop_while(&mut self.looks, |at| *at < before);
+        pop_while(&mut self.events_lost, |(window, ..)| window.to < before);
+        pop_while(&mut self.looks, |(at, _)| *at < before);
         pop_while(&mut self.repeated, |(at, ..)| *at < before);
         pop_while(&mut self.syn_queue_full, |(at, _)| *at < before);
-        self.blind.retain(|_, blind| {
-            pop_while(blind, |window| window.to < before);
-            !blind.is_empty()
+        self.gaps.retain(|_, gaps| {
+            pop_while(gaps, |window| window.to < before);
+            !gaps.is_empty()
         });
     }
 

@@ -17,7 +17,7 @@ use super::{
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
 use crate::{
-    inventory::Inventory,
+    inventory::{HostId, Inventory},
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
     },
@@ -54,8 +54,10 @@ pub struct Correlator {
     attempts: Attempts,
     markings: Markings,
     growth: Growth,
-    /// The rungs from which dropped SYNs and final ACKs are had.
-    rungs: (String, String),
+    /// Whose evidence is taken in.
+    host: HostId,
+    /// The rungs from which dropped SYNs and final ACKs are had, by host.
+    rungs: BTreeMap<HostId, (String, String)>,
     /// By how much clocks may differ.
     skew: Duration,
 }
@@ -69,16 +71,23 @@ impl Default for Correlator {
             attempts: Attempts::default(),
             markings: Markings::default(),
             growth: Growth::default(),
-            rungs: Default::default(),
+            host: HostId::default(),
+            rungs: BTreeMap::new(),
             skew: Duration::ZERO,
         }
     }
 }
 
 impl Correlator {
+    /// Whose evidence is taken in next, and until another host is named; this host's at first.
+    pub fn of(&mut self, host: HostId) -> &mut Self {
+        self.host = host;
+        self
+    }
+
     /// Takes in what the kernel lost.
     pub fn on_sample(&mut self, sample: &KernelSample) {
-        self.evidence.add(sample);
+        self.evidence.add(self.host, sample);
     }
 
     /// Takes in one lost segment in detail.
@@ -93,7 +102,7 @@ impl Correlator {
 
     /// Takes in the accept queues at `now` of listeners that had any connection waiting.
     pub fn on_waiting(&mut self, now: UnixMs, waiting: impl Iterator<Item = (Place, QueueDepth)>) {
-        self.evidence.add_queues(now, waiting);
+        self.evidence.add_queues(self.host, now, waiting);
     }
 
     /// Takes in the counts of connections by service.
@@ -119,9 +128,9 @@ impl Correlator {
         self.evidence.add_syn_queues_full(now, grown);
     }
 
-    /// Takes in that nobody looked at `netns` inside `window`.
-    pub fn on_blind(&mut self, netns: NetnsId, window: Window) {
-        self.evidence.add_blind(netns, window);
+    /// Takes in that nobody watched the host inside `window`.
+    pub fn on_gap(&mut self, window: Window) {
+        self.evidence.add_gap(self.host, window);
     }
 
     /// Takes in by how much the clocks of those who saw and heard may differ.
@@ -132,22 +141,23 @@ impl Correlator {
     /// Takes in what evidence rests on: the rungs from which dropped SYNs and final ACKs are had, and
     /// the namespaces in which `tcp_abort_on_overflow` is set.
     pub fn on_settings(&mut self, syn_rung: &str, ack_rung: &str, aborting: BTreeSet<NetnsId>) {
-        self.rungs = (syn_rung.to_owned(), ack_rung.to_owned());
-        self.evidence.aborting = aborting;
+        self.rungs.insert(self.host, (syn_rung.to_owned(), ack_rung.to_owned()));
+        self.evidence.aborting.insert(self.host, aborting);
     }
 
     /// Takes in what a proxy said, heard at `now`. `proxy_netns` is the namespace of the proxy's
-    /// process where known.
+    /// process where known. Gives the number by which [`decide_numbered`](Self::decide_numbered) calls
+    /// its verdict; none where there is nothing to explain.
     pub fn on_event(
         &mut self,
         event: ProxyEvent,
         proxy_netns: Option<NetnsId>,
         now: UnixMs,
         inventory: &Inventory,
-    ) {
+    ) -> Option<u64> {
         if event.kind == EventKind::PeerBack {
-            // Nothing to explain.
-            return self.markings.back(&event);
+            self.markings.back(&event);
+            return None;
         }
         self.attempts.add(&event);
         let is_attempt = matches!(event.kind, EventKind::AttemptFailed { .. });
@@ -158,6 +168,7 @@ impl Correlator {
         let listeners = listeners.unwrap_or_default();
         let pending = Pending { event, proxy_netns, listeners };
         self.pending.insert((now.later(settle), self.arrived), pending);
+        Some(self.arrived)
     }
 
     /// Events that wait for their verdict.
@@ -167,14 +178,20 @@ impl Correlator {
 
     /// The verdicts that have become due.
     pub fn decide(&mut self, now: UnixMs, inventory: &Inventory) -> Vec<Verdict> {
+        let numbered = self.decide_numbered(now, inventory);
+        numbered.into_iter().map(|(_, verdict)| verdict).collect()
+    }
+
+    /// The verdicts that have become due, each with its event's number.
+    pub fn decide_numbered(&mut self, now: UnixMs, inventory: &Inventory) -> Vec<(u64, Verdict)> {
         let mut verdicts = Vec::new();
         while let Some(first) = self.pending.first_entry() {
             let (due, _) = *first.key();
             if due > now && self.pending.len() <= MOST_PENDING {
                 break;
             }
-            if let Some((_, pending)) = self.pending.pop_first() {
-                verdicts.push(self.verdict(pending, inventory));
+            if let Some(((_, number), pending)) = self.pending.pop_first() {
+                verdicts.push((number, self.verdict(pending, inventory)));
             }
         }
         self.attempts.forget(now);
@@ -205,7 +222,10 @@ impl Correlator {
                 .map_or(Attempt { phase, failure, ..Attempt::of(&event) }, |companion| {
                     Attempt::of(companion)
                 }),
-            EventKind::NoLivePeers | EventKind::PeerBack => return self.no_live_peers(event),
+            EventKind::NoLivePeers | EventKind::PeerBack => {
+                let host = proxy_netns.map(|netns| inventory.host(netns)).unwrap_or_default();
+                return self.no_live_peers(event, host);
+            }
         };
         let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
         self.markings.add(&verdict);
@@ -236,7 +256,9 @@ impl Correlator {
             let port = listener.map_or(peer.port(), |id| id.addr.port());
             self.evidence.of_connection(local, port, &window)
         });
-        let health = self.health(&window, listener.map(|id| id.netns));
+        let netns = listener.map(|id| id.netns).or(proxy_netns);
+        let host = netns.map(|netns| inventory.host(netns)).unwrap_or_default();
+        let health = self.health(host, &window);
         let ruling = rule(&Facts {
             phase: attempt.phase,
             failure: attempt.failure,
@@ -246,13 +268,13 @@ impl Correlator {
             trail,
             queue: place.and_then(|place| {
                 let window = Window { from: event.at.earlier(LAST_LOOKS), to: window.to };
-                self.evidence.queue(&place, &window)
+                self.evidence.queue(host, &place, &window)
             }),
             syn_queue_full: place
                 .is_some_and(|(netns, _)| self.evidence.syn_queue_full(netns, &window)),
             syn_repeated: addr
                 .is_some_and(|addr| self.evidence.syn_repeated(proxy_netns, addr.port(), &window)),
-            aborting: place.is_some_and(|(netns, _)| self.evidence.aborting.contains(&netns)),
+            aborting: place.is_some_and(|(netns, _)| self.evidence.aborts(host, netns)),
             unseen: health.unseen_ms > 0,
         });
         let dropped = losses.and_then(|losses| losses.dropped);
@@ -271,11 +293,11 @@ impl Correlator {
         }
     }
 
-    fn health(&self, window: &Window, netns: Option<NetnsId>) -> EvidenceHealth {
-        let (syn_rung, ack_rung) = self.rungs.clone();
+    fn health(&self, host: HostId, window: &Window) -> EvidenceHealth {
+        let (syn_rung, ack_rung) = self.rungs.get(&host).cloned().unwrap_or_default();
         EvidenceHealth {
-            events_lost: self.evidence.events_lost(window),
-            unseen_ms: self.evidence.unseen(window, netns).as_millis() as u64,
+            events_lost: self.evidence.events_lost(host, window),
+            unseen_ms: self.evidence.unseen(host, window).as_millis() as u64,
             skew_ms: self.skew.as_millis() as u64,
             syn_rung,
             ack_rung,
@@ -283,9 +305,9 @@ impl Correlator {
     }
 
     /// "No live upstreams" has the causes of what led to it.
-    fn no_live_peers(&mut self, event: ProxyEvent) -> Verdict {
+    fn no_live_peers(&mut self, event: ProxyEvent, host: HostId) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
-        let health = self.health(&window, None);
+        let health = self.health(host, &window);
         let led = self.markings.led_to(&event);
         let listed: Vec<String> =
             led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
