@@ -4,30 +4,34 @@ use std::{
     collections::BTreeMap,
     mem,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use log::warn;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     across::Outbox,
     inventory::{Inventory, View},
     kernel::{
-        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing, netns::discover,
+        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing,
+        netns::discover_among,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
-        source::{Positions, Source},
+        source::{Following, Positions, Source},
         uprobe::{self, Uprobes},
     },
+    record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Heard, Inputs, Judge, Outcome, Report, Totals, Verdict, VerdictKind},
+    verdict::{Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind},
 };
 
 /// How often the kernel's counts are read.
@@ -50,6 +54,8 @@ pub struct AgentConfig {
     pub haproxy_servers: Vec<PathBuf>,
     /// Watch nginx by uprobes in its workers.
     pub nginx_uprobes: bool,
+    /// The namespaces to look into, by name; none named, all.
+    pub namespaces: Vec<String>,
     /// Tell the rarer causes of a drop apart from the first drop on.
     pub watch_causes: bool,
     /// How many listeners to export at most, busiest first.
@@ -67,6 +73,7 @@ impl Default for AgentConfig {
             state_directory: None,
             haproxy_servers: Vec::new(),
             nginx_uprobes: false,
+            namespaces: Vec::new(),
             watch_causes: false,
             listeners_exported: LISTENERS_EXPORTED,
             trace_system_calls: false,
@@ -88,6 +95,8 @@ pub struct Snapshot {
     pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
     /// Verdicts by kind.
     pub verdicts: BTreeMap<VerdictKind, u64>,
+    /// When the newest of the events that verdicts explain was, by the proxy's clock.
+    pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     /// The agent's own troubles.
     pub health: Health,
     /// What each signal heard of the canary; empty while it sings.
@@ -102,6 +111,8 @@ pub struct Snapshot {
     pub view: View,
     /// How many listeners to export at most.
     pub listeners_exported: usize,
+    /// What came of reading the configuration, at start and whenever it was read again.
+    pub configuration: Configuration,
     /// To be told by whoever takes the high-water marks since the last scrape.
     pub scraped: Scraped,
     /// Time the last tick took.
@@ -124,15 +135,36 @@ pub trait Outlet: Send {
     fn stats(&self) -> (String, Arc<Outbox>);
 }
 
+/// What came of reading the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Whether all of what was read last is in force.
+    pub is_in_force: bool,
+    /// When all of it was, the last time.
+    pub since: UnixMs,
+}
+
+/// A change of what the agent is asked to do.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Other sources, servers and numbers of listeners; what else differs is not looked at.
+    To(Box<AgentConfig>),
+    /// A configuration that could not be read.
+    Refused,
+}
+
 /// The agent's state between two ticks.
 pub struct Agent {
     kernel: KernelSource,
     stock: Stock,
     listeners_exported: usize,
     judge: Judge,
-    sources: Vec<(String, Arc<SourceStats>)>,
+    recorder: Option<Recorder>,
+    following: Following,
+    uprobes: Option<Arc<SourceStats>>,
     proxy_events: mpsc::Receiver<ProxyEvent>,
-    stop_followers: Arc<AtomicBool>,
+    stop_uprobes: CancellationToken,
+    configuration: Configuration,
     positions: Option<Arc<Positions>>,
     directory: Directory,
     homes: Homes,
@@ -148,7 +180,7 @@ impl Agent {
     ///
     /// When nothing at all can be looked at: no procfs, no threads.
     pub fn start(config: &AgentConfig) -> Result<Self> {
-        let namespaces = discover()?;
+        let namespaces = discover_among(&config.namespaces)?;
         let reach = Reach {
             system_calls: config.trace_system_calls,
             connections: config.watch_connections,
@@ -159,30 +191,32 @@ impl Agent {
             kernel.watch_causes()?;
         }
         kernel.release_canary();
-        let stock = Stock::take(namespaces)?;
+        let stock = Stock::take_among(&config.namespaces, namespaces)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
-        let stop_followers = Arc::new(AtomicBool::new(false));
-        let mut sources = Vec::new();
         let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
         let positions = positions.map(Arc::new);
-        for source in &config.sources {
-            let stats =
-                source.start(sender.clone(), Arc::clone(&stop_followers), positions.clone())?;
-            sources.push((source.name(), stats));
+        let mut following = Following::new(sender.clone(), positions.clone());
+        if let Some(failure) = following.follow(&config.sources).pop() {
+            return Err(failure);
         }
+        let stop_uprobes = CancellationToken::new();
+        let mut uprobes = None;
         if config.nginx_uprobes {
-            let uprobes = Uprobes::load().context("watching nginx by uprobes")?;
-            sources.push((uprobe::SOURCE.to_owned(), uprobes.stats()));
-            uprobes.spawn(sender.clone(), Arc::clone(&stop_followers))?;
+            let loaded = Uprobes::load().context("watching nginx by uprobes")?;
+            uprobes = Some(loaded.stats());
+            loaded.spawn(sender, stop_uprobes.clone())?;
         }
         Ok(Self {
             kernel,
             stock,
             listeners_exported: config.listeners_exported,
             judge: Judge::new(UnixMs::now()),
-            sources,
+            recorder: None,
+            following,
+            uprobes,
             proxy_events,
-            stop_followers,
+            stop_uprobes,
+            configuration: Configuration { is_in_force: true, since: UnixMs::now() },
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
@@ -201,7 +235,12 @@ impl Agent {
         self.outlets.push(outlet);
     }
 
-    /// Runs until `stop` completes, publishing a snapshot at every tick; then decides what still
+    /// Has every tick recorded.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// Runs until `stop` completes, takes on `changes`, publishing a snapshot at every tick; then decides what still
     /// waits and publishes a last one.
     ///
     /// # Errors
@@ -211,6 +250,7 @@ impl Agent {
         mut self,
         snapshots: &watch::Sender<Option<Arc<Snapshot>>>,
         stop: impl Future<Output = ()>,
+        mut changes: mpsc::Receiver<Change>,
         mut on_verdict: impl FnMut(&Verdict),
     ) -> Result<()> {
         let mut ticks = interval(TICK);
@@ -224,10 +264,12 @@ impl Agent {
                     let snapshot = tokio::task::block_in_place(|| self.tick(false, &mut on_verdict))?;
                     snapshots.send_replace(Some(Arc::new(snapshot)));
                 }
+                Some(change) = changes.recv() => self.change(change),
                 Some(event) = self.proxy_events.recv() => self.hear(event),
             }
         }
-        self.stop_followers.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop_uprobes.cancel();
+        self.following.stop();
         let snapshot = tokio::task::block_in_place(|| {
             self.tick(false, &mut on_verdict)?;
             // Once more: the lower rung gives some drops to a listener one sample later.
@@ -240,15 +282,43 @@ impl Agent {
         Ok(())
     }
 
+    /// Takes on what can be changed while at work. What was counted stays.
+    fn change(&mut self, change: Change) {
+        self.configuration.is_in_force = match change {
+            Change::Refused => false,
+            Change::To(config) => {
+                let failures = self.following.follow(&config.sources);
+                failures.iter().for_each(|failure| warn!("{failure:#}"));
+                self.directory = Directory::new(config.haproxy_servers);
+                self.listeners_exported = config.listeners_exported;
+                failures.is_empty()
+            }
+        };
+        if self.configuration.is_in_force {
+            self.configuration.since = UnixMs::now();
+        }
+    }
+
+    /// What each source has read, by its name.
+    fn sources(&self) -> Vec<(String, Arc<SourceStats>)> {
+        let uprobes = self.uprobes.iter().map(|it| (uprobe::SOURCE.to_owned(), Arc::clone(it)));
+        self.following.stats().chain(uprobes).collect()
+    }
+
     fn hear(&mut self, event: ProxyEvent) {
         let heard = self.as_heard(event);
         self.judge.hear(&heard, &self.stock.inventory);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.hear(&heard);
+        }
     }
 
     fn as_heard(&mut self, mut event: ProxyEvent) -> Heard {
         self.directory.look_up(&mut event);
         let netns = self.homes.of(&event);
-        let heard = Heard { event, netns, at: UnixMs::now() };
+        // The line is for the record, not for verdicts.
+        let line = event.line.take();
+        let heard = Heard { event, netns, at: UnixMs::now(), line };
         if !self.outlets.is_empty() {
             self.heard.push(heard.clone());
         }
@@ -258,13 +328,15 @@ impl Agent {
     fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
         let started = Instant::now();
         let forgets = self.stock.tick(&mut self.kernel)?;
-        let sample = self.kernel.sample(&self.stock.namespaces)?;
+        let mut sample = self.kernel.sample(&self.stock.namespaces)?;
+        sample.listeners.retain(|delta| self.stock.watches(delta.listener.netns));
         let is_known = |listener| self.stock.inventory.get(listener).is_some();
         if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
             self.stock.sweep(&mut self.kernel, false)?;
         }
-        let events = self.kernel.events(EVENTS_PER_TICK);
+        let mut events = self.kernel.events(EVENTS_PER_TICK);
+        events.retain(|event| self.stock.watches(event.listener.netns));
         let totals = self.totals()?;
         let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
@@ -275,7 +347,7 @@ impl Agent {
             sample: &sample,
             events: &events,
             heard: &heard,
-            hears_proxies: !self.sources.is_empty(),
+            hears_proxies: self.uprobes.is_some() || self.following.stats().next().is_some(),
             forgets,
             is_last,
             standings: self.kernel.standings(),
@@ -286,6 +358,15 @@ impl Agent {
         for outlet in &mut self.outlets {
             outlet.tick(&inputs, &all_heard, &verdicts, &self.stock.inventory);
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.tick(Moment {
+                inputs: &inputs,
+                inventory: &self.stock.inventory,
+                peers: self.stock.peers(),
+                troubles: self.kernel.health()?.troubles(),
+                verdicts: &verdicts,
+            })?;
+        }
         verdicts.iter().for_each(on_verdict);
         if forgets {
             self.kernel.forget(&closed)?;
@@ -294,8 +375,11 @@ impl Agent {
     }
 
     fn totals(&self) -> Result<Totals> {
-        let (services, services_moved) = self.kernel.services()?;
-        let (kernel, no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        let (mut services, mut services_moved) = self.kernel.services()?;
+        let (kernel, mut no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        services.retain(|service| self.stock.watches(service.netns));
+        services_moved.retain(|netns, _| self.stock.watches(*netns));
+        no_port.retain(|no_port| self.stock.watches(no_port.netns));
         Ok(Totals { kernel, services, services_moved, no_port })
     }
 
@@ -309,13 +393,15 @@ impl Agent {
             standings: self.kernel.standings().to_vec(),
             proxy_events: ledger.event_counts().clone(),
             verdicts: ledger.verdict_counts().clone(),
+            last_verdicts: ledger.last_verdicts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
-            sources: self.sources.clone(),
+            sources: self.sources(),
             outlets: self.outlets.iter().map(|outlet| outlet.stats()).collect(),
             view: self.stock.view(self.listeners_exported),
             listeners_exported: self.listeners_exported,
+            configuration: self.configuration,
             scraped: self.stock.scraped(),
             tick,
         })

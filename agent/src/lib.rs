@@ -8,6 +8,7 @@ pub mod export;
 pub mod inventory;
 pub mod kernel;
 pub mod proxy;
+pub mod record;
 pub mod stock;
 pub mod time;
 pub mod verdict;

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use floodmark::cli::{Cli, UNABLE};
+use floodmark::cli::{self, UNABLE};
 
 fn main() -> ExitCode {
-    match floodmark::cli::run(Cli::parse()) {
+    match cli::command_line().and_then(cli::run) {
         Ok(code) => code,
-        Err(error) => {
-            // One line: the chain of contexts, outermost first.
-            eprintln!("floodmark: {error:#}");
-            ExitCode::from(UNABLE)
-        }
+        Err(error) => match error.downcast::<clap::Error>() {
+            // Says how to use the command, or prints the help that was asked for.
+            Ok(error) => error.exit(),
+            Err(error) => {
+                // One line: the chain of contexts, outermost first.
+                eprintln!("floodmark: {error:#}");
+                ExitCode::from(UNABLE)
+            }
+        },
     }
 }

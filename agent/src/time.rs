@@ -35,7 +35,7 @@ impl UnixMs {
 }
 
 /// A closed interval of wall-clock time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// First instant inside.
     pub from: UnixMs,

@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod build;
 mod demo;
+mod docs;
 mod fuzz;
 mod lab;
 mod place;
@@ -37,6 +38,7 @@ enum Verb {
     Bench(bench::Args),
     Lab(lab::Args),
     Fuzz(fuzz::Args),
+    Docs(docs::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::main(&args),
         Verb::Lab(args) => lab::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
+        Verb::Docs(args) => docs::main(&args),
     };
     match outcome {
         Ok(code) => code,

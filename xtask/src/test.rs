@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check there is, each step run though an earlier one failed.
 
+mod rules;
 mod summary;
 
 use std::{
@@ -24,7 +25,7 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, host, scenarios, demo, verdicts,
+    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, verdicts,
     /// vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
@@ -146,6 +147,7 @@ fn all_steps() -> Result<Vec<Step>> {
             cargo.env("PATH", place::path_with_tools()?);
             Ok(cargo)
         }),
+        Step::new("rules", rules::command),
         Step::new("host", privileged_tests),
         Step::new("scenarios", || {
             let scenarios = build::release("floodmark-tests", "floodmark-scenarios")?;

@@ -106,7 +106,7 @@ impl Joiner {
     }
 
     fn hear(&mut self, host: &str, heard: Heard, id: String) {
-        let Heard { mut event, netns, at } = heard;
+        let Heard { mut event, netns, at, .. } = heard;
         let ahead = self.fleet.offset(host).ahead_ms;
         let source = event.source.clone();
         // Files of one name on two hosts are two sources.

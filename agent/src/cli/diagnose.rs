@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
 use crate::{
@@ -47,9 +47,10 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
             () = stop => {}
         }
     };
+    let (_, no_changes) = mpsc::channel(1);
     let advance = advance(bar.clone(), latest.clone());
     tokio::select! {
-        result = agent.run(&snapshots, enough, |_| {}) => result?,
+        result = agent.run(&snapshots, enough, no_changes, |_| {}) => result?,
         () = advance => {}
     }
     bar.finish_and_clear();

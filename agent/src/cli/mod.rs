@@ -1,20 +1,24 @@
 //! The command line, one file per subcommand.
 
 mod bus;
+mod config;
 mod correlate;
 mod diagnose;
 mod doctor;
 mod listeners;
 mod outlets;
 mod proxies;
+mod reload;
 mod run;
+mod settings;
 mod story;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, FromArgMatches, Parser, Subcommand};
 use proxies::ProxyArgs;
+use settings::Layers;
 
 /// Exit status: nothing wrong was found.
 pub const HEALTHY: u8 = 0;
@@ -47,6 +51,27 @@ enum Command {
     Listeners(listeners::ListenersArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
     Doctor(doctor::DoctorArgs),
+    /// Check the configuration file, or show every setting in force
+    Config(config::ConfigArgs),
+}
+
+/// A command line, and what else there is to go by.
+#[derive(Debug)]
+pub struct CommandLine {
+    cli: Cli,
+    matches: ArgMatches,
+    layers: Layers,
+}
+
+/// Reads this process's command line, with the environment and the configuration file.
+///
+/// # Errors
+///
+/// A [`clap::Error`] for the command line itself, one line of text for the others.
+pub fn command_line() -> Result<CommandLine> {
+    let words: Vec<OsString> = env::args_os().collect();
+    let (matches, layers) = settings::parse(&words)?;
+    Ok(CommandLine { cli: Cli::from_arg_matches(&matches)?, matches, layers })
 }
 
 /// Runs a command line.
@@ -54,7 +79,8 @@ enum Command {
 /// # Errors
 ///
 /// What the user must mend before the command can do its work; it maps to [`UNABLE`].
-pub fn run(cli: Cli) -> Result<ExitCode> {
+pub fn run(line: CommandLine) -> Result<ExitCode> {
+    let CommandLine { cli, matches, layers } = line;
     start_logging(cli.verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,11 +88,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         .build()
         .context("starting the runtime")?;
     match cli.command {
-        Command::Run(args) => runtime.block_on(run::run(args)),
+        Command::Run(args) => runtime.block_on(run::run(args, matches)),
         Command::Correlate(args) => runtime.block_on(correlate::correlate(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
         Command::Listeners(args) => listeners::listeners(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Config(args) => config::config(args, &matches, &layers),
     }
 }
 

@@ -38,16 +38,17 @@ pub(super) struct ProxyArgs {
 
 impl ProxyArgs {
     /// What the agent is asked to do.
-    pub(super) fn config(self) -> Result<AgentConfig> {
-        let nginx = self.nginx_error_logs.into_iter();
+    pub(super) fn config(&self) -> Result<AgentConfig> {
+        let nginx = self.nginx_error_logs.iter().cloned();
         let nginx = nginx.map(|path| Source::File(Dialect::Nginx, path));
-        let sources: Vec<Source> = nginx.chain(self.proxy_logs).chain(self.syslog).collect();
+        let sources: Vec<Source> =
+            nginx.chain(self.proxy_logs.clone()).chain(self.syslog.clone()).collect();
         let inputs = sources.iter().filter(|source| matches!(source, Source::StandardInput(_)));
         anyhow::ensure!(inputs.count() <= 1, "there is only one standard input");
         Ok(AgentConfig {
             sources,
-            state_directory: self.state_dir,
-            haproxy_servers: self.haproxy_servers,
+            state_directory: self.state_dir.clone(),
+            haproxy_servers: self.haproxy_servers.clone(),
             nginx_uprobes: self.nginx_uprobes,
             ..AgentConfig::default()
         })

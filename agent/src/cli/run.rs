@@ -1,25 +1,41 @@
 //! `floodmark run`: the agent.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{ArgMatches, Args};
 use log::info;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 
-use super::{HEALTHY, ProxyArgs, outlets::OutletArgs};
+use super::{HEALTHY, ProxyArgs, outlets::OutletArgs, reload};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
     verdict::Verdict,
 };
 
-/// Arguments of `floodmark run`.
+/// Arguments of `floodmark run`. Each has its key in the configuration file and its environment
+/// variable by its name, see [`settings`](super::settings).
 #[derive(Debug, Args)]
+#[command(after_help = "Each option may also stand in FILE, by its name, and be given as an \
+                        environment variable: FLOODMARK_LISTEN for --listen (lists with commas). \
+                        An option counts more than the environment, the environment more than FILE. \
+                        SIGHUP has FILE read again.")]
 pub(super) struct RunArgs {
+    /// Configuration file, in TOML; without, /etc/floodmark/floodmark.toml where that is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Address to serve metrics on
     #[arg(long, default_value = "127.0.0.1:9435", value_name = "ADDR:PORT")]
     listen: SocketAddr,
@@ -41,25 +57,52 @@ pub(super) struct RunArgs {
     /// allowed, at the price of making every system call of the host take longer
     #[arg(long)]
     trace_system_calls: bool,
+    /// Look only into this network namespace, by its name under /run/netns; without, into all
+    /// (repeatable)
+    #[arg(long = "netns", value_name = "NAME")]
+    namespaces: Vec<String>,
     #[command(flatten)]
     proxy: ProxyArgs,
     #[command(flatten)]
     outlets: OutletArgs,
 }
 
-/// Runs until SIGINT or SIGTERM.
-pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
+impl RunArgs {
+    /// What the agent is asked to do.
+    pub(super) fn agent(&self) -> Result<AgentConfig> {
+        Ok(AgentConfig {
+            watch_causes: self.watch_causes,
+            namespaces: self.namespaces.clone(),
+            listeners_exported: self.listeners,
+            trace_system_calls: self.trace_system_calls,
+            watch_connections: self.watch_connections,
+            ..self.proxy.config()?
+        })
+    }
+
+    /// Whether each verdict is to be written.
+    pub(super) fn verdicts(&self) -> bool {
+        self.verdicts
+    }
+
+    /// Looks at what no option shows by itself.
+    ///
+    /// # Errors
+    ///
+    /// When options do not go together, or a file that they name is wrong.
+    pub(super) fn check(&self) -> Result<()> {
+        self.agent().map(drop)
+    }
+}
+
+/// Runs until SIGINT or SIGTERM; `matches` is what `args` was made of.
+pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> {
     let stop = stop_signal()?;
+    let hangups = signal(SignalKind::hangup()).context("catching SIGHUP")?;
     let (snapshots, latest) = watch::channel(None);
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
-    let mut agent = Agent::start(&AgentConfig {
-        watch_causes: args.watch_causes,
-        listeners_exported: args.listeners,
-        trace_system_calls: args.trace_system_calls,
-        watch_connections: args.watch_connections,
-        ..args.proxy.config()?
-    })?;
+    let mut agent = Agent::start(&args.agent()?)?;
     let outlets = args.outlets.open(&mut agent).await?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
@@ -67,6 +110,9 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
     }
     let (stopping, stopped) = watch::channel(false);
     let server = tokio::spawn(export::serve(listener, latest, stopped));
+    let verdicts = Arc::new(AtomicBool::new(args.verdicts));
+    let (changes, changed) = mpsc::channel(1);
+    tokio::spawn(reload::at_hangups(hangups, matches, changes, Arc::clone(&verdicts)));
     let print = |verdict: &Verdict| {
         info!(
             "{} {}: {} ({}), {}",
@@ -76,14 +122,14 @@ pub(super) async fn run(args: RunArgs) -> Result<ExitCode> {
             verdict.confidence.name(),
             verdict.because
         );
-        if args.verdicts
+        if verdicts.load(Ordering::Relaxed)
             && let Ok(line) = serde_json::to_string(verdict)
         {
             println!("{line}");
         }
     };
     let snapshots = Arc::new(snapshots);
-    let outcome = agent.run(&snapshots, stop, print).await;
+    let outcome = agent.run(&snapshots, stop, changed, print).await;
     outlets.flush().await;
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;

@@ -90,6 +90,14 @@ impl Families {
         (self.all.len() - 1, 0)
     }
 
+    /// Adds families made elsewhere; each name once.
+    pub(super) fn extend(&mut self, families: Vec<MetricFamily>) {
+        for family in families {
+            self.by_name.insert(family.name().to_owned(), self.all.len());
+            self.all.push(family);
+        }
+    }
+
     /// The text of all that was added.
     pub(super) fn encode(self) -> Result<String> {
         let mut text = Vec::new();

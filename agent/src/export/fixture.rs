@@ -3,16 +3,21 @@
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    agent::Snapshot,
-    inventory::{Listener, Owner, View},
+    agent::{Configuration, Snapshot},
+    inventory::{
+        Backlog, Depth, Destination, Listener, Namespace, Owner, UnixListener, View,
+        peers::{PeerCounts, PeerReport},
+    },
     kernel::{
         Attribution, Class, Counter, Health, Heard, ListenerId, MibCounts, NetnsId, NoPortCount,
-        QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
+        QueueDepth, Rung, ServiceCount, Signal, Standing, Tally, settings::NetnsSettings,
     },
     proxy::{ProxyKind, SourceStats},
     stock::Scraped,
     time::{UnixMs, Window},
-    verdict::{Cause, Confidence, ListenerReport, NetnsReport, ProxyReport, Report, VerdictKind},
+    verdict::{
+        Cause, Confidence, Cycle, ListenerReport, NetnsReport, ProxyReport, Report, VerdictKind,
+    },
 };
 
 /// The namespace where something was lost.
@@ -39,6 +44,7 @@ pub(super) fn snapshot() -> Snapshot {
         cause: Cause::AcceptQueueOverflow,
         confidence: Confidence::High,
     };
+    let last = (ProxyKind::Nginx, "app".to_owned(), "no_live_peers", Cause::AcceptQueueOverflow);
     Snapshot {
         report: Report {
             window: Window { from: UnixMs(0), to: UnixMs::now() },
@@ -76,6 +82,7 @@ pub(super) fn snapshot() -> Snapshot {
         standings: vec![standing(Signal::SynDrops, Rung::Netlink)],
         proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
+        last_verdicts: BTreeMap::from([(last, UnixMs(1_700_000_000_500))]),
         health: Health::default(),
         outlets: Vec::new(),
         canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
@@ -83,6 +90,7 @@ pub(super) fn snapshot() -> Snapshot {
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
         view: view(&[listener(8000, "tor\"nado <&\\\n").listener]),
         listeners_exported: 200,
+        configuration: Configuration { is_in_force: true, since: UnixMs(1_000_500) },
         scraped: Scraped::default(),
         tick: Duration::from_millis(3),
     }
@@ -121,4 +129,60 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
         peers: Vec::new(),
         peers_other: 0,
     }
+}
+
+/// A snapshot in which everything happened that there is a metric for.
+pub(super) fn everything() -> Snapshot {
+    let mut snapshot = snapshot();
+    snapshot.health =
+        Health { misses: vec![("tcp_conn_request".to_owned(), 1)], ..Health::default() };
+    snapshot.report.proxy.cycles = vec![Cycle {
+        proxy: ProxyKind::Nginx,
+        source: "/var/log/nginx/error.log".to_owned(),
+        group: "app".to_owned(),
+        outages: 3,
+        share_without_peer: 0.4,
+        period_ms: Some(11_500),
+    }];
+    let mut own = listener(80, "nginx").listener;
+    own.backlog = Backlog { asked: Some(511), inferred: false, somaxconn: Some(128) };
+    own.syn_queue = Some(2);
+    let mut depth = Depth { high: 3, ..Depth::default() };
+    depth.waits[3] = 1;
+    own.depth = Some(depth);
+    snapshot.view = view(&[own]);
+    snapshot.view.unix_listeners = vec![UnixListener {
+        netns: APP,
+        netns_name: "app1".to_owned(),
+        path: "/run/app.sock".to_owned(),
+        inode: 7,
+        queue: QueueDepth { len: 0, limit: 128 },
+        refused: Some(0),
+        owners: Vec::new(),
+    }];
+    let settings = NetnsSettings {
+        somaxconn: Some(4096),
+        port_range: Some((32_768, 60_999)),
+        ..NetnsSettings::default()
+    };
+    let namespace = Namespace { name: "app1".to_owned(), settings, time_wait: Some(17) };
+    snapshot.view.namespaces.insert(APP, namespace);
+    snapshot.view.destinations = vec![Destination {
+        netns: APP,
+        from: [10, 0, 0, 2].into(),
+        to: ([10, 0, 0, 9], 5432).into(),
+        ports_in_use: 28_000,
+        ports: Some(28_232),
+    }];
+    snapshot.view.peers = vec![PeerReport {
+        netns: APP,
+        port: 8000,
+        is_local: true,
+        peer: "10.0.0.7".to_owned(),
+        counts: PeerCounts { opened: 9, closed_here: 8, closed_there: 1, aborted: 0 },
+        opened_per_second: 0.5,
+        median_lifetime: Some(0.01),
+        closed_here_share: Some(8.0 / 9.0),
+    }];
+    snapshot
 }

@@ -1,17 +1,22 @@
 //! The Prometheus text of a snapshot. Families are built anew from the snapshot at each scrape, so
 //! what no longer exists is no longer exported, and no label outlives its listener.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, atomic::Ordering},
+};
 
 use anyhow::Result;
+use prometheus::{core::Collector, process_collector::ProcessCollector};
 
 use super::{
     families::Families, flows::about_flows, listeners::about_listeners, outlets::about_outbox,
 };
 use crate::{
     agent::Snapshot,
+    inventory::Listener,
     kernel::{
-        Class, Counter, NetnsId,
+        Class, Counter, ListenerId, NetnsId,
         class::{Meaning, meaning_of},
     },
     verdict::{Cycle, ListenerReport, VerdictKind},
@@ -19,6 +24,9 @@ use crate::{
 
 /// Services exported at most, busiest first; and destinations without a port.
 const SERVICES_EXPORTED: usize = 200;
+
+/// What every Prometheus client says of its own process: memory, descriptors, CPU, start.
+static PROCESS: LazyLock<ProcessCollector> = LazyLock::new(ProcessCollector::for_self);
 
 /// Renders a snapshot as Prometheus text.
 ///
@@ -40,6 +48,7 @@ pub fn render_protobuf(snapshot: &Snapshot) -> Result<Vec<u8>> {
 
 fn families(snapshot: &Snapshot) -> Families {
     let mut families = Families::default();
+    families.extend(PROCESS.collect());
     about_the_agent(&mut families, snapshot);
     let losers = &snapshot.report.listeners;
     let exported = &losers[..losers.len().min(snapshot.listeners_exported)];
@@ -50,6 +59,7 @@ fn families(snapshot: &Snapshot) -> Families {
         &[],
         (losers.len() - exported.len()) as f64,
     );
+    about_overflows(&mut families, snapshot);
     about_listeners(&mut families, &snapshot.view);
     about_flows(&mut families, &snapshot.view);
     about_namespaces(&mut families, snapshot);
@@ -70,6 +80,18 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
         &[("version", env!("CARGO_PKG_VERSION"))],
         1.0,
     );
+    families.gauge(
+        "floodmark_config_last_reload_successful",
+        "1 where all of the configuration that was read last is in force, 0 where not.",
+        &[],
+        f64::from(u8::from(snapshot.configuration.is_in_force)),
+    );
+    families.gauge(
+        "floodmark_config_last_reload_success_timestamp_seconds",
+        "When a configuration last came into force as a whole.",
+        &[],
+        snapshot.configuration.since.0 as f64 / 1000.0,
+    );
     for standing in &snapshot.standings {
         families.gauge(
             "floodmark_signal_rung_info",
@@ -87,6 +109,12 @@ fn about_the_agent(families: &mut Families, snapshot: &Snapshot) {
             f64::from(u8::from(heard.is_exact())),
         );
     }
+    families.gauge(
+        "floodmark_last_sample_timestamp_seconds",
+        "When the kernel's counts were last read. Long ago, the agent is stuck.",
+        &[],
+        snapshot.report.window.to.0 as f64 / 1000.0,
+    );
     families.gauge(
         "floodmark_tick_duration_seconds",
         "Time the last reading of the kernel's counts and its evaluation took.",
@@ -148,6 +176,32 @@ fn about_losses(families: &mut Families, report: &ListenerReport) {
         &base,
         f64::from(report.queue_high),
     );
+}
+
+/// Every listener is there from its first scrape on, at 0, so that the first overflow is an increase.
+fn about_overflows(families: &mut Families, snapshot: &Snapshot) {
+    let losers = snapshot.report.listeners.iter().take(snapshot.listeners_exported);
+    let listeners: BTreeMap<ListenerId, &Listener> =
+        losers.map(|lost| &lost.listener).chain(&snapshot.view.listeners).map(by_id).collect();
+    let overflows: BTreeMap<ListenerId, u64> =
+        snapshot.report.listeners.iter().map(|l| (l.listener.id, l.tally.overflows())).collect();
+    for (id, listener) in listeners {
+        families.counter(
+            "floodmark_listener_overflows_total",
+            "Handshake segments that found a listener's accept queue full: its \
+             floodmark_listener_drops_total of cause accept_queue_full, at 0 from the start.",
+            &[
+                ("netns", &listener.netns_name),
+                ("listener", &listener.id.addr.to_string()),
+                ("inode", &listener.id.inode.to_string()),
+            ],
+            overflows.get(&id).copied().unwrap_or(0),
+        );
+    }
+}
+
+fn by_id(listener: &Listener) -> (ListenerId, &Listener) {
+    (listener.id, listener)
 }
 
 /// Drops, retransmits and the rest are families of their own, so that a sum over one makes sense.
@@ -265,6 +319,19 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
         );
     }
     about_verdicts(families, &snapshot.verdicts);
+    for ((proxy, upstream, event, cause), at) in &snapshot.last_verdicts {
+        families.gauge(
+            "floodmark_last_verdict_timestamp_seconds",
+            "When the newest proxy event with a cause was, by the proxy's clock.",
+            &[
+                ("proxy", proxy.name()),
+                ("upstream", upstream),
+                ("event", event),
+                ("cause", cause.name()),
+            ],
+            at.0 as f64 / 1000.0,
+        );
+    }
 }
 
 /// Verdicts by kind; whoever counts them bounds the kinds.

@@ -10,6 +10,8 @@ mod listeners;
 mod metrics;
 mod outlets;
 mod protobuf;
+#[cfg(test)]
+mod reference;
 
 pub use correlation::{Correlation, serve_correlation};
 pub use http::{bind, serve};

@@ -114,16 +114,16 @@ pub fn word(class: Class) -> String {
     }
 }
 
-/// The class of a word; `None` where there is none.
-pub fn of_word(wanted: &str) -> Option<Class> {
-    Class::ALL.into_iter().find(|class| word(*class) == wanted)
+/// The class of a [`word`]; `None` for one that this version does not know.
+pub fn class_of(text: &str) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| word(*class) == text)
 }
 
 /// A class as its word, for serde.
 pub mod as_word {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use super::{Class, of_word, word};
+    use super::{Class, class_of, word};
 
     /// Writes it.
     ///
@@ -141,7 +141,7 @@ pub mod as_word {
     /// When no class has the word.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Class, D::Error> {
         let word = String::deserialize(deserializer)?;
-        of_word(&word).ok_or_else(|| D::Error::custom(format!("no class is called {word}")))
+        class_of(&word).ok_or_else(|| D::Error::custom(format!("no class is called {word}")))
     }
 }
 

@@ -18,7 +18,7 @@ pub mod netns;
 mod object;
 mod remedy;
 mod sample;
-mod service;
+pub mod service;
 pub mod settings;
 mod signal;
 pub mod sock_diag;

@@ -191,7 +191,7 @@ pub struct ListenerDelta {
 }
 
 /// One interval's yield.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelSample {
     /// The interval the growths belong to.
     pub window: Window,

@@ -79,6 +79,23 @@ pub struct Health {
     pub misses: Vec<(String, u64)>,
 }
 
+impl Health {
+    /// By name; only what is not 0.
+    pub fn troubles(&self) -> BTreeMap<String, u64> {
+        let Totals { ring_full, map_full, nested, orphan_exits, .. } = self.totals;
+        let counts = [
+            ("events_lost", ring_full),
+            ("events_undecodable", self.undecodable),
+            ("map_full", map_full),
+            ("nested", nested),
+            ("orphan_exits", orphan_exits),
+            ("program_misses", self.misses.iter().map(|(_, misses)| misses).sum()),
+        ];
+        let troubles = counts.into_iter().filter(|(_, count)| *count > 0);
+        troubles.map(|(name, count)| (name.to_owned(), count)).collect()
+    }
+}
+
 impl KernelSource {
     /// Attaches what this kernel allows, and takes the baseline of every namespace's counters.
     ///

@@ -39,6 +39,10 @@ pub struct ProxyEvent {
     /// How long the attempt, or the request with all its attempts, took; in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
+    /// The line that told it, where it was one; its beginning where it is long. Not for export: it
+    /// names clients and what they asked for.
+    #[serde(skip)]
+    pub line: Option<String>,
 }
 
 impl ProxyEvent {
@@ -63,6 +67,7 @@ impl ProxyEvent {
             peer_addr: None,
             local_addr: None,
             took_ms: None,
+            line: None,
         }
     }
 

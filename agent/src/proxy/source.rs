@@ -2,6 +2,7 @@
 
 mod carrier;
 mod file;
+mod following;
 mod framing;
 mod interpreter;
 mod positions;
@@ -10,19 +11,17 @@ mod stats;
 mod syslog;
 mod udp_drops;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{dialect::Dialect, event::ProxyEvent};
 
 pub use carrier::Unwrapper;
 pub use file::Follower;
+pub use following::Following;
 pub use framing::Frames;
 pub use interpreter::Interpreter;
 pub use positions::Positions;
@@ -90,7 +89,7 @@ impl Source {
         }
     }
 
-    /// Starts reading, until `stop` is set or nobody listens any more. Whoever reads waits while
+    /// Starts reading, until `stop` is cancelled or nobody listens any more. Whoever reads waits while
     /// `events` is full: lines then wait in the file, the pipe or the connection; datagrams wait in
     /// the socket's buffer, and what the kernel drops of them is counted.
     ///
@@ -103,7 +102,7 @@ impl Source {
     pub fn start(
         &self,
         events: mpsc::Sender<ProxyEvent>,
-        stop: Arc<AtomicBool>,
+        stop: CancellationToken,
         positions: Option<Arc<Positions>>,
     ) -> Result<Arc<SourceStats>> {
         let reader = |dialect| Interpreter::new(dialect, self.name());
@@ -117,9 +116,9 @@ impl Source {
             Self::StandardInput(dialect) => {
                 standard_input::start(reader(Some(*dialect)), events, stop)
             }
-            Self::SyslogUdp(addr) => syslog::udp(*addr, reader(None), events),
-            Self::SyslogTcp(addr) => syslog::tcp(*addr, reader(None), events),
-            Self::SyslogUnix(path) => syslog::unix(path, reader(None), events),
+            Self::SyslogUdp(addr) => syslog::udp(*addr, reader(None), events, stop),
+            Self::SyslogTcp(addr) => syslog::tcp(*addr, reader(None), events, stop),
+            Self::SyslogUnix(path) => syslog::unix(path, reader(None), events, stop),
         }
     }
 }

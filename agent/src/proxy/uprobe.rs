@@ -10,10 +10,7 @@ mod record;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +26,7 @@ use aya::{
 };
 use log::{info, warn};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{ProxyEvent, SourceStats};
 use crate::kernel::constants;
@@ -108,15 +106,19 @@ impl Uprobes {
         self.attached.values().filter(|links| !links.is_empty()).count()
     }
 
-    /// Hands events over on a thread of its own, until `stop` is set or nobody listens any more.
+    /// Hands events over on a thread of its own, until `stop` is cancelled or nobody listens any more.
     ///
     /// # Errors
     ///
     /// When the thread cannot be started.
-    pub fn spawn(mut self, events: mpsc::Sender<ProxyEvent>, stop: Arc<AtomicBool>) -> Result<()> {
+    pub fn spawn(
+        mut self,
+        events: mpsc::Sender<ProxyEvent>,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let watch = move || {
             let mut swept = Instant::now();
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.is_cancelled() {
                 if swept.elapsed() >= SWEEP {
                     self.sweep();
                     swept = Instant::now();

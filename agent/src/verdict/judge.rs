@@ -30,6 +30,9 @@ pub struct Heard {
     pub netns: Option<NetnsId>,
     /// When it was heard.
     pub at: UnixMs,
+    /// The line it was told in, as far as it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
 }
 
 /// What a tick brings, besides the inventory.
@@ -66,6 +69,44 @@ pub struct Totals {
     pub services_moved: BTreeMap<NetnsId, MibCounts>,
     /// Connects that found no local port.
     pub no_port: Vec<NoPortCount>,
+}
+
+impl Totals {
+    /// The growth since `before`.
+    pub fn since(mut self, before: &Self) -> Self {
+        for (netns, (_, counts)) in &mut self.kernel {
+            if let Some((_, before)) = before.kernel.get(netns) {
+                *counts = counts.since(before);
+            }
+        }
+        for (netns, counts) in &mut self.services_moved {
+            if let Some(before) = before.services_moved.get(netns) {
+                *counts = counts.since(before);
+            }
+        }
+        for service in &mut self.services {
+            let is_it = |other: &&ServiceCount| {
+                let key = |it: &ServiceCount| (it.netns, it.port, it.is_local);
+                key(service) == key(other)
+            };
+            let Some(before) = before.services.iter().find(is_it) else { continue };
+            for (word, count) in &mut service.counts {
+                *count = count.saturating_sub(before.counts.get(word).copied().unwrap_or(0));
+            }
+            service.counts.retain(|_, count| *count > 0);
+        }
+        for refused in &mut self.no_port {
+            let is_it = |other: &&NoPortCount| {
+                let key = |it: &NoPortCount| (it.netns, it.destination, it.pid);
+                key(refused) == key(other)
+            };
+            let failures = before.no_port.iter().find(is_it).map_or(0, |before| before.failures);
+            refused.failures = refused.failures.saturating_sub(failures);
+        }
+        self.services.retain(|service| !service.counts.is_empty());
+        self.no_port.retain(|refused| refused.failures > 0);
+        self
+    }
 }
 
 /// The outcome of a tick.

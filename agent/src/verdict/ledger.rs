@@ -50,6 +50,9 @@ pub struct VerdictKind {
     pub confidence: Confidence,
 }
 
+/// What the time of a verdict is kept by: proxy, group, name of the event, and cause.
+pub type LastVerdict = (ProxyKind, String, &'static str, Cause);
+
 /// The counts.
 pub struct Ledger {
     since: UnixMs,
@@ -58,6 +61,7 @@ pub struct Ledger {
     others: BTreeMap<NetnsId, Tally>,
     events: BTreeMap<(ProxyKind, &'static str), u64>,
     verdict_counts: BTreeMap<VerdictKind, u64>,
+    last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     proxy: ProxyReport,
     cycles: Cycles,
     verdicts: VecDeque<Arc<Verdict>>,
@@ -119,6 +123,7 @@ impl Ledger {
             // What appears with its first event already counted has no increase to be seen.
             events: none_yet(),
             verdict_counts: BTreeMap::new(),
+            last_verdicts: BTreeMap::new(),
             proxy: ProxyReport::default(),
             cycles: Cycles::default(),
             verdicts: VecDeque::new(),
@@ -211,6 +216,9 @@ impl Ledger {
             kind.upstream = "other".to_owned();
             kind.peer = "other".to_owned();
         }
+        let last = (kind.proxy, kind.upstream.clone(), kind.event, kind.cause);
+        let last = self.last_verdicts.entry(last).or_default();
+        *last = (*last).max(verdict.event.at);
         *self.verdict_counts.entry(kind).or_default() += 1;
         self.verdicts.push_back(Arc::new(verdict));
         if self.verdicts.len() > VERDICTS_KEPT {
@@ -221,6 +229,11 @@ impl Ledger {
     /// Verdicts by kind.
     pub fn verdict_counts(&self) -> &BTreeMap<VerdictKind, u64> {
         &self.verdict_counts
+    }
+
+    /// When the newest event of each kind was, by the proxy's clock.
+    pub fn last_verdicts(&self) -> &BTreeMap<LastVerdict, UnixMs> {
+        &self.last_verdicts
     }
 
     /// Proxy events by proxy and name.

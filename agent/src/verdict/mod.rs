@@ -25,7 +25,7 @@ pub use evidence::Place;
 pub use growth::Growth;
 pub use join::{Correlator, SETTLE};
 pub use judge::{Heard, Inputs, Judge, Outcome, Totals};
-pub use ledger::{KernelSide, Ledger, VerdictKind};
+pub use ledger::{KernelSide, LastVerdict, Ledger, VerdictKind};
 pub use report::{ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};
 pub use words::in_words;

@@ -53,6 +53,8 @@ pub(super) fn search(
         // Closed meanwhile: what it lost is still known by its address.
         let of = |(netns, addr): Place| ListenerId { netns, addr, inode: 0 };
         ids = evidence.places_at(addr).map(of).collect();
+        // They come in any order, and a replay must come to the same.
+        ids.sort_unstable();
     }
     let trail = match distinct_places(&ids) {
         0 => Trail::Lost,

@@ -126,8 +126,9 @@ impl Stream {
             peer_addr: None,
             local_addr: None,
             took_ms: Some(3000),
+            line: None,
         };
-        let heard = vec![Heard { event, netns: Some(NETNS), at: when }];
+        let heard = vec![Heard { event, netns: Some(NETNS), at: when, line: None }];
         self.publish(agent, second, Content::Heard { heard })
     }
 

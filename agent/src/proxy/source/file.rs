@@ -7,10 +7,7 @@ use std::{
     io::{self, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
@@ -18,6 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use log::{info, warn};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{Interpreter, Positions, SourceStats, positions::Place};
 use crate::{proxy::event::ProxyEvent, time::UnixMs};
@@ -83,15 +81,19 @@ impl Follower {
         Arc::clone(self.interpreter.stats())
     }
 
-    /// Follows the file on a thread of its own until `stop` is set or nobody listens any more. When
+    /// Follows the file on a thread of its own until `stop` is cancelled or nobody listens any more. When
     /// the channel is full the follower waits, and lines wait in the file.
     ///
     /// # Errors
     ///
     /// When the thread cannot be started.
-    pub fn spawn(mut self, events: mpsc::Sender<ProxyEvent>, stop: Arc<AtomicBool>) -> Result<()> {
+    pub fn spawn(
+        mut self,
+        events: mpsc::Sender<ProxyEvent>,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let follow = move || {
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.is_cancelled() {
                 for event in self.poll(UnixMs::now()) {
                     if events.blocking_send(event).is_err() {
                         return;

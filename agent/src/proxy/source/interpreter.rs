@@ -14,6 +14,9 @@ use crate::{
     time::UnixMs,
 };
 
+/// As much of an event's line is kept with it.
+const LINE_KEPT: usize = 2048;
+
 /// Reads the lines of one source.
 #[derive(Debug)]
 pub struct Interpreter {
@@ -67,6 +70,7 @@ impl Interpreter {
         }
         let event = dialect.parse(&line, &stamp.carrier(&self.name, read_at))?;
         SourceStats::count(&self.stats.events);
-        Some(event)
+        let beginning = &line[..line.len().min(LINE_KEPT)];
+        Some(ProxyEvent { line: Some(String::from_utf8_lossy(beginning).into_owned()), ..event })
     }
 }

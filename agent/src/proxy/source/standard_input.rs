@@ -2,10 +2,7 @@
 
 use std::{
     io::{self, BufReader, Read},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
 };
 
@@ -13,6 +10,7 @@ use anyhow::{Context, Result};
 use bytes::BytesMut;
 use log::warn;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{Interpreter, SourceStats, file::cut_lines};
 use crate::{proxy::event::ProxyEvent, time::UnixMs};
@@ -23,14 +21,14 @@ const CHUNK: usize = 64 * 1024;
 pub(super) fn start(
     mut interpreter: Interpreter,
     events: mpsc::Sender<ProxyEvent>,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
 ) -> Result<Arc<SourceStats>> {
     let stats = Arc::clone(interpreter.stats());
     let read = move || {
         let mut input = BufReader::with_capacity(CHUNK, io::stdin());
         let (mut unfinished, mut skipping) = (BytesMut::new(), false);
         let mut chunk = vec![0; CHUNK];
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_cancelled() {
             let length = match input.read(&mut chunk) {
                 Ok(0) => return,
                 Ok(length) => length,

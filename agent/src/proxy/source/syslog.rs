@@ -22,6 +22,7 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{Frames, Interpreter, SourceStats, framing::Frame, udp_drops};
 use crate::{proxy::event::ProxyEvent, time::UnixMs};
@@ -42,13 +43,14 @@ pub(super) fn udp(
     addr: SocketAddr,
     mut interpreter: Interpreter,
     events: mpsc::Sender<ProxyEvent>,
+    stop: CancellationToken,
 ) -> Result<Arc<SourceStats>> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)
         .and_then(|socket| bound(socket, &addr.into()))
         .with_context(|| format!("listening for syslog at udp {addr}"))?;
     let socket = UdpSocket::from_std(socket.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
-    tokio::spawn(async move {
+    let receive = async move {
         let inode = udp_drops::inode(&socket);
         let mut datagram = vec![0; LONGEST_DATAGRAM];
         let mut look = interval(LOOK);
@@ -70,7 +72,8 @@ pub(super) fn udp(
                 }
             }
         }
-    });
+    };
+    tokio::spawn(async move { stop.run_until_cancelled(receive).await });
     Ok(stats)
 }
 
@@ -80,6 +83,7 @@ pub(super) fn unix(
     path: &Path,
     mut interpreter: Interpreter,
     events: mpsc::Sender<ProxyEvent>,
+    stop: CancellationToken,
 ) -> Result<Arc<SourceStats>> {
     let shown = path.display();
     clear(path).with_context(|| format!("listening for syslog at {shown}"))?;
@@ -90,7 +94,7 @@ pub(super) fn unix(
         .with_context(|| format!("letting proxies write to {shown}"))?;
     let socket = UnixDatagram::from_std(socket.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
-    tokio::spawn(async move {
+    let receive = async move {
         let mut datagram = vec![0; LONGEST_DATAGRAM];
         loop {
             match socket.recv(&mut datagram).await {
@@ -102,7 +106,8 @@ pub(super) fn unix(
                 Err(_) => pause(interpreter.stats()).await,
             }
         }
-    });
+    };
+    tokio::spawn(async move { stop.run_until_cancelled(receive).await });
     Ok(stats)
 }
 
@@ -111,6 +116,7 @@ pub(super) fn tcp(
     addr: SocketAddr,
     interpreter: Interpreter,
     events: mpsc::Sender<ProxyEvent>,
+    stop: CancellationToken,
 ) -> Result<Arc<SourceStats>> {
     let listener = Socket::new(Domain::for_address(addr), Type::STREAM, None)
         .and_then(|socket| {
@@ -123,7 +129,8 @@ pub(super) fn tcp(
     let listener = TcpListener::from_std(listener.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
     let connections = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(async move {
+    let stopped = stop.clone();
+    let accept = async move {
         while !events.is_closed() {
             let Ok((stream, peer)) = listener.accept().await else {
                 pause(interpreter.stats()).await;
@@ -137,12 +144,14 @@ pub(super) fn tcp(
             info!("{}: {peer} connected", interpreter.name());
             let (reader, events) = (interpreter.twin(), events.clone());
             let connections = Arc::clone(&connections);
+            let stop = stop.clone();
             tokio::spawn(async move {
-                connection(stream, reader, events).await;
+                stop.run_until_cancelled(connection(stream, reader, events)).await;
                 connections.fetch_sub(1, Ordering::Relaxed);
             });
         }
-    });
+    };
+    tokio::spawn(async move { stopped.run_until_cancelled(accept).await });
     Ok(stats)
 }
 

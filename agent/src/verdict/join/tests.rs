@@ -25,6 +25,7 @@ fn event(second: u64, kind: EventKind, upstream: Upstream) -> ProxyEvent {
         peer_addr: None,
         local_addr: None,
         took_ms: None,
+        line: None,
     }
 }
 

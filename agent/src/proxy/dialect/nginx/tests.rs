@@ -32,6 +32,7 @@ fn reads_a_marking() {
         peer_addr: None,
         local_addr: None,
         took_ms: None,
+        line: None,
     };
     assert_eq!(event, Some(expected));
 }

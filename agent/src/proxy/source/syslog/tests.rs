@@ -27,7 +27,7 @@ fn free() -> SocketAddr {
 async fn a_datagram_is_a_message() {
     let (sender, mut events) = mpsc::channel(8);
     let addr = free();
-    let stats = udp(addr, reader(), sender).unwrap();
+    let stats = udp(addr, reader(), sender, CancellationToken::new()).unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(MESSAGE.as_bytes(), addr).unwrap();
     expect_marking(&mut events).await;
@@ -40,14 +40,17 @@ async fn a_unix_socket_left_behind_is_taken_over_and_nothing_else() {
     let path = directory.path().join("log");
     drop(std::os::unix::net::UnixDatagram::bind(&path).unwrap());
     let (sender, mut events) = mpsc::channel(8);
-    unix(&path, reader(), sender.clone()).unwrap();
+    unix(&path, reader(), sender.clone(), CancellationToken::new()).unwrap();
     let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
     socket.send_to(MESSAGE.as_bytes(), &path).unwrap();
     expect_marking(&mut events).await;
-    assert!(unix(&path, reader(), sender.clone()).is_err(), "somebody listens");
+    assert!(
+        unix(&path, reader(), sender.clone(), CancellationToken::new()).is_err(),
+        "somebody listens"
+    );
     let file = directory.path().join("file");
     fs::write(&file, "precious").unwrap();
-    assert!(unix(&file, reader(), sender).is_err());
+    assert!(unix(&file, reader(), sender, CancellationToken::new()).is_err());
     assert_eq!(fs::read_to_string(file).unwrap(), "precious");
 }
 
@@ -55,7 +58,7 @@ async fn a_unix_socket_left_behind_is_taken_over_and_nothing_else() {
 async fn a_stream_has_messages_in_either_framing() {
     let (sender, mut events) = mpsc::channel(8);
     let addr = free();
-    tcp(addr, reader(), sender).unwrap();
+    tcp(addr, reader(), sender, CancellationToken::new()).unwrap();
     let mut stream = std::net::TcpStream::connect(addr).unwrap();
     write!(stream, "{MESSAGE}{} {MESSAGE}{MESSAGE}", MESSAGE.len()).unwrap();
     drop(stream);

@@ -1,0 +1,186 @@
+//! A recording gone through by the code that runs live.
+
+use std::{collections::BTreeMap, io::Read, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{
+    block::Header,
+    entry::{Entry, Tick},
+    reader::{Damage, Reader},
+    state::State,
+};
+use crate::{
+    kernel::Standing,
+    proxy::EventKind,
+    time::{UnixMs, Window},
+    verdict::{Inputs, Judge, Report, Totals, Verdict},
+};
+
+/// Differing verdicts kept to be shown.
+const DIFFERENCES: usize = 20;
+/// How far back "no live upstreams" may reach for its causes.
+const LONGEST_REACH: Duration = Duration::from_secs(600);
+
+/// What came of a replay.
+#[derive(Debug)]
+pub struct Replay {
+    /// What the file says of itself.
+    pub header: Header,
+    /// The same as if watched live.
+    pub report: Report,
+    /// How each signal was had.
+    pub standings: Vec<Standing>,
+    /// The agent's own troubles since its start, by name.
+    pub troubles: BTreeMap<String, u64>,
+    /// Whether the verdicts are those that were come to live.
+    pub comparison: Comparison,
+    /// What the file lacks.
+    pub damage: Damage,
+    /// Whether it begins later than the agent began to watch.
+    pub begins_late: bool,
+}
+
+/// Verdicts come to live, beside those come to now.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// Verdicts that are the same.
+    pub same: u64,
+    /// Verdicts that rest on what happened before the recording begins, and so may differ.
+    pub before: u64,
+    /// Verdicts that differ.
+    pub differing: u64,
+    /// Some of these: live, and now.
+    pub differences: Vec<(Option<Verdict>, Option<Verdict>)>,
+}
+
+/// Goes through a recording; `on_tick` sees each tick with the state that it led to.
+///
+/// # Errors
+///
+/// When the file cannot be read, or not one of its blocks can.
+pub fn replay<R: Read>(
+    mut reader: Reader<R>,
+    mut on_tick: impl FnMut(&Tick, &State),
+) -> Result<Replay> {
+    let mut course: Option<Course> = None;
+    while let Some(block) = reader.next_block()? {
+        for entry in block.entries {
+            match entry {
+                Entry::Whole(changes) => {
+                    let mut state = State::default();
+                    state.apply(*changes);
+                    match &mut course {
+                        Some(course) => course.state = state,
+                        None => course = Some(Course::begin(state)),
+                    }
+                }
+                Entry::Tick(tick) => {
+                    let Some(course) = &mut course else { continue };
+                    course.tick(*tick, &mut on_tick);
+                }
+            }
+        }
+    }
+    let (header, damage) = (reader.header().clone(), reader.damage().clone());
+    let course = course.context("nothing whole is in this recording")?;
+    course.end(header, damage)
+}
+
+/// A replay under way.
+struct Course {
+    state: State,
+    /// The counts at the beginning: what is reported is the growth.
+    baseline: Totals,
+    /// From the first tick on.
+    judge: Option<Judge>,
+    window: Window,
+    comparison: Comparison,
+    begins_late: bool,
+}
+
+impl Course {
+    fn begin(state: State) -> Self {
+        let baseline = state.totals();
+        Self {
+            begins_late: !baseline.kernel.is_empty(),
+            state,
+            baseline,
+            judge: None,
+            window: Window::default(),
+            comparison: Comparison::default(),
+        }
+    }
+
+    fn tick(&mut self, tick: Tick, on_tick: &mut impl FnMut(&Tick, &State)) {
+        let judge = self.judge.get_or_insert_with(|| {
+            self.window.from = tick.sample.window.from;
+            Judge::new(tick.sample.window.from)
+        });
+        self.window.to = tick.now;
+        for heard in &tick.heard_before {
+            judge.hear(heard, &self.state.inventory);
+        }
+        self.state.apply(tick.changes.clone());
+        let totals = self.state.totals().since(&self.baseline);
+        let inputs = Inputs {
+            now: tick.now,
+            sample: &tick.sample,
+            events: &tick.events.events(),
+            heard: &tick.heard,
+            hears_proxies: tick.hears_proxies,
+            forgets: tick.forgets,
+            is_last: tick.is_last,
+            standings: &self.state.standings,
+            totals: &totals,
+        };
+        let outcome = judge.tick(&inputs, &self.state.inventory);
+        let begin = self.begins_late.then_some(self.window.from);
+        self.comparison.compare(&tick.verdicts, &outcome.verdicts, begin);
+        on_tick(&tick, &self.state);
+    }
+
+    fn end(self, header: Header, damage: Damage) -> Result<Replay> {
+        let judge = self.judge.context("nothing whole is in this recording")?;
+        let totals = self.state.totals().since(&self.baseline);
+        Ok(Replay {
+            header,
+            report: judge.report(self.window.to, &self.state.standings, &totals),
+            standings: self.state.standings,
+            troubles: self.state.troubles,
+            comparison: self.comparison,
+            damage,
+            begins_late: self.begins_late,
+        })
+    }
+}
+
+impl Comparison {
+    /// Whether no verdict differs.
+    pub fn is_same(&self) -> bool {
+        self.differing == 0
+    }
+
+    /// `begin`: of a recording that begins after the agent did.
+    fn compare(&mut self, live: &[Verdict], now: &[Verdict], begin: Option<UnixMs>) {
+        for place in 0..live.len().max(now.len()) {
+            let (live, now) = (live.get(place), now.get(place));
+            if live == now {
+                self.same += 1;
+            } else if begin.is_some_and(|begin| live.or(now).is_some_and(|v| reaches(v, begin))) {
+                self.before += 1;
+            } else {
+                self.differing += 1;
+                if self.differences.len() < DIFFERENCES {
+                    self.differences.push((live.cloned(), now.cloned()));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a verdict rests on what happened before `begin`.
+fn reaches(verdict: &Verdict, begin: UnixMs) -> bool {
+    let is_group = verdict.event.kind == EventKind::NoLivePeers;
+    verdict.window.from < begin || is_group && verdict.event.at.earlier(LONGEST_REACH) < begin
+}
