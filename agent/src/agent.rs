@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    across::Outbox,
+    across::OutletStats,
     inventory::{Inventory, View},
     kernel::{
         self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing,
@@ -106,7 +106,7 @@ pub struct Snapshot {
     /// What each source has read, by its name.
     pub sources: Vec<(String, Arc<SourceStats>)>,
     /// Those who are told, by their names.
-    pub outlets: Vec<(String, Arc<Outbox>)>,
+    pub outlets: Vec<(String, Arc<OutletStats>)>,
     /// Who owns what.
     pub view: View,
     /// How many listeners to export at most.
@@ -132,7 +132,7 @@ pub trait Outlet: Send {
     );
 
     /// Its name, and what became of what it was told.
-    fn stats(&self) -> (String, Arc<Outbox>);
+    fn stats(&self) -> (String, Arc<OutletStats>);
 }
 
 /// What came of reading the configuration.

@@ -47,6 +47,7 @@ impl Group {
                 Package::with_program("nginx-light", "nginx"),
                 Package::with_program("haproxy", "haproxy"),
                 Package::with_program("iproute2", "ip"),
+                Package::with_program("nats-server", "nats-server"),
                 Package::with_program("procps", "sysctl"),
                 Package::library("python3-venv"),
                 Package::library("php-fpm"),

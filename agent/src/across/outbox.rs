@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -38,6 +38,11 @@ pub struct OutletStats {
 }
 
 impl OutletStats {
+    /// Notes that the receiver would not have so many.
+    pub fn rejected(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Notes an attempt that succeeded; true where the one before had not.
     pub fn succeeded(&self, sent: usize) -> bool {
         self.sent.fetch_add(sent as u64, Ordering::Relaxed);
@@ -53,42 +58,52 @@ impl OutletStats {
 
 /// A bounded queue between the agent, which never waits, and an outlet that may be away.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct Outbox<T = Outgoing> {
     most_bytes: usize,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue<T>>,
     more: Notify,
-    stats: OutletStats,
+    stats: Arc<OutletStats>,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Outgoing>,
+#[derive(Debug)]
+struct Queue<T> {
+    /// Each with its size.
+    waiting: VecDeque<(T, usize)>,
     bytes: usize,
     /// How many of the first are being handed over.
     under_way: usize,
 }
 
 impl Outbox {
+    /// Puts a message in, which takes up as much room as its text.
+    pub fn put_message(&self, message: Outgoing) {
+        let size = message.payload.len();
+        self.put(message, size);
+    }
+}
+
+impl<T: Clone> Outbox<T> {
     /// Keeps at most `most_bytes`.
     pub fn new(most_bytes: usize) -> Self {
-        let (queue, more, stats) = Default::default();
-        Self { most_bytes, queue, more, stats }
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), bytes: 0, under_way: 0 });
+        Self { most_bytes, queue, more: Notify::new(), stats: Arc::default() }
     }
 
     /// What became of what was put in.
-    pub fn stats(&self) -> &OutletStats {
-        &self.stats
+    pub fn stats(&self) -> Arc<OutletStats> {
+        Arc::clone(&self.stats)
     }
 
-    /// Puts a message in; where there is no room, the oldest that are not under way are dropped.
-    pub fn put(&self, message: Outgoing) {
+    /// Puts something of `size` bytes in; where there is no room, the oldest that are not under way
+    /// are dropped.
+    pub fn put(&self, message: T, size: usize) {
         let mut queue = self.locked();
-        queue.bytes += message.payload.len();
-        queue.waiting.push_back(message);
+        queue.bytes += size;
+        queue.waiting.push_back((message, size));
         while queue.bytes > self.most_bytes {
             let at = queue.under_way;
-            let Some(oldest) = queue.waiting.remove(at) else { break };
-            queue.bytes -= oldest.payload.len();
+            let Some((_, size)) = queue.waiting.remove(at) else { break };
+            queue.bytes -= size;
             self.stats.dropped.fetch_add(1, Ordering::Relaxed);
         }
         self.note(&queue);
@@ -97,7 +112,7 @@ impl Outbox {
 
     /// The oldest messages, `most` at most, as soon as there is any. They stay in until
     /// [`done`](Self::done) is called; asked again before that, it hands out the same.
-    pub async fn next(&self, most: usize) -> Vec<Outgoing> {
+    pub async fn next(&self, most: usize) -> Vec<T> {
         loop {
             let more = self.more.notified();
             {
@@ -105,7 +120,8 @@ impl Outbox {
                 if !queue.waiting.is_empty() {
                     let count = queue.waiting.len().min(most);
                     queue.under_way = count;
-                    return queue.waiting.range(..count).cloned().collect();
+                    let first = queue.waiting.range(..count);
+                    return first.map(|(message, _)| message.clone()).collect();
                 }
             }
             more.await;
@@ -116,24 +132,19 @@ impl Outbox {
     pub fn done(&self) {
         let mut queue = self.locked();
         for _ in 0..std::mem::take(&mut queue.under_way) {
-            if let Some(message) = queue.waiting.pop_front() {
-                queue.bytes -= message.payload.len();
+            if let Some((_, size)) = queue.waiting.pop_front() {
+                queue.bytes -= size;
             }
         }
         self.note(&queue);
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.locked().waiting.is_empty()
-    }
-
-    fn note(&self, queue: &Queue) {
+    fn note(&self, queue: &Queue<T>) {
         self.stats.waiting.store(queue.waiting.len() as u64, Ordering::Relaxed);
         self.stats.waiting_bytes.store(queue.bytes as u64, Ordering::Relaxed);
     }
 
-    fn locked(&self) -> MutexGuard<'_, Queue> {
+    fn locked(&self) -> MutexGuard<'_, Queue<T>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,22 +164,22 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_done_is_handed_out_again() {
         let outbox = Outbox::new(100);
-        (1..=3).for_each(|number| outbox.put(message(number)));
+        (1..=3).for_each(|number| outbox.put_message(message(number)));
         assert_eq!(ids(&outbox.next(2).await), ["1", "2"]);
         assert_eq!(ids(&outbox.next(2).await), ["1", "2"]);
         outbox.done();
         assert_eq!(ids(&outbox.next(2).await), ["3"]);
         outbox.done();
-        assert!(outbox.is_empty());
+        assert_eq!(outbox.stats().waiting.load(Ordering::Relaxed), 0);
         assert_eq!(outbox.stats().waiting_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
     async fn the_oldest_go_where_there_is_no_room_but_not_those_under_way() {
         let outbox = Outbox::new(30);
-        (1..=3).for_each(|number| outbox.put(message(number)));
+        (1..=3).for_each(|number| outbox.put_message(message(number)));
         assert_eq!(ids(&outbox.next(1).await), ["1"]);
-        (4..=5).for_each(|number| outbox.put(message(number)));
+        (4..=5).for_each(|number| outbox.put_message(message(number)));
         assert_eq!(outbox.stats().dropped.load(Ordering::Relaxed), 2);
         outbox.done();
         assert_eq!(ids(&outbox.next(9).await), ["4", "5"]);

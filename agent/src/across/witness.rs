@@ -11,7 +11,7 @@ use log::warn;
 
 use super::{
     message::{Content, Message, Tick, VERSION},
-    outbox::{Outbox, Outgoing},
+    outbox::{Outbox, Outgoing, OutletStats},
 };
 use crate::{
     agent::Outlet,
@@ -84,7 +84,9 @@ impl Witness {
         let (host, run, number) = (self.host.clone(), self.run, self.number);
         let message = Message { version: VERSION, host, run, number, content };
         match serde_json::to_vec(&message) {
-            Ok(json) => self.outbox.put(Outgoing { id: message.id(), payload: Bytes::from(json) }),
+            Ok(json) => {
+                self.outbox.put_message(Outgoing { id: message.id(), payload: Bytes::from(json) })
+            }
             Err(error) => warn!("a message for the bus cannot be written: {error}"),
         }
     }
@@ -131,7 +133,7 @@ impl Outlet for Witness {
         }
     }
 
-    fn stats(&self) -> (String, Arc<Outbox>) {
-        ("nats".to_owned(), Arc::clone(&self.outbox))
+    fn stats(&self) -> (String, Arc<OutletStats>) {
+        ("nats".to_owned(), self.outbox.stats())
     }
 }

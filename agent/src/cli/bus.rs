@@ -12,22 +12,32 @@ use crate::across::{Bus, BusConfig};
 #[derive(Debug, Args)]
 pub(super) struct BusArgs {
     /// File with the user's JWT and seed for the NATS server
-    #[arg(long, value_name = "FILE", requires = "nats")]
+    #[arg(long, value_name = "FILE")]
     nats_credentials: Option<PathBuf>,
     /// File with certificates (PEM) of authorities to trust for tls:// besides the system's
-    #[arg(long, value_name = "FILE", requires = "nats")]
+    #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     /// File with this client's certificate (PEM), where the server asks for one
-    #[arg(long, value_name = "FILE", requires = "nats_key")]
+    #[arg(long, value_name = "FILE")]
     nats_certificate: Option<PathBuf>,
     /// File with that certificate's key (PEM)
-    #[arg(long, value_name = "FILE", requires = "nats_certificate")]
+    #[arg(long, value_name = "FILE")]
     nats_key: Option<PathBuf>,
 }
 
 impl BusArgs {
+    /// Whether any of them was given.
+    pub(super) fn is_given(&self) -> bool {
+        let files = [&self.nats_credentials, &self.nats_ca, &self.nats_certificate, &self.nats_key];
+        files.into_iter().any(Option::is_some)
+    }
+
     /// Connects to `servers` as `name`.
     pub(super) async fn connect(self, servers: String, name: &str) -> Result<Bus> {
+        ensure!(
+            self.nats_certificate.is_some() == self.nats_key.is_some(),
+            "--nats-certificate and --nats-key go together"
+        );
         let certificate = self.nats_certificate.zip(self.nats_key);
         let authorities = self.nats_ca;
         let config =

@@ -118,7 +118,7 @@ impl Desk {
                 (message, stored) = self.reader.next() => {
                     for verdict in self.joiner.take(message, stored) {
                         let payload = Bytes::from(serde_json::to_vec(&verdict)?);
-                        self.outbox.put(Outgoing { id: verdict.id, payload });
+                        self.outbox.put_message(Outgoing { id: verdict.id, payload });
                     }
                 }
             }
@@ -153,7 +153,7 @@ impl Desk {
             unreadable: self.reader.unreadable,
             waiting: self.reader.waiting,
             reading: Some(self.reader.stats()),
-            outbox: Some(Arc::clone(&self.outbox)),
+            publishing: Some(self.outbox.stats()),
             verdicts: self.ledger.verdict_counts().clone(),
         }
     }

@@ -1,8 +1,11 @@
 //! Whom the agent tells, on the command line.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use tokio::{
     task::JoinHandle,
@@ -11,8 +14,9 @@ use tokio::{
 
 use super::bus::{BusArgs, host_name};
 use crate::{
-    across::{Outbox, Witness, publish},
+    across::{Outbox, OutletStats, Witness, publish},
     agent::Agent,
+    export::otlp::{self, OtlpLogs, export_logs},
 };
 
 /// How long a stopping agent waits for what is still to be told.
@@ -27,6 +31,10 @@ pub(super) struct OutletArgs {
     nats: Option<String>,
     #[command(flatten)]
     bus: BusArgs,
+    /// Tell what proxies say, verdicts and losses to an OpenTelemetry Collector, as log records over
+    /// gRPC: http://HOST:PORT or https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
     /// Name of this host among others [default: the kernel's]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
@@ -37,19 +45,36 @@ pub(super) struct OutletArgs {
 
 /// The outlets at work.
 pub(super) struct Outlets {
-    open: Vec<(Arc<Outbox>, JoinHandle<()>)>,
+    open: Vec<(Arc<OutletStats>, JoinHandle<()>)>,
 }
 
 impl OutletArgs {
+    /// Looks at what no option shows by itself.
+    ///
+    /// # Errors
+    ///
+    /// When options do not go together.
+    pub(super) fn check(&self) -> Result<()> {
+        ensure!(self.nats.is_some() || !self.bus.is_given(), "--nats-... files go with --nats URL");
+        host_name(self.host_name.clone()).map(drop)
+    }
+
     /// Opens what was asked for and has the agent tell it.
     pub(super) async fn open(self, agent: &mut Agent) -> Result<Outlets> {
+        self.check()?;
         let host = host_name(self.host_name)?;
         let mut open = Vec::new();
         if let Some(servers) = self.nats {
             let bus = self.bus.connect(servers, &host).await?;
             let outbox = Arc::new(Outbox::new(self.outbox << 20));
             agent.tell(Box::new(Witness::new(host.clone(), Arc::clone(&outbox))));
-            open.push((Arc::clone(&outbox), tokio::spawn(publish(bus, outbox, host.clone()))));
+            open.push((outbox.stats(), tokio::spawn(publish(bus, outbox, host.clone()))));
+        }
+        if let Some(url) = self.otlp {
+            let channel = otlp::channel(&url)?;
+            let outbox = Arc::new(otlp::Records::new(self.outbox << 20));
+            agent.tell(Box::new(OtlpLogs::new(Arc::clone(&outbox))));
+            open.push((outbox.stats(), tokio::spawn(export_logs(channel, outbox, host))));
         }
         Ok(Outlets { open })
     }
@@ -58,9 +83,9 @@ impl OutletArgs {
 impl Outlets {
     /// Waits a little until all has been told.
     pub(super) async fn flush(self) {
-        for (outbox, task) in self.open {
+        for (stats, task) in self.open {
             let told = async {
-                while !outbox.is_empty() {
+                while stats.waiting.load(Ordering::Relaxed) > 0 {
                     sleep(Duration::from_millis(20)).await;
                 }
             };

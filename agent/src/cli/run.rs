@@ -91,6 +91,7 @@ impl RunArgs {
     ///
     /// When options do not go together, or a file that they name is wrong.
     pub(super) fn check(&self) -> Result<()> {
+        self.outlets.check()?;
         self.agent().map(drop)
     }
 }

@@ -19,10 +19,10 @@ use super::{
     families::Families,
     http::{PROMETHEUS_TEXT, until},
     metrics::about_verdicts,
-    outlets::about_outbox,
+    outlets::about_outlet,
 };
 use crate::{
-    across::{HostState, Outbox, OutletStats},
+    across::{HostState, OutletStats},
     verdict::VerdictKind,
 };
 
@@ -47,7 +47,7 @@ pub struct Correlation {
     /// How reading goes.
     pub reading: Option<Arc<OutletStats>>,
     /// Verdicts on their way.
-    pub outbox: Option<Arc<Outbox>>,
+    pub publishing: Option<Arc<OutletStats>>,
     /// Verdicts that this reader was the first to publish.
     pub verdicts: BTreeMap<VerdictKind, u64>,
 }
@@ -133,8 +133,8 @@ fn render(correlation: &Correlation) -> Result<String> {
         .iter()
         .take(HOSTS_EXPORTED)
         .for_each(|host| about_a_host(&mut families, host));
-    if let Some(outbox) = &correlation.outbox {
-        about_outbox(&mut families, "verdicts", outbox.stats());
+    if let Some(stats) = &correlation.publishing {
+        about_outlet(&mut families, "verdicts", stats);
     }
     about_verdicts(&mut families, &correlation.verdicts);
     families.encode().context("rendering the metrics")

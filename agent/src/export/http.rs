@@ -127,8 +127,7 @@ async fn ready(State(latest): State<Latest>) -> Response {
     if let Some(why) = &snapshot.no_canary {
         let _ = writeln!(text, "{why}");
     }
-    for (name, outbox) in &snapshot.outlets {
-        let stats = outbox.stats();
+    for (name, stats) in &snapshot.outlets {
         let state = if stats.is_connected.load(Ordering::Relaxed) { "is told" } else { "is away" };
         let waiting = stats.waiting.load(Ordering::Relaxed);
         let _ = writeln!(text, "{name} {state}, {waiting} messages wait");

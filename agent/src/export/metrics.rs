@@ -10,7 +10,7 @@ use anyhow::Result;
 use prometheus::{core::Collector, process_collector::ProcessCollector};
 
 use super::{
-    families::Families, flows::about_flows, listeners::about_listeners, outlets::about_outbox,
+    families::Families, flows::about_flows, listeners::about_listeners, outlets::about_outlet,
 };
 use crate::{
     agent::Snapshot,
@@ -67,8 +67,8 @@ fn families(snapshot: &Snapshot) -> Families {
     about_proxies(&mut families, snapshot);
     about_cycles(&mut families, &snapshot.report.proxy.cycles);
     about_sources(&mut families, snapshot);
-    for (name, outbox) in &snapshot.outlets {
-        about_outbox(&mut families, name, outbox.stats());
+    for (name, stats) in &snapshot.outlets {
+        about_outlet(&mut families, name, stats);
     }
     families
 }

@@ -8,6 +8,7 @@ mod flows;
 mod http;
 mod listeners;
 mod metrics;
+pub mod otlp;
 mod outlets;
 mod protobuf;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::families::Families;
 use crate::across::OutletStats;
 
 /// One outlet's.
-pub(super) fn about_outbox(families: &mut Families, outlet: &str, stats: &OutletStats) {
+pub(super) fn about_outlet(families: &mut Families, outlet: &str, stats: &OutletStats) {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let labels = [("outlet", outlet)];
     families.gauge(
