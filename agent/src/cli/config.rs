@@ -28,7 +28,7 @@ enum ConfigCommand {
     },
     /// Show every setting as `floodmark run` would have it with the same options, and where each
     /// comes from; secrets are left out
-    Show(RunArgs),
+    Show(Box<RunArgs>),
 }
 
 /// Runs the command.

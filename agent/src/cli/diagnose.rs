@@ -64,7 +64,8 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(if is_trouble(report) { TROUBLE } else { HEALTHY }))
 }
 
-fn is_trouble(report: &Report) -> bool {
+/// Whether anything was lost, or any peer marked.
+pub(super) fn is_trouble(report: &Report) -> bool {
     let lost = report.namespaces.iter().any(|netns| netns.kernel[Counter::ListenDrops] > 0);
     lost || report.proxy.markings > 0 || report.proxy.no_live_peers > 0
 }
@@ -94,6 +95,7 @@ async fn advance(bar: ProgressBar, mut latest: watch::Receiver<Option<Arc<Snapsh
     std::future::pending().await
 }
 
+/// A duration on the command line.
 pub(super) fn duration(text: &str) -> Result<Duration> {
     let parsed: SignedDuration =
         text.parse().map_err(|_| anyhow!("not a duration; write it like 30s, 5m or 1h30m"))?;

@@ -8,7 +8,9 @@ mod doctor;
 mod listeners;
 mod outlets;
 mod proxies;
+mod record;
 mod reload;
+mod replay;
 mod run;
 mod settings;
 mod story;
@@ -47,6 +49,10 @@ enum Command {
     Correlate(correlate::CorrelateArgs),
     /// Watch for a while, then say what is wrong, on what evidence, and what to change
     Diagnose(diagnose::DiagnoseArgs),
+    /// Keep an incident in a file, to be replayed and reported elsewhere and later
+    Record(record::RecordArgs),
+    /// Tell the story of a recording as diagnose would have told it
+    Replay(replay::ReplayArgs),
     /// List every listener of every network namespace: owner, queue and limit, trouble first
     Listeners(listeners::ListenersArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
@@ -91,6 +97,8 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         Command::Run(args) => runtime.block_on(run::run(args, matches)),
         Command::Correlate(args) => runtime.block_on(correlate::correlate(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
+        Command::Record(args) => runtime.block_on(record::record(args)),
+        Command::Replay(args) => replay::replay(&args),
         Command::Listeners(args) => listeners::listeners(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(args, &matches, &layers),

@@ -8,22 +8,28 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args};
-use log::info;
+use log::{info, warn};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
 
-use super::{HEALTHY, ProxyArgs, outlets::OutletArgs, reload};
+use super::{HEALTHY, ProxyArgs, diagnose::duration, outlets::OutletArgs, record::SOCKET, reload};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
+    record::{self, Bounds, Header, Hindsight, Recorder},
+    time::UnixMs,
     verdict::Verdict,
 };
+
+/// Memory for hindsight. Ten minutes of a busy host take a tenth.
+const HINDSIGHT_MEMORY: usize = 32 << 20;
 
 /// Arguments of `floodmark run`. Each has its key in the configuration file and its environment
 /// variable by its name, see [`settings`](super::settings).
@@ -61,6 +67,13 @@ pub(super) struct RunArgs {
     /// (repeatable)
     #[arg(long = "netns", value_name = "NAME")]
     namespaces: Vec<String>,
+    /// Keep what was seen in the last minutes in memory, 32 MiB at most, to be taken over by
+    /// `floodmark record --from-agent`; 0: keep nothing
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = hindsight)]
+    hindsight: Duration,
+    /// Unix socket at which it is to be had, by the agent's own user only
+    #[arg(long, default_value = SOCKET, value_name = "PATH")]
+    socket: PathBuf,
     #[command(flatten)]
     proxy: ProxyArgs,
     #[command(flatten)]
@@ -105,6 +118,9 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     let listener = export::bind(args.listen).await?;
     let mut agent = Agent::start(&args.agent()?)?;
     let outlets = args.outlets.open(&mut agent).await?;
+    if !args.hindsight.is_zero() {
+        keep(&mut agent, &args);
+    }
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
@@ -136,6 +152,24 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     server.await.context("the HTTP server panicked")??;
     outcome?;
     Ok(ExitCode::from(HEALTHY))
+}
+
+/// Has the last minutes kept, and answers whoever asks for them. An agent without a socket still
+/// does all the rest.
+fn keep(agent: &mut Agent, args: &RunArgs) {
+    let bounds = Bounds { period: args.hindsight, bytes: HINDSIGHT_MEMORY };
+    let hindsight = Hindsight::new(Header::here(UnixMs::now(), false), bounds);
+    match record::serve(&args.socket, hindsight.clone()) {
+        Ok(answering) => {
+            agent.record(Recorder::new(Box::new(hindsight), None));
+            tokio::spawn(answering);
+        }
+        Err(error) => warn!("no hindsight: {error:#}"),
+    }
+}
+
+fn hindsight(text: &str) -> Result<Duration> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 /// Completes at SIGINT or SIGTERM. Takes the signals over at once, so that none is lost while the

@@ -169,6 +169,6 @@ fn tell_limits(out: &mut String, report: &Report, standings: &[Standing]) -> std
 }
 
 /// Names come from other people's processes: no control characters reach the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -28,3 +28,6 @@ pub use redact::Redactor;
 pub use replay::{Comparison, Replay, replay};
 pub use socket::{fetch, serve};
 pub use state::{State, StateChanges};
+
+#[cfg(test)]
+mod tests;

@@ -161,7 +161,7 @@ impl Cast {
         let log = directory.join("error.log");
         let log = log.to_string_lossy();
         let (proxy_netns, app_netns) = (topology.proxy.name(), app_netns.name());
-        let common = ["run", "--nats", &nats, "--verdicts"];
+        let common = ["run", "--nats", &nats, "--verdicts", "--hindsight", "0"];
         let of_proxy =
             ["--host-name", PROXY_HOST, "--netns", proxy_netns, "--nginx-error-log", &log];
         let of_app = ["--host-name", APP_HOST, "--netns", app_netns];

@@ -1,0 +1,137 @@
+//! `floodmark record`: keep an incident in a file.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    HEALTHY, ProxyArgs, UNABLE, diagnose::duration, replay::tell_damage, run::stop_signal,
+};
+use crate::{
+    agent::{Agent, AgentConfig},
+    record::{Damage, FileSink, Header, Reader, Recorder, Redactor, fetch, transcribe},
+    time::UnixMs,
+};
+
+/// Where the agent answers.
+pub(super) const SOCKET: &str = "/run/floodmark/agent.sock";
+
+/// Arguments of `floodmark record`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  floodmark record incident.fmr --duration 10m --nginx-error-log /var/log/nginx/error.log
+  floodmark record incident.fmr --from-agent      what the running agent saw in the last minutes
+  floodmark record send.fmr --redact-from incident.fmr    a copy without clients and their requests
+Then: floodmark replay incident.fmr, floodmark report incident.fmr --output incident.html")]
+pub(super) struct RecordArgs {
+    /// The file to write; it must not be there yet
+    file: PathBuf,
+    /// How long to record; without, until it is interrupted
+    #[arg(long, value_parser = duration)]
+    duration: Option<Duration>,
+    /// The file's greatest size, as 50M or 2G; the oldest goes when it is reached
+    #[arg(long, default_value = "256M", value_parser = size)]
+    max_size: u64,
+    /// Leave out who the clients are and what they asked for
+    #[arg(long)]
+    redact: bool,
+    /// Write this recording anew, redacted, and record nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "from_agent"])]
+    redact_from: Option<PathBuf>,
+    /// Take over what the running agent kept of the last minutes, and record nothing
+    #[arg(long, conflicts_with = "duration")]
+    from_agent: bool,
+    /// Where the running agent answers
+    #[arg(long, default_value = SOCKET, value_name = "PATH", requires = "from_agent")]
+    socket: PathBuf,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+/// Records, or takes over what was recorded.
+pub(super) async fn record(args: RecordArgs) -> Result<ExitCode> {
+    if let Some(from) = &args.redact_from {
+        return take_over(open(from)?, &args.file, true);
+    }
+    if args.from_agent {
+        let reader = Reader::open(fetch(&args.socket)?).context("reading the agent's answer")?;
+        return take_over(reader, &args.file, args.redact);
+    }
+    let stop = stop_signal()?;
+    let redactor = args.redact.then(Redactor::default);
+    let header = Header::here(UnixMs::now(), args.redact);
+    // Before the kernel is touched: a file that is there already should cost nothing.
+    let sink = FileSink::create(&args.file, &header, Some(args.max_size))?;
+    let config =
+        AgentConfig { watch_causes: true, watch_connections: true, ..args.proxy.config()? };
+    let mut agent = Agent::start(&config)?;
+    agent.record(Recorder::new(Box::new(sink), redactor));
+    let (file, duration) = (args.file.display(), args.duration);
+    match duration {
+        Some(duration) => eprintln!("recording to {file} for {} s", duration.as_secs()),
+        None => eprintln!("recording to {file} until interrupted"),
+    }
+    let enough = async {
+        let over = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => {}
+            () = stop => {}
+        }
+    };
+    let (snapshots, _latest) = watch::channel(None);
+    let (_no_changes, changes) = mpsc::channel(1);
+    agent.run(&snapshots, enough, changes, |_| {}).await?;
+    let size = std::fs::metadata(&args.file).map_or(0, |metadata| metadata.len());
+    eprintln!("wrote {size} bytes; floodmark replay {file} tells the story");
+    Ok(ExitCode::from(HEALTHY))
+}
+
+fn take_over<R: Read>(mut from: Reader<R>, to: &Path, redacts: bool) -> Result<ExitCode> {
+    let damage = transcribe(&mut from, to, redacts.then(Redactor::default))?;
+    let mut words = String::new();
+    tell_damage(&mut words, &damage)?;
+    eprint!("{words}");
+    eprintln!("wrote {}; floodmark replay tells its story", to.display());
+    let is_whole =
+        Damage { has_end: true, ..damage } == Damage { has_end: true, ..Damage::default() };
+    Ok(ExitCode::from(if is_whole { HEALTHY } else { UNABLE }))
+}
+
+/// Opens a recording.
+pub(super) fn open(path: &Path) -> Result<Reader<BufReader<File>>> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let kind = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
+    anyhow::ensure!(!kind.is_dir(), "{} is a directory", path.display());
+    anyhow::ensure!(!kind.file_type().is_socket(), "{} is a socket", path.display());
+    Reader::open(BufReader::new(file)).with_context(|| path.display().to_string())
+}
+
+fn size(text: &str) -> Result<u64> {
+    let wrong = || anyhow!("not a size; write it like 50M or 2G");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" => 1,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let size = number.checked_mul(unit).filter(|size| *size >= 1 << 20);
+    size.context("a recording takes 1M at least")
+}

@@ -1,0 +1,190 @@
+//! `floodmark replay`: the story of a recording.
+
+use std::{
+    fmt::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{HEALTHY, TROUBLE, diagnose::is_trouble, record::open, story};
+use crate::{
+    record::{Damage, Replay, replay as go_through},
+    time::UnixMs,
+    verdict::{Report, Verdict},
+};
+
+/// Arguments of `floodmark replay`.
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// A recording, of `floodmark record`
+    file: PathBuf,
+    /// Print one JSON object: the report, and what is to be said of the recording
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Replayed<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    recording: Recording<'a>,
+}
+
+#[derive(Serialize)]
+struct Recording<'a> {
+    program: &'a str,
+    kernel: &'a str,
+    is_redacted: bool,
+    begins_late: bool,
+    has_end: bool,
+    gaps: &'a [crate::time::Window],
+    cut_bytes: u64,
+    verdicts_same: u64,
+    verdicts_from_before: u64,
+    verdicts_differing: u64,
+    differences: Vec<Difference<'a>>,
+}
+
+#[derive(Serialize)]
+struct Difference<'a> {
+    live: Option<&'a Verdict>,
+    replayed: Option<&'a Verdict>,
+}
+
+/// Exit status as of `floodmark diagnose`.
+pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
+    let replayed = go_through(open(&args.file)?, |_, _| {})?;
+    let report = &replayed.report;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&as_json(&replayed))?);
+    } else {
+        print!("{}\n{}", story::tell(report, &replayed.standings), tell(&replayed));
+    }
+    Ok(ExitCode::from(if is_trouble(report) { TROUBLE } else { HEALTHY }))
+}
+
+fn as_json(replayed: &Replay) -> Replayed<'_> {
+    let Replay { header, report, comparison, damage, begins_late, .. } = replayed;
+    let differences = comparison.differences.iter();
+    Replayed {
+        report,
+        recording: Recording {
+            program: &header.program,
+            kernel: &header.kernel,
+            is_redacted: header.is_redacted,
+            begins_late: *begins_late,
+            has_end: damage.has_end,
+            gaps: &damage.gaps,
+            cut_bytes: damage.cut_bytes,
+            verdicts_same: comparison.same,
+            verdicts_from_before: comparison.before,
+            verdicts_differing: comparison.differing,
+            differences: differences
+                .map(|(live, now)| Difference { live: live.as_ref(), replayed: now.as_ref() })
+                .collect(),
+        },
+    }
+}
+
+/// What is to be said of the recording itself.
+fn tell(replayed: &Replay) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut out, replayed);
+    out
+}
+
+fn write(out: &mut String, replayed: &Replay) -> fmt::Result {
+    let Replay { header, report, comparison, damage, .. } = replayed;
+    writeln!(
+        out,
+        "Recorded from {} to {} by floodmark {} on Linux {}{}.",
+        clock(report.window.from),
+        clock(report.window.to),
+        header.program,
+        header.kernel,
+        if header.is_redacted { "; clients have pseudonyms" } else { "" }
+    )?;
+    if replayed.begins_late {
+        writeln!(
+            out,
+            "It begins later than the agent, which had watched since {}.",
+            clock(header.watching_since)
+        )?;
+    }
+    tell_damage(out, damage)?;
+    match (comparison.same, comparison.differing) {
+        (0, 0) => writeln!(out, "No verdict was come to.")?,
+        (same, 0) => writeln!(out, "Verdicts: {same}, each the same as when it was recorded.")?,
+        (same, differing) => {
+            writeln!(out, "Verdicts: {same} the same as when recorded, {differing} NOT:")?;
+        }
+    }
+    if comparison.before > 0 {
+        writeln!(
+            out,
+            "Verdicts that rest on what was before it, and so come out otherwise: {}.",
+            comparison.before
+        )?;
+    }
+    for (live, now) in &comparison.differences {
+        let words = |verdict: &Option<Verdict>| {
+            verdict.as_ref().map_or("none".to_owned(), |verdict| {
+                format!("{} ({})", verdict.cause.name(), verdict.confidence.name())
+            })
+        };
+        let which = live.as_ref().or(now.as_ref()).map(|verdict| &verdict.event);
+        let (at, upstream) =
+            which.map_or_else(Default::default, |e| (clock(e.at), e.upstream.to_string()));
+        writeln!(
+            out,
+            "  {at} {}: {} when recorded, {} now",
+            story::plain(&upstream),
+            words(live),
+            words(now)
+        )?;
+    }
+    if comparison.differing > 0 && !damage.is_whole() {
+        writeln!(out, "  Evidence for them may have been in the part that is damaged.")?;
+    }
+    Ok(())
+}
+
+/// What a file lacks, in words.
+pub(super) fn tell_damage(out: &mut String, damage: &Damage) -> fmt::Result {
+    for gap in &damage.gaps {
+        if gap.from == gap.to {
+            writeln!(out, "It is damaged: nothing after {} can be read.", clock(gap.from))?;
+        } else {
+            let (from, to) = (clock(gap.from), clock(gap.to));
+            writeln!(out, "It is damaged: nothing can be read between {from} and {to}.")?;
+        }
+    }
+    if damage.cut_bytes > 0 {
+        writeln!(
+            out,
+            "Its last {} bytes are no whole block: the writer was killed, or the file is cut off. \
+             Up to 5 s are lost there, or what was cut off.",
+            damage.cut_bytes
+        )?;
+    } else if !damage.has_end && damage.gaps.is_empty() {
+        writeln!(
+            out,
+            "It has no end: the writer was killed, or the file is cut off between two blocks. Up to \
+             5 s are lost there, or what was cut off."
+        )?;
+    }
+    Ok(())
+}
+
+/// Universal time, to the second.
+pub(super) fn clock(at: UnixMs) -> String {
+    let at = Timestamp::from_millisecond(at.0 as i64).unwrap_or_default();
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
