@@ -117,10 +117,10 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
     let mut agent = Agent::start(&args.agent()?)?;
-    let outlets = args.outlets.open(&mut agent).await?;
     if !args.hindsight.is_zero() {
         keep(&mut agent, &args);
     }
+    let outlets = args.outlets.open(&mut agent).await?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
