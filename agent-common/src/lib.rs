@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod churn;
+pub mod flow;
 pub mod queue;
 
 /// `AF_INET` as the kernel stores it in `skc_family`.
@@ -443,6 +444,7 @@ mod user {
         EventRecord, ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally,
         Totals,
         churn::{ChurnKey, ChurnTally, UnixRefusal},
+        flow::Arrivals,
         queue::{ListenCall, QueueTally, SocketKey},
     };
 
@@ -462,6 +464,8 @@ mod user {
     unsafe impl aya::Pod for Totals {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EventRecord {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Arrivals {}
     // SAFETY: as above.
     unsafe impl aya::Pod for ChurnKey {}
     // SAFETY: as above.

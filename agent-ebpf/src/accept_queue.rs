@@ -19,6 +19,7 @@ use floodmark_common::{
 };
 
 use crate::{
+    flow::arrived,
     kernel::{
         Access, OFF_CSK_QLEN, OFF_REGS_DI, OFF_REGS_ORIG_AX, OFF_SK_ACK_BACKLOG, OFF_SK_PROTOCOL,
         OFF_TP_RCVQ_TIME, Probed, Typed, read_or_zero,
@@ -94,7 +95,9 @@ fn enqueued<A: Access>(sk: *const u8, more: u32) {
     let epoch = EPOCH.get(0).copied().unwrap_or(0);
     // The accept queue is a member of `struct inet_connection_sock`, beyond `struct sock`.
     let syn_queue: u32 = read_or_zero(sk as u64 + OFF_CSK_QLEN.load());
-    if let Some(tally) = tally_of(&key_of::<A>(sk)) {
+    let listener = key_of::<A>(sk);
+    arrived(&listener, depth);
+    if let Some(tally) = tally_of(&listener) {
         // SAFETY: this CPU's slot of a per-CPU map.
         let tally = unsafe { &mut *tally };
         tally.deepen(epoch, depth);

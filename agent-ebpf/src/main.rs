@@ -16,6 +16,7 @@ mod connect;
 mod cookie_check;
 mod drop_reason;
 mod failure;
+mod flow;
 mod kernel;
 mod listener;
 mod listening;

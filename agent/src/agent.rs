@@ -20,8 +20,8 @@ use crate::{
     across::OutletStats,
     inventory::{Inventory, View},
     kernel::{
-        self, Health, KernelSource, MibCounts, NetnsId, Reach, Signal, Standing,
-        netns::discover_among,
+        self, Health, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Signal, Standing,
+        flow::Slot, netns::discover_among,
     },
     proxy::{
         Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
@@ -31,9 +31,14 @@ use crate::{
     record::{Moment, Recorder},
     stock::{Scraped, Stock},
     time::UnixMs,
-    verdict::{Heard, Inputs, Judge, LastVerdict, Outcome, Report, Totals, Verdict, VerdictKind},
+    verdict::{
+        Heard, Inputs, Judge, LastVerdict, LinkReport, Links, Outcome, Report, Totals, Verdict,
+        VerdictKind,
+    },
 };
 
+/// How often it is told what became of this host's own connections.
+const LINKS: Duration = Duration::from_secs(10);
 /// How often the kernel's counts are read.
 const TICK: Duration = Duration::from_secs(1);
 /// Detail events taken at a tick; more wait in the ring buffer.
@@ -159,6 +164,9 @@ pub struct Agent {
     stock: Stock,
     listeners_exported: usize,
     judge: Judge,
+    links: Links,
+    links_told: Instant,
+    since: UnixMs,
     recorder: Option<Recorder>,
     following: Following,
     uprobes: Option<Arc<SourceStats>>,
@@ -211,6 +219,9 @@ impl Agent {
             stock,
             listeners_exported: config.listeners_exported,
             judge: Judge::new(UnixMs::now()),
+            links: Links::default(),
+            links_told: Instant::now(),
+            since: UnixMs::now(),
             recorder: None,
             following,
             uprobes,
@@ -337,6 +348,9 @@ impl Agent {
         }
         let mut events = self.kernel.events(EVENTS_PER_TICK);
         events.retain(|event| self.stock.watches(event.listener.netns));
+        let mut arrivals = self.follow_flows()?;
+        arrivals.retain(|(listener, _)| self.stock.watches(listener.netns));
+        let links = self.links_if_due(is_last);
         let totals = self.totals()?;
         let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
@@ -352,6 +366,8 @@ impl Agent {
             is_last,
             standings: self.kernel.standings(),
             totals: &totals,
+            arrivals: &arrivals,
+            links: &links,
         };
         let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
         let all_heard = mem::take(&mut self.heard);
@@ -374,6 +390,25 @@ impl Agent {
         self.snapshot(started.elapsed(), totals)
     }
 
+    /// When connections came to the queues since the last tick; follows this host's own clients on
+    /// the way.
+    fn follow_flows(&mut self) -> Result<Vec<(ListenerId, Vec<Slot>)>> {
+        let Some(watch) = self.kernel.watch() else { return Ok(Vec::new()) };
+        let (clients, lost) = watch.flow().clients()?;
+        self.links.heard(&clients, name_of);
+        self.links.lost(lost);
+        Ok(watch.flow().arrivals()?.into_iter().collect())
+    }
+
+    /// What has become of this host's own connections, now and then.
+    fn links_if_due(&mut self, is_last: bool) -> Vec<LinkReport> {
+        if !is_last && self.links_told.elapsed() < LINKS {
+            return Vec::new();
+        }
+        self.links_told = Instant::now();
+        self.links.report(self.since, UnixMs::now())
+    }
+
     fn totals(&self) -> Result<Totals> {
         let (mut services, mut services_moved) = self.kernel.services()?;
         let (kernel, mut no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
@@ -388,7 +423,12 @@ impl Agent {
         let no_canary = heard.as_ref().err().map(ToString::to_string);
         let ledger = self.judge.ledger();
         Ok(Snapshot {
-            report: self.judge.report(UnixMs::now(), self.kernel.standings(), &totals),
+            report: self.judge.report(
+                UnixMs::now(),
+                self.kernel.standings(),
+                &totals,
+                &self.stock.inventory,
+            ),
             namespaces: totals.kernel,
             standings: self.kernel.standings().to_vec(),
             proxy_events: ledger.event_counts().clone(),
@@ -406,4 +446,9 @@ impl Agent {
             tick,
         })
     }
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }

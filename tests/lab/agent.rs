@@ -27,7 +27,7 @@ impl Agent {
     /// Starts it and waits until it watches.
     pub fn start(program: &Path, nginx_error_log: &Path) -> Result<Self> {
         let mut child = Command::new(program)
-            .args(["diagnose", "--duration", "30m", "--json", "--nginx-error-log"])
+            .args(["diagnose", "--duration", "30m", "--full", "--json", "--nginx-error-log"])
             .arg(nginx_error_log)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

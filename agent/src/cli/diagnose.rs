@@ -1,5 +1,8 @@
 //! `floodmark diagnose`: watch for a while, then tell.
 
+mod enough;
+mod question;
+
 use std::{
     io::{IsTerminal, stderr},
     process::ExitCode,
@@ -16,16 +19,24 @@ use tokio::sync::{mpsc, watch};
 use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
 use crate::{
     agent::{Agent, AgentConfig, Snapshot},
-    kernel::Counter,
-    verdict::Report,
+    verdict::{Diagnosis, Question, Report},
 };
+use enough::Enough;
+pub(super) use question::parse as parse_question;
 
 /// Arguments of `floodmark diagnose`.
 #[derive(Debug, Args)]
 pub(super) struct DiagnoseArgs {
-    /// How long to watch; an interrupt ends it early and tells what was seen
+    /// How long to watch at most; an interrupt ends it early and tells what was seen
     #[arg(long, default_value = "30s", value_parser = duration)]
     duration: Duration,
+    /// Watch for the whole of --duration even when the answer is clear before
+    #[arg(long)]
+    full: bool,
+    /// Replay what came to the listeners against another queue: backlog=N, accept-rate=+50%,
+    /// accept-rate=200 (per second), or both, joined by a comma
+    #[arg(long, value_name = "CHANGE", value_parser = parse_question)]
+    what_if: Option<Question>,
     /// Print one JSON object instead of the story
     #[arg(long)]
     json: bool,
@@ -33,7 +44,7 @@ pub(super) struct DiagnoseArgs {
     proxy: ProxyArgs,
 }
 
-/// Exit status 0 where nothing was lost and no peer marked, 1 where something was.
+/// Exit status 0 where nothing was lost and no peer failed, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let stop = stop_signal()?;
     let config =
@@ -41,33 +52,35 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let agent = Agent::start(&config)?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);
+    let clear = advance(bar.clone(), latest.clone(), !args.full);
     let enough = async {
         tokio::select! {
             () = tokio::time::sleep(args.duration) => {}
             () = stop => {}
+            () = clear => {}
         }
     };
     let (_, no_changes) = mpsc::channel(1);
-    let advance = advance(bar.clone(), latest.clone());
-    tokio::select! {
-        result = agent.run(&snapshots, enough, no_changes, |_| {}) => result?,
-        () = advance => {}
-    }
+    agent.run(&snapshots, enough, no_changes, |_| {}).await?;
     bar.finish_and_clear();
     let snapshot = latest.borrow().clone().context("the agent came to no end")?;
-    let report = &snapshot.report;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-    } else {
-        print!("{}", story::tell(report, &snapshot.standings));
-    }
-    Ok(ExitCode::from(if is_trouble(report) { TROUBLE } else { HEALTHY }))
+    tell(&snapshot.report, args.what_if, args.json)
 }
 
-/// Whether anything was lost, or any peer marked.
-pub(super) fn is_trouble(report: &Report) -> bool {
-    let lost = report.namespaces.iter().any(|netns| netns.kernel[Counter::ListenDrops] > 0);
-    lost || report.proxy.markings > 0 || report.proxy.no_live_peers > 0
+/// Prints what a report comes to, as a story or as JSON; the exit status says whether that is trouble.
+fn tell(report: &Report, question: Option<Question>, json: bool) -> Result<ExitCode> {
+    let diagnosis = Diagnosis::of(report, question);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&diagnosis.clone().without_flows())?);
+    } else {
+        print!("{}", story::tell(&diagnosis));
+    }
+    Ok(status_of(&diagnosis))
+}
+
+/// Whether there is trouble.
+pub(super) fn status_of(diagnosis: &Diagnosis) -> ExitCode {
+    ExitCode::from(if diagnosis.healthy { HEALTHY } else { TROUBLE })
 }
 
 /// A bar on a terminal, a line elsewhere; both on standard error.
@@ -82,14 +95,23 @@ fn progress(duration: Duration) -> ProgressBar {
     bar
 }
 
-/// Moves the bar along with what has been found so far; never ends by itself.
-async fn advance(bar: ProgressBar, mut latest: watch::Receiver<Option<Arc<Snapshot>>>) {
+/// Moves the bar along with what has been found so far; ends when the answer is clear, if that may
+/// be, else never.
+async fn advance(
+    bar: ProgressBar,
+    mut latest: watch::Receiver<Option<Arc<Snapshot>>>,
+    may_end: bool,
+) {
+    let mut enough = Enough::default();
     while latest.changed().await.is_ok() {
-        if let Some(snapshot) = latest.borrow().as_ref() {
+        if let Some(snapshot) = latest.borrow_and_update().as_ref() {
             let report = &snapshot.report;
             let lost: u64 = report.listeners.iter().map(|l| l.tally.drops()).sum();
             bar.set_position(report.window.length().as_secs());
             bar.set_message(format!("{lost} dropped, {} markings", report.proxy.markings));
+            if enough.is_clear(report) && may_end {
+                return;
+            }
         }
     }
     std::future::pending().await

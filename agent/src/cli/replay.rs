@@ -11,11 +11,15 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{HEALTHY, TROUBLE, diagnose::is_trouble, record::open, story};
+use super::{
+    diagnose::{parse_question, status_of},
+    record::open,
+    story,
+};
 use crate::{
     record::{Damage, Replay, replay as go_through},
     time::UnixMs,
-    verdict::{Report, Verdict},
+    verdict::{Diagnosis, Question, Verdict},
 };
 
 /// Arguments of `floodmark replay`.
@@ -23,6 +27,9 @@ use crate::{
 pub(super) struct ReplayArgs {
     /// A recording, of `floodmark record`
     file: PathBuf,
+    /// Replay what came to the listeners against another queue: backlog=N, accept-rate=+50%, or both
+    #[arg(long, value_name = "CHANGE", value_parser = parse_question)]
+    what_if: Option<Question>,
     /// Print one JSON object: the report, and what is to be said of the recording
     #[arg(long)]
     json: bool,
@@ -32,7 +39,7 @@ pub(super) struct ReplayArgs {
 #[derive(Serialize)]
 struct Replayed<'a> {
     #[serde(flatten)]
-    report: &'a Report,
+    diagnosis: &'a Diagnosis,
     recording: Recording<'a>,
 }
 
@@ -60,20 +67,21 @@ struct Difference<'a> {
 /// Exit status as of `floodmark diagnose`.
 pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     let replayed = go_through(open(&args.file)?, |_, _| {})?;
-    let report = &replayed.report;
+    let diagnosis = Diagnosis::of(&replayed.report, args.what_if);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(&replayed))?);
+        let diagnosis = diagnosis.clone().without_flows();
+        println!("{}", serde_json::to_string_pretty(&as_json(&replayed, &diagnosis))?);
     } else {
-        print!("{}\n{}", story::tell(report, &replayed.standings), tell(&replayed));
+        print!("{}\n{}", story::tell(&diagnosis), tell(&replayed));
     }
-    Ok(ExitCode::from(if is_trouble(report) { TROUBLE } else { HEALTHY }))
+    Ok(status_of(&diagnosis))
 }
 
-fn as_json(replayed: &Replay) -> Replayed<'_> {
-    let Replay { header, report, comparison, damage, begins_late, .. } = replayed;
+fn as_json<'a>(replayed: &'a Replay, diagnosis: &'a Diagnosis) -> Replayed<'a> {
+    let Replay { header, comparison, damage, begins_late, .. } = replayed;
     let differences = comparison.differences.iter();
     Replayed {
-        report,
+        diagnosis,
         recording: Recording {
             program: &header.program,
             kernel: &header.kernel,

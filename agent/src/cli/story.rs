@@ -1,83 +1,120 @@
-//! A report in plain words.
+//! A diagnosis in plain words, for a terminal of 80 columns, without colour.
 
-use std::{fmt::Write, sync::Arc};
+mod advice;
+mod finding;
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use textwrap::{Options, wrap};
 
 use crate::{
-    kernel::{Attribution, Counter, Rung, Standing},
-    proxy::EventKind,
-    verdict::{ListenerReport, NetnsReport, Report, Verdict, advice, in_words},
+    kernel::Counter,
+    verdict::{Cause, Diagnosis, NetnsReport, Rate, Report, WhatIf},
 };
 
-/// Listeners told of; the others are counted.
-const LISTENERS_TOLD: usize = 10;
+/// Columns written at most, commands aside: those are to be copied.
+const WIDTH: usize = 78;
+/// Findings told of at length; the others are counted.
+const TOLD: usize = 10;
 
-/// Tells the story of a report, ending in a line feed.
-pub(super) fn tell(report: &Report, standings: &[Standing]) -> String {
+/// Tells the story of a diagnosis, ending in a line feed.
+pub(super) fn tell(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write(&mut out, report, standings);
+    let _ = write(&mut out, diagnosis);
     out
 }
 
-fn write(out: &mut String, report: &Report, standings: &[Standing]) -> std::fmt::Result {
+fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
+    let report = &diagnosis.report;
     let seconds = report.window.length().as_secs();
-    let lost: Vec<&ListenerReport> =
-        report.listeners.iter().filter(|listener| listener.tally.drops() > 0).collect();
-    match lost.as_slice() {
-        [] => writeln!(out, "No listener lost anything in {seconds} s.")?,
-        [_] => writeln!(out, "1 listener lost handshakes in {seconds} s:")?,
-        _ => writeln!(out, "{} listeners lost handshakes in {seconds} s:", lost.len())?,
-    }
-    for listener in lost.iter().take(LISTENERS_TOLD) {
-        tell_listener(out, listener)?;
-    }
-    if lost.len() > LISTENERS_TOLD {
-        writeln!(out, "\n… and {} more", lost.len() - LISTENERS_TOLD)?;
-    }
-    tell_reconciliation(out, report)?;
-    tell_proxies(out, report)?;
-    let steps = advice(report);
-    if !steps.is_empty() {
-        writeln!(out, "\nWhat to change, in this order:")?;
-    }
-    for (i, step) in steps.iter().enumerate() {
-        writeln!(out, "{:>2}. {}", i + 1, step.what)?;
-        for command in &step.commands {
-            writeln!(out, "      {command}")?;
+    match diagnosis.findings.as_slice() {
+        [] => {
+            writeln!(out, "Nothing is wrong: in {seconds} s no listener lost anything.")?;
+        }
+        [only] => writeln!(out, "In {seconds} s, one trouble: {}.", headline(only.cause))?,
+        [worst, rest @ ..] => {
+            let head = headline(worst.cause);
+            let count = rest.len() + 1;
+            writeln!(out, "In {seconds} s, {count} troubles, the worst first: {head}.")?;
         }
     }
-    tell_limits(out, report, standings)
+    for (number, finding) in diagnosis.findings.iter().take(TOLD).enumerate() {
+        finding::tell(out, report, number + 1, finding)?;
+    }
+    if diagnosis.findings.len() > TOLD {
+        writeln!(out, "\n… and {} more", diagnosis.findings.len() - TOLD)?;
+    }
+    tell_cycles(out, report)?;
+    advice::tell(out, diagnosis)?;
+    tell_what_if(out, diagnosis)?;
+    tell_reconciliation(out, report)?;
+    tell_limits(out, report)
 }
 
-fn tell_listener(out: &mut String, report: &ListenerReport) -> std::fmt::Result {
-    let listener = &report.listener;
-    let owners: Vec<String> = listener
-        .owners
-        .iter()
-        .take(3)
-        .map(|owner| format!("{} (pid {})", plain(&owner.command), owner.pid))
-        .collect();
-    let owners = if owners.is_empty() { "owner unknown".to_owned() } else { owners.join(", ") };
-    let name = plain(&listener.netns_name);
-    writeln!(out, "\n  {} in network namespace {name}, {owners}", listener.id.addr)?;
-    writeln!(out, "    {}", in_words(&report.tally).trim_start_matches("the listener "))?;
-    let somaxconn = listener.somaxconn.map(|n| format!("; somaxconn {n}")).unwrap_or_default();
-    writeln!(
-        out,
-        "    accept queue held up to {} with a limit of {}{somaxconn}",
-        report.queue_high, listener.queue.limit
-    )?;
-    if !report.peers.is_empty() {
-        let peers: Vec<String> =
-            report.peers.iter().map(|(peer, count)| format!("{peer} ({count})")).collect();
-        let other = match report.peers_other {
-            0 => String::new(),
-            count => format!(", other ({count})"),
-        };
-        writeln!(out, "    clients that lost most: {}{other}", peers.join(", "))?;
+/// A cause in a few words.
+fn headline(cause: Cause) -> &'static str {
+    match cause {
+        Cause::AcceptQueueOverflow => "an accept queue is full and SYNs are dropped",
+        Cause::HalfOpen => "an accept queue is full and final ACKs are dropped",
+        Cause::AbortOnOverflow => "an accept queue is full and answers by resets",
+        Cause::SynQueueFull => "a SYN queue is full and SYN cookies are off",
+        Cause::HandshakeDropped => "the kernel drops handshakes, and not for a full queue",
+        Cause::NotAccepting => "connections wait and nobody accepts them",
+        Cause::Refused => "nothing listens where the proxy connects to",
+        Cause::PathLoss => "segments are lost on the way to a listener",
+        Cause::Unreachable => "there is no route to a peer",
+        Cause::ProxyPortsExhausted => "no local port is left for connects",
+        Cause::ProxyLimit => "the proxy is at a limit of its own",
+        Cause::ApplicationClosed => "an application closes connections unanswered",
+        Cause::ApplicationFailed => "an application answers with failures",
+        Cause::ApplicationSlow => "an application answers too late",
+        Cause::NoKernelEvidence => "a proxy had failures of which the kernel here knows nothing",
     }
-    if report.attribution == Attribution::Proportional {
-        writeln!(out, "    its share is an estimate: other listeners there dropped as well")?;
+}
+
+fn tell_cycles(out: &mut String, report: &Report) -> std::fmt::Result {
+    for cycle in &report.proxy.cycles {
+        let Some(period) = cycle.period_ms else { continue };
+        let text = format!(
+            "{} goes round in a cycle: every {:.0} s no peer is left, {:.0} % of the time in all.",
+            plain(&cycle.group),
+            period as f64 / 1000.0,
+            100.0 * cycle.share_without_peer
+        );
+        paragraph(out, "\n", "", &text)?;
+    }
+    Ok(())
+}
+
+fn tell_what_if(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
+    for what_if in &diagnosis.what_if {
+        let Some(asked) = what_if.asked else { continue };
+        let rate = match asked.accept_rate {
+            Rate::Measured => String::new(),
+            Rate::Times(factor) => {
+                format!(" and accepts at {:.0} % of the measured rate", factor * 100.0)
+            }
+            Rate::PerSecond(rate) => format!(" and {rate:.0} accepts per second"),
+        };
+        let outcome = asked.outcome;
+        let wait = match outcome.longest_wait_ms {
+            Some(ms) => format!("the longest wait {ms} ms"),
+            None => "what waited at the end never served".to_owned(),
+        };
+        let least = match what_if.answer {
+            WhatIf::Backlog { backlog, .. } => {
+                format!("; the smallest that loses nothing is {backlog}")
+            }
+            WhatIf::Rate { needed_per_second, .. } => {
+                format!("; as it is, only {needed_per_second:.0} accepts per second lose nothing")
+            }
+        };
+        let text = format!(
+            "What if {} had a backlog of {}{rate}: {} of {} connections lost instead of {}, {wait}{least}.",
+            what_if.listener.addr, asked.backlog, outcome.lost, outcome.arrived, what_if.as_is.lost,
+        );
+        paragraph(out, "\n", "  ", &text)?;
     }
     Ok(())
 }
@@ -98,72 +135,51 @@ fn tell_reconciliation(out: &mut String, report: &Report) -> std::fmt::Result {
         } else {
             format!("not attributed: {}", rest.join(", "))
         };
-        writeln!(
-            out,
-            "\n  the kernel's own count in {}: ListenOverflows {}, ListenDrops {}; {difference}",
+        let text = format!(
+            "The kernel's own count in {}: ListenOverflows {}, ListenDrops {}; {difference}.",
             plain(&netns.name),
             netns.kernel[Counter::ListenOverflows],
             netns.kernel[Counter::ListenDrops],
-        )?;
+        );
+        paragraph(out, "\n", "  ", &text)?;
     }
     Ok(())
 }
 
-fn tell_proxies(out: &mut String, report: &Report) -> std::fmt::Result {
-    let proxy = &report.proxy;
-    if proxy.markings + proxy.failed_attempts + proxy.no_live_peers == 0 {
-        return Ok(());
-    }
-    writeln!(
-        out,
-        "\nThe proxy: {} failed attempts, {} markings of a peer as down ({} joined with kernel \
-         evidence), {} requests refused for want of a live peer.",
-        proxy.failed_attempts, proxy.markings, proxy.markings_joined, proxy.no_live_peers
-    )?;
-    for (cause, count) in &proxy.causes {
-        writeln!(out, "  {count} × {cause}")?;
-    }
-    for cycle in &proxy.cycles {
-        let Some(period) = cycle.period_ms else { continue };
-        writeln!(
-            out,
-            "  {} goes round in a cycle: every {:.0} s no peer is left, {:.0} % of the time in all",
-            plain(&cycle.group),
-            period as f64 / 1000.0,
-            100.0 * cycle.share_without_peer
-        )?;
-    }
-    let marking =
-        |verdict: &&Arc<Verdict>| matches!(verdict.event.kind, EventKind::PeerMarked { .. });
-    if let Some(verdict) = proxy.verdicts.iter().rev().find(marking) {
-        writeln!(
-            out,
-            "  for example {}: {} (confidence {}): in the {} s before, {}",
-            plain(&verdict.event.upstream.to_string()),
-            verdict.cause.name(),
-            verdict.confidence.name(),
-            verdict.window.length().as_secs(),
-            verdict.because
-        )?;
-    }
-    Ok(())
-}
+/// Signals on which findings stand.
+const TELLING: [&str; 5] = ["syn_drops", "ack_drops", "cookie_drops", "icmp_drops", "queue_depth"];
 
 /// What the story cannot know: lower rungs and lost detail.
-fn tell_limits(out: &mut String, report: &Report, standings: &[Standing]) -> std::fmt::Result {
-    let lower =
-        standings.iter().filter(|s| s.rung != Rung::None && s.higher_refused().next().is_some());
-    for standing in lower {
-        writeln!(
-            out,
-            "\nnote: {} by {} only: {}",
-            standing.signal.name(),
-            standing.rung,
-            standing.blind_spot
-        )?;
+fn tell_limits(out: &mut String, report: &Report) -> std::fmt::Result {
+    let mut spots: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for spot in report.blind_spots.iter().filter(|spot| TELLING.contains(&spot.signal.as_str())) {
+        spots.entry((&spot.rung, &spot.unseen)).or_default().push(&spot.signal);
+    }
+    if !spots.is_empty() {
+        writeln!(out, "\nWhat could not be seen on this kernel (floodmark doctor says why):")?;
+    }
+    for ((rung, unseen), signals) in spots {
+        let text = format!("{} by {rung}: {unseen}", signals.join(", "));
+        paragraph(out, "  ", "    ", &text)?;
     }
     if report.events_lost > 0 {
-        writeln!(out, "\nnote: {} detail events lost; the counts are whole", report.events_lost)?;
+        writeln!(out, "\n{} detail events were lost; the counts are whole.", report.events_lost)?;
+    }
+    Ok(())
+}
+
+/// `text` in lines, the first after `first`, the others after `other`. A leading line feed in
+/// `first` is an empty line before.
+fn paragraph(out: &mut String, first: &str, other: &str, text: &str) -> std::fmt::Result {
+    let (lead, first) = match first.strip_prefix('\n') {
+        Some(rest) => ("\n", rest),
+        None => ("", first),
+    };
+    out.push_str(lead);
+    let options =
+        Options::new(WIDTH).initial_indent(first).subsequent_indent(other).break_words(false);
+    for line in wrap(text, options) {
+        writeln!(out, "{line}")?;
     }
     Ok(())
 }
@@ -172,3 +188,6 @@ fn tell_limits(out: &mut String, report: &Report, standings: &[Standing]) -> std
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
+
+#[cfg(test)]
+mod tests;

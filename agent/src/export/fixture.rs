@@ -74,6 +74,7 @@ pub(super) fn snapshot() -> Snapshot {
                 command: "nginx".to_owned(),
                 failures: 6,
             }],
+            ..Report::default()
         },
         namespaces: BTreeMap::from([
             (APP, ("app1".to_owned(), kernel)),
@@ -128,6 +129,9 @@ pub(super) fn listener(port: u16, command: &str) -> ListenerReport {
         queue_high: 129,
         peers: Vec::new(),
         peers_other: 0,
+        dropped: None,
+        worst_per_second: 0.0,
+        flow: None,
     }
 }
 
@@ -165,7 +169,8 @@ pub(super) fn everything() -> Snapshot {
         port_range: Some((32_768, 60_999)),
         ..NetnsSettings::default()
     };
-    let namespace = Namespace { name: "app1".to_owned(), settings, time_wait: Some(17) };
+    let namespace =
+        Namespace { name: "app1".to_owned(), settings, time_wait: Some(17), entrance: None };
     snapshot.view.namespaces.insert(APP, namespace);
     snapshot.view.destinations = vec![Destination {
         netns: APP,

@@ -25,7 +25,7 @@ fn name_of(view: &View, netns: NetnsId) -> String {
 }
 
 fn about_a_namespace(families: &mut Families, namespace: &Namespace) {
-    let Namespace { name, settings, time_wait } = namespace;
+    let Namespace { name, settings, time_wait, .. } = namespace;
     for (sysctl, value) in [
         ("net.core.somaxconn", settings.somaxconn),
         ("net.ipv4.tcp_max_syn_backlog", settings.max_syn_backlog),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     backlog::{Backlog, LimitedBy},
     depth::Depth,
+    server::Server,
     workload::Workload,
 };
 use crate::kernel::{ListenerId, NetnsId, QueueDepth};
@@ -129,13 +130,16 @@ pub struct Owner {
     /// The unit, container and pod that this path leads to.
     #[serde(default)]
     pub workload: Workload,
+    /// Which server program or framework it is, where that shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
 }
 
 impl Owner {
     /// An owner, with what its control group tells of it.
     pub fn new(pid: u32, command: impl Into<String>, cgroup: Option<String>) -> Self {
         let workload = cgroup.as_deref().map(Workload::of_cgroup).unwrap_or_default();
-        Self { pid, command: command.into(), cgroup, workload }
+        Self { pid, command: command.into(), cgroup, workload, server: None }
     }
 }
 

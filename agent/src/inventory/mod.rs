@@ -27,6 +27,7 @@ mod mirror;
 mod names;
 mod owners;
 pub mod peers;
+mod server;
 mod sight;
 mod sweep;
 mod told;
@@ -48,6 +49,7 @@ pub use mirror::{Changes, InventoryChanges, QueueState};
 use names::Names;
 use serde::{Deserialize, Serialize};
 pub use told::{HostId, Told, ToldListener};
+pub use server::Server;
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
@@ -92,6 +94,9 @@ pub struct Namespace {
     pub settings: NetnsSettings,
     /// Its sockets in TIME_WAIT.
     pub time_wait: Option<u32>,
+    /// A file to enter it by (`nsenter --net=FILE`); none where it is the agent's own.
+    #[serde(default)]
+    pub entrance: Option<String>,
 }
 
 impl Inventory {

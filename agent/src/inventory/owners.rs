@@ -11,7 +11,7 @@ use std::{
 
 use log::warn;
 
-use super::listener::Owner;
+use super::{Server, listener::Owner};
 use crate::kernel::netns::pids;
 
 /// Finds the holders of all `inodes` in one pass over `/proc`. Processes that die meanwhile are left
@@ -80,7 +80,9 @@ fn describe(pid: u32, process: &Path) -> Option<Owner> {
     let command = fs::read(process.join("comm")).ok()?;
     let command = String::from_utf8_lossy(&command).trim_end().to_owned();
     let cgroup = fs::read_to_string(process.join("cgroup")).ok();
-    Some(Owner::new(pid, command, cgroup.and_then(|text| cgroup_path(&text))))
+    let server = Server::of_process(process, &command);
+    let cgroup = cgroup.and_then(|text| cgroup_path(&text));
+    Some(Owner { server, ..Owner::new(pid, command, cgroup) })
 }
 
 /// The unified hierarchy's path (`0::/path`), else systemd's on cgroup v1, else that of whichever

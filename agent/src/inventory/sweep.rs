@@ -44,7 +44,9 @@ impl Inventory {
                 Err(error) => self.say_unlisted(&netns, "Unix", &silent, &error),
             }
             self.addresses.insert(netns.id, addresses);
-            self.namespaces.insert(netns.id, Namespace { name: netns.name, settings, time_wait });
+            let entrance = netns.entrance();
+            let namespace = Namespace { name: netns.name, settings, time_wait, entrance };
+            self.namespaces.insert(netns.id, namespace);
         }
         self.count_groups();
         self.find_owners(anew);

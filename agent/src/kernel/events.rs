@@ -46,18 +46,19 @@ impl Events {
 }
 
 /// Wall clock and `bpf_ktime_get_ns` (CLOCK_MONOTONIC) read together, to turn one into the other.
-struct Clock {
+pub(super) struct Clock {
     wall: UnixMs,
-    monotonic: Duration,
+    /// The kernel's.
+    pub(super) monotonic: Duration,
 }
 
 impl Clock {
-    fn read() -> Self {
+    pub(super) fn read() -> Self {
         let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
         Self { wall: UnixMs::now(), monotonic }
     }
 
-    fn wall_at(&self, ktime_ns: u64) -> UnixMs {
+    pub(super) fn wall_at(&self, ktime_ns: u64) -> UnixMs {
         self.wall.earlier(self.monotonic.saturating_sub(Duration::from_nanos(ktime_ns)))
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hooks::{
     ACCEPTS_2, ACCEPTS_4, ACCEPTS_KPROBE, ACCEPTS_SYSCALL, ACK_BRACKET, ACK_BRACKET_KPROBE,
-    ACK_REASON, CHURN, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, ENQUEUES, ENQUEUES_CLONED,
+    ACK_REASON, CHURN, CLIENTS, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, ENQUEUES, ENQUEUES_CLONED,
     ENQUEUES_KPROBE, EXPIRED, EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER,
     LISTEN_CALLS, LISTENERS_CHANGED, LISTENS_STARTED, NO_PORT, NO_PORT_KPROBE, SYN_BRACKET,
     SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_ENDS_KPROBE,
@@ -272,7 +272,10 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::Churn,
         &[
-            watching(Rung::Tracepoint, CHURN, "connections older than the agent"),
+            Way {
+                extras: CLIENTS,
+                ..watching(Rung::Tracepoint, CHURN, "connections older than the agent")
+            },
             way(Rung::None, &[], NETLINK_NO_COUNT),
         ],
     ),

@@ -8,6 +8,7 @@ pub mod connections;
 mod counters;
 pub mod estimate;
 mod events;
+pub mod flow;
 mod hooks;
 mod ladder;
 mod layout;

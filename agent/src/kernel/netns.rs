@@ -36,6 +36,14 @@ pub struct Netns {
     entrance: PathBuf,
 }
 
+impl Netns {
+    /// A file to enter it by; none where it is the agent's own.
+    pub fn entrance(&self) -> Option<String> {
+        let entrance = self.entrance.display().to_string();
+        (entrance != OWN).then_some(entrance)
+    }
+}
+
 /// Where `ip netns` and container runtimes bind named namespaces. `/var/run` is most often a link to
 /// `/run`, but not everywhere.
 const NAMED: &[&str] = &["/run/netns", "/var/run/netns", "/run/docker/netns"];

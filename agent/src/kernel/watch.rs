@@ -16,6 +16,7 @@ use floodmark_common::{
 
 use super::{
     counters::{address, identity},
+    flow::FlowMaps,
     sample::{ListenerId, NetnsId},
 };
 
@@ -27,6 +28,7 @@ pub struct WatchMaps {
     changes: PerCpuArray<MapData, u64>,
     churn: PerCpuHashMap<MapData, ChurnKey, ChurnTally>,
     unix_refused: PerCpuHashMap<MapData, UnixRefusal, u64>,
+    flow: FlowMaps,
 }
 
 impl WatchMaps {
@@ -39,6 +41,7 @@ impl WatchMaps {
             changes: take("LISTEN_CHANGES")?.try_into()?,
             churn: take("CHURN")?.try_into()?,
             unix_refused: take("UNIX_REFUSED")?.try_into()?,
+            flow: FlowMaps::take(take)?,
         })
     }
 }
@@ -204,6 +207,11 @@ impl Watch {
         Ok(found)
     }
 
+    /// When connections came to the queues, and what this host's own clients did.
+    pub fn flow(&mut self) -> &mut FlowMaps {
+        &mut self.maps.flow
+    }
+
     /// Unix connects refused since start.
     ///
     /// # Errors
@@ -234,6 +242,7 @@ impl Watch {
         for key in keys.iter().filter(|key| !alive(&identity(key))) {
             self.maps.queues.remove(key).context("removing from the QUEUES map")?;
         }
+        self.maps.flow.forget(&alive)?;
         let mut opened = HashMap::new();
         for entry in self.maps.churn.iter() {
             let (key, per_cpu) = entry.context("reading the CHURN map")?;

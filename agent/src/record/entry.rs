@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{events::EventColumns, state::StateChanges};
 use crate::{
-    kernel::KernelSample,
+    kernel::{KernelSample, ListenerId, flow::Slot},
     time::UnixMs,
-    verdict::{Heard, Verdict},
+    verdict::{Heard, LinkReport, Verdict},
 };
 
 /// One entry of a block. Within a major version fields are added, none is removed or changes its
@@ -38,6 +38,13 @@ pub struct Tick {
     /// What the proxies said since.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub heard: Vec<Heard>,
+    /// When connections came to the accept queues since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrivals: Vec<(ListenerId, Vec<Slot>)>,
+    /// The connections of the host's own processes to their peers since the agent's start; not at
+    /// every tick.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkReport>,
     /// Whether any proxy was listened to.
     #[serde(default)]
     pub hears_proxies: bool,

@@ -128,6 +128,8 @@ impl Recorder {
             sample: inputs.sample.clone(),
             events: EventColumns::of(inputs.events),
             heard: inputs.heard.to_vec(),
+            arrivals: inputs.arrivals.to_vec(),
+            links: inputs.links.to_vec(),
             hears_proxies: inputs.hears_proxies,
             forgets: inputs.forgets,
             is_last: inputs.is_last,

@@ -133,6 +133,8 @@ impl Course {
             is_last: tick.is_last,
             standings: &self.state.standings,
             totals: &totals,
+            arrivals: &tick.arrivals,
+            links: &tick.links,
         };
         let outcome = judge.tick(&inputs, &self.state.inventory);
         let begin = self.begins_late.then_some(self.window.from);
@@ -145,7 +147,12 @@ impl Course {
         let totals = self.state.totals().since(&self.baseline);
         Ok(Replay {
             header,
-            report: judge.report(self.window.to, &self.state.standings, &totals),
+            report: judge.report(
+                self.window.to,
+                &self.state.standings,
+                &totals,
+                &self.state.inventory,
+            ),
             standings: self.state.standings,
             troubles: self.state.troubles,
             comparison: self.comparison,

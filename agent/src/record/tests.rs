@@ -12,7 +12,7 @@ use crate::{
     inventory::{Inventory, InventoryChanges, Listener, Namespace, Owner, peers::PeerReport},
     kernel::{
         Attribution, Class, Counter, KernelEvent, KernelSample, ListenerDelta, ListenerId,
-        MibCounts, NetnsId, QueueDepth, Rung, ServiceCount, Signal, Standing, Tally,
+        MibCounts, NetnsId, QueueDepth, Rung, ServiceCount, Signal, Standing, Tally, flow::Slot,
     },
     proxy::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
     time::{UnixMs, Window},
@@ -137,6 +137,13 @@ fn peers() -> Vec<PeerReport> {
     }]
 }
 
+/// What came to the listener in a second: told slot by slot, so that what-if can be replayed.
+fn arrivals(second: u64) -> Vec<(ListenerId, Vec<Slot>)> {
+    let lost = sample(second).listeners.into_iter().map(|delta| delta.listener);
+    let at = UnixMs(BEGIN + 1000 * second - 500);
+    lost.map(|id| (id, vec![Slot { at, enqueued: 129, depth: 129 }])).collect()
+}
+
 /// Plays the incident to the agent's own judge and to `recorder`; tells what the judge reports.
 fn play(mut recorder: Recorder, ticks: std::ops::Range<u64>) -> Result<Report> {
     let mut judge = Judge::new(UnixMs(BEGIN - 1000));
@@ -166,6 +173,8 @@ fn play(mut recorder: Recorder, ticks: std::ops::Range<u64>) -> Result<Report> {
             is_last: second + 1 == ticks.end,
             standings: &standings,
             totals: &totals,
+            arrivals: &arrivals(second),
+            links: &[],
         };
         let outcome = judge.tick(&inputs, &inventory);
         recorder.tick(Moment {
@@ -176,7 +185,7 @@ fn play(mut recorder: Recorder, ticks: std::ops::Range<u64>) -> Result<Report> {
             verdicts: &outcome.verdicts,
         })?;
         before = inventory;
-        report = Some(judge.report(now, &standings, &totals));
+        report = Some(judge.report(now, &standings, &totals, &before));
     }
     Ok(report.unwrap())
 }

@@ -1,143 +1,171 @@
 //! What to change, computed from a report: each step with the numbers it stands on and the exact
 //! commands for this process and namespace.
 
-use super::report::{ListenerReport, Report};
+mod backlog;
+mod limit;
+mod peer;
+mod place;
+mod proxy;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    finding::Finding,
+    report::{ListenerReport, Report},
+    verdict::Cause,
+};
+use crate::{
+    inventory::Server,
+    kernel::{ListenerId, NetnsId},
+    proxy::ProxyKind,
+};
+
+/// Findings that get advice; the rest mostly repeats it.
+const ADVISED: usize = 5;
 
 /// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// What, and why.
+    /// The cause it answers.
+    pub cause: Cause,
+    /// What.
     pub what: String,
-    /// Commands that do it, where a command can.
+    /// Why, with its numbers.
+    pub why: String,
+    /// Commands and lines of configuration that do it; what begins with `#` says where a line goes
+    /// or what to do besides.
     pub commands: Vec<String>,
+    /// The same for a program; empty where it takes a person.
+    pub changes: Vec<Change>,
 }
 
-/// Smallest backlog worth asking for: what most servers use by default today.
-const DECENT_BACKLOG: u32 = 1024;
-
-/// The steps that a report calls for, most effective first.
-pub fn advice(report: &Report) -> Vec<Step> {
-    let overflowing: Vec<&ListenerReport> =
-        report.listeners.iter().filter(|listener| listener.tally.overflows() > 0).collect();
-    let mut steps: Vec<Step> =
-        overflowing.iter().flat_map(|listener| raise_limit(listener)).collect();
-    if !overflowing.is_empty() {
-        steps.push(Step {
-            what: "Accept faster: a longer queue only buys time. If the application stays slower \
-                   than its arrivals, add workers or instances."
-                .to_owned(),
-            commands: Vec::new(),
-        });
-    }
-    if report.proxy.markings > 0 && !overflowing.is_empty() {
-        steps.push(Step {
-            what: "Keep connections to the upstream open, so that not every request must pass the \
-                   accept queue (nginx, in the upstream and its location):"
-                .to_owned(),
-            commands: vec![
-                "keepalive 64;  proxy_http_version 1.1;  proxy_set_header Connection \"\";"
-                    .to_owned(),
-            ],
-        });
-    }
-    steps
+/// One change, for a program to make.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "change")]
+pub enum Change {
+    /// Set a kernel parameter in a network namespace.
+    Sysctl {
+        /// In which.
+        netns: NetnsId,
+        /// As `sysctl` names it.
+        name: String,
+        /// To what.
+        value: String,
+        /// Whether whoever listens there has to listen again for it.
+        listen_again: bool,
+    },
+    /// Have a process listen with another backlog.
+    Backlog {
+        /// Which listener.
+        listener: ListenerId,
+        /// Its process, where known.
+        pid: Option<u32>,
+        /// What it is, where known.
+        server: Option<Server>,
+        /// The backlog.
+        value: u32,
+    },
+    /// Have a process accept, so many connections per second where that is known.
+    Accept {
+        /// Which listener.
+        listener: ListenerId,
+        /// Its process, where known.
+        pid: Option<u32>,
+        /// Accepts per second needed.
+        per_second: Option<f64>,
+    },
+    /// Have something listen there.
+    Listen {
+        /// The address.
+        at: String,
+    },
+    /// Set a proxy's parameter.
+    Proxy {
+        /// Which program.
+        proxy: ProxyKind,
+        /// The group or peer that it is for, where known.
+        upstream: Option<String>,
+        /// As the proxy names it.
+        setting: String,
+        /// To what; none: take it off or raise it as wanted.
+        value: Option<String>,
+    },
 }
 
-/// A queue's limit is the smaller of the backlog in `listen(2)` and `net.core.somaxconn` of its
-/// namespace at that time; raising one alone often changes nothing.
-fn raise_limit(report: &ListenerReport) -> Vec<Step> {
-    let listener = &report.listener;
-    let limit = listener.queue.limit;
-    let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
-    let owner = listener.owners.first();
-    let who = owner.map_or("the application".to_owned(), |owner| owner.command.clone());
-    let mut steps = Vec::new();
-    if let Some(somaxconn) = listener.somaxconn
-        && somaxconn < target
-    {
-        let enter = owner.map(|owner| format!("nsenter -t {} -n ", owner.pid)).unwrap_or_default();
-        steps.push(Step {
-            what: format!(
-                "Raise net.core.somaxconn in the namespace of {} (now {somaxconn}), before the \
-                 application listens again.",
-                listener.id.addr
-            ),
-            commands: vec![format!("{enter}sysctl -w net.core.somaxconn={target}")],
-        });
-    }
-    let binding = match listener.somaxconn {
-        Some(somaxconn) if somaxconn > limit => {
-            format!("it asked for {limit} itself, somaxconn would allow {somaxconn}")
+/// What a report calls for, most effective first: what answers the worst finding comes first.
+pub fn advice(report: &Report, findings: &[Finding]) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for finding in findings.iter().take(ADVISED) {
+        for step in of_finding(report, finding) {
+            if !steps.iter().any(|known| known.what == step.what) {
+                steps.push(step);
+            }
         }
-        _ => format!("its queue's limit is {limit}, no more than somaxconn allows"),
-    };
-    steps.push(Step {
-        what: format!(
-            "Have {who} listen on {} with a backlog of {target} or more: {binding}.",
-            listener.id.addr
-        ),
-        commands: Vec::new(),
-    });
+    }
+    steps.extend(proxy::follow_up(report, findings));
     steps
+}
+
+/// What must not be touched, given what was found.
+pub fn avoid(findings: &[Finding]) -> Vec<String> {
+    let has = |wanted: fn(Cause) -> bool| findings.iter().any(|finding| wanted(finding.cause));
+    let mut lines = Vec::new();
+    if has(Cause::is_overflow) {
+        lines.push(
+            "Raising only one of backlog and somaxconn: the smaller of the two holds, and only as \
+             it was when the application called listen(2)."
+                .to_owned(),
+        );
+        lines.push(
+            "net.ipv4.tcp_abort_on_overflow=1: it turns every connection that would have got in a \
+             second later into a reset that the proxy counts as a failure."
+                .to_owned(),
+        );
+    }
+    if has(|cause| cause.is_overflow() || cause == Cause::ProxyPortsExhausted) {
+        lines.push(
+            "net.ipv4.tcp_tw_recycle: it broke clients behind NAT and is gone since Linux 4.12; \
+             TIME_WAIT is not what fills an accept queue."
+                .to_owned(),
+        );
+    }
+    if has(|cause| cause == Cause::SynQueueFull) {
+        lines.push(
+            "net.ipv4.tcp_syncookies=2 (always): it gives up window scaling and SACK for clients \
+             without timestamps, trouble or not; 1 does so only while the queue is full."
+                .to_owned(),
+        );
+    }
+    lines
+}
+
+fn of_finding(report: &Report, finding: &Finding) -> Vec<Step> {
+    let listener = finding.listener.and_then(|id| {
+        let same = |known: &&ListenerReport| {
+            let own = known.listener.id;
+            own == id || (own.netns, own.addr) == (id.netns, id.addr)
+        };
+        report.listeners.iter().find(same)
+    });
+    match finding.cause {
+        Cause::AcceptQueueOverflow | Cause::HalfOpen | Cause::AbortOnOverflow => match listener {
+            Some(listener) => limit::accept_queue(report, finding, listener),
+            None => vec![limit::unknown(finding)],
+        },
+        Cause::SynQueueFull => limit::syn_queue(report, finding, listener),
+        Cause::HandshakeDropped => limit::other_drops(report, finding, listener),
+        Cause::NotAccepting => vec![peer::not_accepting(finding, listener)],
+        Cause::Refused => vec![peer::refused(report, finding)],
+        Cause::PathLoss => vec![peer::path_loss(report, finding)],
+        Cause::Unreachable => vec![peer::unreachable(report, finding)],
+        Cause::ProxyPortsExhausted => proxy::ports(report, finding),
+        Cause::ProxyLimit => vec![proxy::limit(finding)],
+        Cause::ApplicationClosed => vec![peer::closed(finding)],
+        Cause::ApplicationFailed => vec![peer::failed(finding)],
+        Cause::ApplicationSlow => vec![peer::slow(finding)],
+        Cause::NoKernelEvidence => vec![peer::elsewhere(finding)],
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::{
-        inventory::{Listener, Owner},
-        kernel::{Attribution, Class, ListenerId, NetnsId, QueueDepth, Tally},
-        time::{UnixMs, Window},
-        verdict::ProxyReport,
-    };
-
-    fn report(limit: u32, somaxconn: u32, overflows: u64) -> Report {
-        let addr = "10.0.0.1:8000".parse().unwrap();
-        let id = ListenerId { netns: NetnsId(1), addr, inode: 5 };
-        let queue = QueueDepth { len: limit + 1, limit };
-        let owner = Owner::new(42, "python3", None);
-        let listener = Listener {
-            somaxconn: Some(somaxconn),
-            owners: vec![owner],
-            ..Listener::unknown(id, queue, None)
-        };
-        Report {
-            window: Window { from: UnixMs(0), to: UnixMs(1000) },
-            rungs: BTreeMap::new(),
-            listeners: vec![ListenerReport {
-                listener,
-                tally: Tally::of(&[(Class::SynAcceptQueueFull, overflows)]),
-                attribution: Attribution::Exact,
-                queue_high: limit + 1,
-                peers: Vec::new(),
-                peers_other: 0,
-            }],
-            namespaces: Vec::new(),
-            proxy: ProxyReport::default(),
-            events_lost: 0,
-            services: Vec::new(),
-            no_port: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_small_backlog_binds_and_somaxconn_does_not() {
-        let steps = advice(&report(128, 4096, 9));
-        assert!(steps[0].what.contains("python3 listen on 10.0.0.1:8000 with a backlog of 1024"));
-        assert!(steps[0].what.contains("asked for 128 itself, somaxconn would allow 4096"));
-    }
-
-    #[test]
-    fn a_small_somaxconn_is_raised_first_and_in_its_namespace() {
-        let steps = advice(&report(128, 128, 9));
-        assert_eq!(steps[0].commands, ["nsenter -t 42 -n sysctl -w net.core.somaxconn=1024"]);
-        assert!(steps[1].what.contains("backlog of 1024"));
-    }
-
-    #[test]
-    fn nothing_lost_needs_nothing() {
-        assert!(advice(&report(128, 128, 0)).is_empty());
-    }
-}
+mod tests;

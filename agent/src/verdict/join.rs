@@ -208,7 +208,7 @@ impl Correlator {
     fn verdict(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
         let Pending { event, proxy_netns, listeners } = pending;
         if let Some(decided) = self.attempts.verdict_of(&event) {
-            let verdict = Verdict { event, ..decided.clone() };
+            let verdict = Verdict { event, proxy_netns, ..decided.clone() };
             self.markings.add(&verdict);
             return verdict;
         }
@@ -224,7 +224,7 @@ impl Correlator {
                 }),
             EventKind::NoLivePeers | EventKind::PeerBack => {
                 let host = proxy_netns.map(|netns| inventory.host(netns)).unwrap_or_default();
-                return self.no_live_peers(event, host);
+                return self.no_live_peers(event, proxy_netns, host);
             }
         };
         let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
@@ -282,6 +282,7 @@ impl Correlator {
             cause: ruling.cause,
             confidence: ruling.confidence,
             listener,
+            proxy_netns,
             window,
             evidence: losses.map(|losses| losses.tally).unwrap_or_default(),
             attribution: losses.map(|losses| losses.attribution),
@@ -305,7 +306,12 @@ impl Correlator {
     }
 
     /// "No live upstreams" has the causes of what led to it.
-    fn no_live_peers(&mut self, event: ProxyEvent, host: HostId) -> Verdict {
+    fn no_live_peers(
+        &mut self,
+        event: ProxyEvent,
+        proxy_netns: Option<NetnsId>,
+        host: HostId,
+    ) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
         let health = self.health(host, &window);
         let led = self.markings.led_to(&event);
@@ -344,6 +350,7 @@ impl Correlator {
             cause,
             confidence,
             listener: None,
+            proxy_netns,
             window,
             evidence: Tally::default(),
             attribution: None,

@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     join::Correlator,
+    keepalive::LinkReport,
     ledger::{KernelSide, Ledger},
-    report::Report,
+    report::{BlindSpot, Report},
     verdict::Verdict,
 };
 use crate::{
     inventory::Inventory,
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, NoPortCount, Rung, ServiceCount,
-        Signal, Standing,
+        Signal, Standing, flow::Slot,
     },
     proxy::ProxyEvent,
     time::UnixMs,
@@ -56,6 +57,10 @@ pub struct Inputs<'a> {
     pub standings: &'a [Standing],
     /// The kernel's counts since start.
     pub totals: &'a Totals,
+    /// When connections came to the accept queues since the last tick.
+    pub arrivals: &'a [(ListenerId, Vec<Slot>)],
+    /// The connections of this host's own processes to their peers since start; empty: as before.
+    pub links: &'a [LinkReport],
 }
 
 /// The kernel's counts since start.
@@ -138,6 +143,8 @@ impl Judge {
 
     /// Takes in what a tick brings.
     pub fn tick(&mut self, inputs: &Inputs<'_>, inventory: &Inventory) -> Outcome {
+        self.ledger.book_arrivals(inputs.arrivals);
+        self.ledger.book_links(inputs.links);
         self.ledger.book_sample(inputs.sample, inventory);
         self.correlator.on_sample(inputs.sample);
         for event in inputs.events {
@@ -182,7 +189,13 @@ impl Judge {
     }
 
     /// The report on everything since start.
-    pub fn report(&self, now: UnixMs, standings: &[Standing], totals: &Totals) -> Report {
+    pub fn report(
+        &self,
+        now: UnixMs,
+        standings: &[Standing],
+        totals: &Totals,
+        inventory: &Inventory,
+    ) -> Report {
         let name = |standing: &Standing| {
             (standing.signal.name().to_owned(), standing.rung.name().to_owned())
         };
@@ -193,7 +206,20 @@ impl Judge {
             services: services.clone(),
             services_moved: services_moved.clone(),
             no_port: no_port.clone(),
+            settings: inventory.namespaces(),
+            blind_spots: blind_spots(standings),
         };
         self.ledger.report(now, kernel)
     }
+}
+
+/// What rungs cannot see where a better one was refused.
+fn blind_spots(standings: &[Standing]) -> Vec<BlindSpot> {
+    let lower = |s: &&Standing| s.rung != Rung::None && s.higher_refused().next().is_some();
+    let told = |s: &Standing| BlindSpot {
+        signal: s.signal.name().to_owned(),
+        rung: s.rung.name().to_owned(),
+        unseen: s.blind_spot.clone(),
+    };
+    standings.iter().filter(lower).map(told).collect()
 }

@@ -8,28 +8,32 @@ use std::{
 
 use super::{
     cycle::Cycles,
+    flow::{Flow, Flows},
+    keepalive::LinkReport,
     peers::Peers,
-    report::{ListenerReport, NetnsReport, ProxyReport, Report},
+    report::{BlindSpot, ListenerReport, NetnsReport, ProxyReport, Report},
     verdict::{Cause, Confidence, Verdict},
 };
 use crate::{
-    inventory::{Inventory, Listener},
+    inventory::{Inventory, Listener, Namespace},
     kernel::{
         Attribution, Counter, KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId,
-        NoPortCount, QueueDepth, ServiceCount, Tally,
+        NoPortCount, QueueDepth, ServiceCount, Tally, flow::Slot,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::{UnixMs, Window},
 };
 
 /// Verdicts kept word for word; older ones live on in the counts.
-const VERDICTS_KEPT: usize = 1000;
+pub const VERDICTS_KEPT: usize = 1000;
 /// Listeners with an account of their own; what more lose is booked on their namespace.
 const ACCOUNTS: usize = 8192;
 /// How long the account of a listener is kept after it has closed and lost nothing more.
 const RETENTION: Duration = Duration::from_secs(600);
 /// Client addresses shown of them.
 const PEERS_SHOWN: usize = 5;
+/// Listeners reported with what came to them, worst first.
+const FLOWS_REPORTED: usize = 10;
 /// Label combinations of verdicts counted apart.
 const VERDICT_KINDS: usize = 2000;
 
@@ -66,6 +70,8 @@ pub struct Ledger {
     cycles: Cycles,
     verdicts: VecDeque<Arc<Verdict>>,
     events_lost: u64,
+    flows: Flows,
+    links: Vec<LinkReport>,
 }
 
 /// One listener's account.
@@ -78,6 +84,9 @@ struct Account {
     alive: UnixMs,
     /// As last seen in the inventory: an owner that has died is still named.
     listener: Option<Listener>,
+    /// From the first interval with a drop to the last.
+    dropped: Option<Window>,
+    worst_per_second: f64,
 }
 
 /// The kernel's side of a report, over the same time as the ledger's.
@@ -92,6 +101,10 @@ pub struct KernelSide<'a> {
     pub services_moved: BTreeMap<NetnsId, MibCounts>,
     /// Connects that found no local port.
     pub no_port: Vec<NoPortCount>,
+    /// What bounds queues and ports, by namespace.
+    pub settings: &'a BTreeMap<NetnsId, Namespace>,
+    /// What the rungs in use cannot see.
+    pub blind_spots: Vec<BlindSpot>,
 }
 
 impl Account {
@@ -103,7 +116,20 @@ impl Account {
             peers: Peers::default(),
             alive,
             listener: None,
+            dropped: None,
+            worst_per_second: 0.0,
         }
+    }
+
+    /// When it dropped, and how much at worst.
+    fn time_drops(&mut self, drops: u64, window: Window) {
+        if drops == 0 {
+            return;
+        }
+        let from = self.dropped.map_or(window.from, |dropped| dropped.from);
+        self.dropped = Some(Window { from, to: window.to });
+        let seconds = window.length().as_secs_f64().max(1.0);
+        self.worst_per_second = self.worst_per_second.max(drops as f64 / seconds);
     }
 }
 
@@ -128,6 +154,8 @@ impl Ledger {
             cycles: Cycles::default(),
             verdicts: VecDeque::new(),
             events_lost: 0,
+            flows: Flows::default(),
+            links: Vec::new(),
         }
     }
 
@@ -144,16 +172,47 @@ impl Ledger {
             let account = self.listeners.entry(delta.listener).or_insert_with(|| Account::new(now));
             account.alive = now;
             account.tally += delta.tally;
+            account.time_drops(delta.tally.drops(), sample.window);
             account.attribution = account.attribution.min(delta.attribution);
             if let Some(queue) = delta.queue {
                 account.queue.len = account.queue.len.max(queue.len);
                 account.queue.limit = queue.limit;
             }
         }
+        self.book_flows(sample, inventory);
         for (id, account) in &mut self.listeners {
             if let Some(listener) = inventory.get(id) {
                 account.alive = now;
                 account.listener = Some(listener.clone());
+            }
+        }
+    }
+
+    /// Books when connections came to the queues; to be told before the sample of the same time.
+    pub fn book_arrivals(&mut self, arrivals: &[(ListenerId, Vec<Slot>)]) {
+        arrivals.iter().for_each(|(id, slots)| self.flows.arrived(*id, slots));
+    }
+
+    /// Books the connections of this host's own processes since start; none: as before.
+    pub fn book_links(&mut self, links: &[LinkReport]) {
+        if !links.is_empty() {
+            self.links = links.to_vec();
+        }
+    }
+
+    /// What a full queue lost belongs beside what came to it.
+    fn book_flows(&mut self, sample: &KernelSample, inventory: &Inventory) {
+        let mut drops = BTreeMap::new();
+        for delta in &sample.listeners {
+            let key = inventory.get(&delta.listener).and_then(|known| self.flows.key(known));
+            if let Some(key) = key {
+                drops.insert(key, (delta.tally.overflows(), delta.tally.connections));
+            }
+        }
+        self.flows.dropped(sample.window, &drops);
+        for listener in inventory.listeners() {
+            if let Some(key) = self.flows.key(listener) {
+                self.flows.looked(&key, sample.window.to, listener.queue.len);
             }
         }
     }
@@ -173,6 +232,7 @@ impl Ledger {
             closed.insert(id);
         }
         self.others.retain(|netns, _| known(*netns));
+        self.flows.retain(|id| known(id.netns));
         closed
     }
 
@@ -252,7 +312,8 @@ impl Ledger {
 
     /// The report on everything since start.
     pub fn report(&self, now: UnixMs, kernel: KernelSide<'_>) -> Report {
-        let KernelSide { rungs, kernel, services, services_moved, no_port } = kernel;
+        let KernelSide { rungs, kernel, services, services_moved, no_port, settings, blind_spots } =
+            kernel;
         let attributed = self.attributed();
         let namespaces = kernel
             .iter()
@@ -272,10 +333,14 @@ impl Ledger {
                 }
             })
             .collect();
+        let listeners = self.listener_reports(kernel);
         Report {
             window: Window { from: self.since, to: now },
             rungs,
-            listeners: self.listener_reports(kernel),
+            settings: self.settings_told(&listeners, &no_port, settings),
+            blind_spots,
+            links: self.links.clone(),
+            listeners,
             namespaces,
             proxy: ProxyReport {
                 verdicts: self.verdicts.iter().cloned().collect(),
@@ -286,6 +351,28 @@ impl Ledger {
             services,
             no_port,
         }
+    }
+
+    /// The settings of the namespaces that a report speaks of.
+    fn settings_told(
+        &self,
+        listeners: &[ListenerReport],
+        no_port: &[NoPortCount],
+        settings: &BTreeMap<NetnsId, Namespace>,
+    ) -> BTreeMap<NetnsId, Namespace> {
+        let lost = listeners.iter().map(|report| report.listener.id.netns);
+        let judged = self.verdicts.iter().flat_map(|verdict| {
+            verdict.listener.map(|id| id.netns).into_iter().chain(verdict.proxy_netns)
+        });
+        let told: BTreeSet<NetnsId> =
+            lost.chain(judged).chain(no_port.iter().map(|count| count.netns)).collect();
+        let known = |netns: NetnsId| Some((netns, settings.get(&netns)?.clone()));
+        told.into_iter().filter_map(known).collect()
+    }
+
+    fn flow_of(&self, listener: &Listener) -> Option<Arc<Flow>> {
+        let flow = self.flows.of(&self.flows.key(listener)?)?;
+        Some(Arc::new(flow.clone()))
     }
 
     fn listener_reports(
@@ -309,10 +396,14 @@ impl Ledger {
                     queue_high: account.queue.len,
                     peers,
                     peers_other: account.tally.losses().saturating_sub(shown),
+                    dropped: account.dropped,
+                    flow: account.listener.as_ref().and_then(|listener| self.flow_of(listener)),
+                    worst_per_second: account.worst_per_second,
                 }
             })
             .collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.tally.drops()));
+        reports.iter_mut().skip(FLOWS_REPORTED).for_each(|report| report.flow = None);
         reports
     }
 }

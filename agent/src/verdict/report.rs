@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{cycle::Cycle, verdict::Verdict};
+use super::{cycle::Cycle, flow::Flow, keepalive::LinkReport, verdict::Verdict};
 use crate::{
-    inventory::Listener,
+    inventory::{Listener, Namespace},
     kernel::{Attribution, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
     time::Window,
 };
 
 /// A diagnosis: the story's facts, without its words.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The time looked at.
     pub window: Window,
@@ -30,6 +30,26 @@ pub struct Report {
     pub services: Vec<ServiceCount>,
     /// Connects of this host that found no local port.
     pub no_port: Vec<NoPortCount>,
+    /// What bounds queues and ports in the namespaces told of.
+    #[serde(default)]
+    pub settings: BTreeMap<NetnsId, Namespace>,
+    /// What the rungs in use cannot see, where a better one was refused.
+    #[serde(default)]
+    pub blind_spots: Vec<BlindSpot>,
+    /// The connections of this host's own processes to their peers, busiest first.
+    #[serde(default)]
+    pub links: Vec<LinkReport>,
+}
+
+/// What the rung in use for a signal cannot see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlindSpot {
+    /// Name of the signal.
+    pub signal: String,
+    /// Name of the rung.
+    pub rung: String,
+    /// What is not seen from it.
+    pub unseen: String,
 }
 
 /// One listener's losses.
@@ -47,6 +67,23 @@ pub struct ListenerReport {
     pub peers: Vec<(std::net::IpAddr, u64)>,
     /// Segments that all the other clients lost, and those of which no detail came through.
     pub peers_other: u64,
+    /// From the first interval in which it dropped handshakes to the last.
+    #[serde(default)]
+    pub dropped: Option<Window>,
+    /// The most it dropped in one interval, as handshakes per second.
+    #[serde(default)]
+    pub worst_per_second: f64,
+    /// What came to it and was accepted, where the kernel was watched for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Arc<Flow>>,
+}
+
+impl ListenerReport {
+    /// Handshakes dropped per second, over the time in which it dropped.
+    pub fn dropped_per_second(&self) -> f64 {
+        let seconds = self.dropped.map_or(1.0, |window| window.length().as_secs_f64());
+        self.tally.drops() as f64 / seconds.max(1.0)
+    }
 }
 
 /// One namespace's own counters against what was attributed.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    kernel::{Attribution, ListenerId, Tally},
+    kernel::{Attribution, ListenerId, NetnsId, Tally},
     proxy::ProxyEvent,
     time::Window,
 };
@@ -19,6 +19,9 @@ pub struct Verdict {
     pub confidence: Confidence,
     /// The listener behind the upstream address, where one was found.
     pub listener: Option<ListenerId>,
+    /// The namespace of the proxy's own process, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_netns: Option<NetnsId>,
     /// The stretch of time searched for evidence.
     pub window: Window,
     /// What the listener lost inside the window.

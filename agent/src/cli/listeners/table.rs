@@ -211,7 +211,7 @@ fn what_to_raise(listener: &Listener) -> Option<String> {
 }
 
 fn namespaces_in_trouble(view: &View) -> impl Iterator<Item = String> {
-    view.namespaces.values().filter_map(|Namespace { name, settings, time_wait }| {
+    view.namespaces.values().filter_map(|Namespace { name, settings, time_wait, .. }| {
         let (tw, most) = ((*time_wait)?, settings.max_tw_buckets?);
         (f64::from(tw) >= WORTH_SAYING * f64::from(most))
             .then(|| format!("{name}: {tw} in TIME_WAIT of {most} (tcp_max_tw_buckets)"))

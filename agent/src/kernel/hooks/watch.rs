@@ -139,6 +139,10 @@ pub const CHURN: &[Hook] = &[tracepoint(
     &[CONNECT, &["OFF_SK_PROTOCOL"]],
 )];
 
+/// This host's own connects, as they begin and end.
+pub const CLIENTS: &[Hook] =
+    &[tracepoint("client_changed", "inet_sock_set_state", STATE, &[CONNECT, &["OFF_SK_PROTOCOL"]])];
+
 /// Unix connects refused.
 pub const UNIX_CONNECTS: &[Hook] =
     &[exit_of("unix_connected", "unix_stream_connect", &["socket", "", "int", "int"], 4, &[UNIX])];

@@ -1,0 +1,167 @@
+//! One finding: what is lost, where, whose queue, since when, at which rate, what the proxy made of
+//! it, and how sure that is.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+
+use super::{headline, paragraph, plain};
+use crate::{
+    inventory::LimitedBy,
+    kernel::Attribution,
+    time::UnixMs,
+    verdict::{Confidence, Finding, Harm, ListenerReport, Report, in_words},
+};
+
+/// A loss not longer ago than this is still going on, as far as anybody can tell.
+const JUST_NOW_MS: u64 = 3000;
+
+/// Tells it.
+pub(super) fn tell(
+    out: &mut String,
+    report: &Report,
+    number: usize,
+    finding: &Finding,
+) -> std::fmt::Result {
+    let listener = finding.listener.and_then(|id| {
+        let place = |known: &&ListenerReport| {
+            (known.listener.id.netns, known.listener.id.addr) == (id.netns, id.addr)
+        };
+        report.listeners.iter().find(place)
+    });
+    let at = finding.listener.map(|id| id.addr.to_string());
+    let at = at.or_else(|| finding.upstream.clone()).unwrap_or_default();
+    let head = format!("{} {}", plain(&at), headline(finding.cause));
+    paragraph(out, &format!("\n{number}. At "), "   ", &head)?;
+    match listener {
+        Some(listener) => tell_listener(out, finding, listener)?,
+        None => field(out, "evidence", &finding.because)?,
+    }
+    if let Some(seen) = finding.seen {
+        let until =
+            if seen.to.later(std::time::Duration::from_millis(JUST_NOW_MS)) >= report.window.to {
+                "and goes on".to_owned()
+            } else {
+                format!("until {}", clock(seen.to))
+            };
+        field(out, "since", &format!("{} UTC, {until}", clock(seen.from)))?;
+    }
+    tell_harm(out, &finding.harm)?;
+    field(out, "sure", &sureness(finding, listener))
+}
+
+fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -> std::fmt::Result {
+    let listener = &report.listener;
+    let owners: Vec<String> = listener
+        .owners
+        .iter()
+        .take(3)
+        .map(|owner| {
+            let workload = &owner.workload;
+            let container =
+                workload.container.as_ref().map(|c| format!("container {}", c.short_id()));
+            let pod = workload.pod.as_ref().and_then(|pod| pod.name.clone());
+            let home = pod.map(|pod| format!("pod {pod}")).or(container).or(workload.unit.clone());
+            let home = home.map(|home| format!(", {home}")).unwrap_or_default();
+            format!("{} (pid {}{home})", plain(&owner.command), owner.pid)
+        })
+        .collect();
+    let owners = if owners.is_empty() { "unknown".to_owned() } else { owners.join(", ") };
+    field(
+        out,
+        "whose",
+        &format!("{owners}, in network namespace {}", plain(&listener.netns_name)),
+    )?;
+    if report.tally.drops() > 0 {
+        let lost = in_words(&report.tally);
+        let lost = lost.trim_start_matches("the listener ").trim_start_matches("dropped ");
+        field(out, "lost", &format!("{lost}: {}", rate(report)))?;
+    } else {
+        field(out, "evidence", &finding.because)?;
+    }
+    let bound = match listener.limited_by() {
+        Some(LimitedBy::Backlog) => "set by the application's backlog",
+        Some(LimitedBy::Somaxconn) => "set by somaxconn",
+        Some(LimitedBy::Both) => "set by backlog and somaxconn alike",
+        None => "set by an unknown bound",
+    };
+    let somaxconn = listener.somaxconn.map(|n| format!("; somaxconn {n}")).unwrap_or_default();
+    field(
+        out,
+        "queue",
+        &format!(
+            "held up to {}, with a limit of {} {bound}{somaxconn}",
+            report.queue_high.max(listener.depth.map_or(0, |depth| depth.high)),
+            listener.queue.limit
+        ),
+    )?;
+    if !report.peers.is_empty() {
+        let peers: Vec<String> =
+            report.peers.iter().map(|(peer, count)| format!("{peer} ({count})")).collect();
+        let other = match report.peers_other {
+            0 => String::new(),
+            count => format!(", others ({count})"),
+        };
+        field(out, "clients", &format!("{}{other}", peers.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn rate(report: &ListenerReport) -> String {
+    let mean = report.dropped_per_second();
+    format!("{mean:.1} per second, {:.0} in the worst", report.worst_per_second)
+}
+
+fn tell_harm(out: &mut String, harm: &Harm) -> std::fmt::Result {
+    if harm.proxies.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = harm.proxies.iter().map(|proxy| proxy.name()).collect();
+    let counts = [
+        (harm.failed_attempts, "failed attempt"),
+        (harm.markings, "marking as down"),
+        (harm.no_live_peers, "request refused for want of a live peer"),
+    ];
+    let told: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, noun)| match (*count, noun.split_once(' ')) {
+            (1, _) => format!("1 {noun}"),
+            (count, Some((first, rest))) if first != "failed" => format!("{count} {first}s {rest}"),
+            (count, _) => format!("{count} {noun}s"),
+        })
+        .collect();
+    field(out, "proxy", &format!("{} made of it {}", names.join(" and "), told.join(", ")))
+}
+
+fn sureness(finding: &Finding, listener: Option<&ListenerReport>) -> String {
+    let how = match listener.filter(|listener| listener.tally.drops() > 0) {
+        Some(listener) => match listener.attribution {
+            Attribution::Exact => "counted in the kernel at this very listener",
+            Attribution::Exclusive => {
+                "the namespace's own count grew, and this is its only listener that drops"
+            }
+            Attribution::Proportional => {
+                "a share of the namespace's count: other listeners there dropped as well"
+            }
+        },
+        None => match finding.confidence {
+            Confidence::High => "the evidence admits nothing else",
+            Confidence::Medium => "it fits the only evidence there is",
+            Confidence::Low => "it fits, but so might something else",
+        },
+    };
+    format!("{}: {how}", finding.confidence.name())
+}
+
+/// `17:03:12`
+fn clock(at: UnixMs) -> String {
+    let at = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "?".to_owned(), |at| at.strftime("%H:%M:%S").to_string())
+}
+
+fn field(out: &mut String, name: &str, text: &str) -> std::fmt::Result {
+    let mut first = String::new();
+    write!(first, "   {name:<9}")?;
+    paragraph(out, &first, "            ", text)
+}

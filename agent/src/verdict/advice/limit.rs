@@ -1,0 +1,384 @@
+//! Queues of the kernel: the accept queue's limit, the SYN queue's, and what else drops handshakes.
+
+use super::{
+    Change, Step,
+    backlog::setting,
+    place::{restart, sysctl, who},
+};
+use crate::{
+    inventory::{LimitedBy, Server},
+    kernel::{Class, Tally},
+    verdict::{
+        finding::Finding,
+        report::{ListenerReport, Report},
+        verdict::Cause,
+        whatif::{Replay, WhatIf},
+    },
+};
+
+/// Smallest backlog worth asking for where no replay tells: what most servers use by default today.
+const DECENT_BACKLOG: u32 = 1024;
+/// The smallest that is advised after a replay.
+const LEAST: u32 = 64;
+/// A wait in the queue beyond which most clients have given up.
+const PATIENCE_MS: u64 = 10_000;
+/// Accepts per second below which nobody accepts.
+const STUCK: f64 = 0.2;
+
+/// A full accept queue.
+pub(super) fn accept_queue(
+    report: &Report,
+    finding: &Finding,
+    listener: &ListenerReport,
+) -> Vec<Step> {
+    let limit = listener.listener.queue.limit;
+    let answer = listener.flow.as_deref().and_then(Replay::of).map(|replay| replay.answer(limit));
+    let mut steps = match answer {
+        Some(WhatIf::Backlog { backlog, longest_wait_ms, accepts_per_second }) => {
+            let target = rounded(backlog);
+            let why = format!(
+                "Replayed with what arrived in {}, a backlog of {backlog} would have lost nothing, \
+                 at up to {} of waiting; {target} leaves a quarter to spare. Now {} are dropped.",
+                stretch(listener),
+                milliseconds(longest_wait_ms),
+                per_second(listener)
+            );
+            let mut steps = vec![raise(report, finding, listener, target, why)];
+            if longest_wait_ms > PATIENCE_MS {
+                steps.insert(0, faster(finding, listener, accepts_per_second, None));
+            } else {
+                steps.push(faster(finding, listener, accepts_per_second, None));
+            }
+            steps
+        }
+        Some(WhatIf::Rate { arrivals_per_second, accepts_per_second, needed_per_second }) => {
+            let needed = Some((arrivals_per_second, needed_per_second));
+            let target = DECENT_BACKLOG.max(limit.saturating_mul(2));
+            let why = "Only against bursts, and only once it accepts as fast as connections come: \
+                       until then a longer queue is a longer wait."
+                .to_owned();
+            vec![
+                faster(finding, listener, accepts_per_second, needed),
+                raise(report, finding, listener, target, why),
+            ]
+        }
+        None => {
+            let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
+            let why = format!(
+                "{} are dropped. What arrived was not recorded, so this is four times the present \
+                 limit and at least {DECENT_BACKLOG}; look again afterwards.",
+                per_second(listener)
+            );
+            vec![
+                raise(report, finding, listener, target, why),
+                Step {
+                    what: "Accept faster: a longer queue only buys time.".to_owned(),
+                    why: "If the application stays slower than its arrivals, add workers or \
+                          instances."
+                        .to_owned(),
+                    ..blank(finding.cause)
+                },
+            ]
+        }
+    };
+    if finding.cause == Cause::AbortOnOverflow {
+        steps.push(no_reset(report, finding, listener));
+    }
+    steps
+}
+
+/// A quarter to spare, and a number people write.
+pub(super) fn rounded(backlog: u32) -> u32 {
+    let wanted = u64::from(backlog) * 5 / 4 + 1;
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX / 2).max(LEAST);
+    let unit = (wanted.ilog2() - 3).max(3);
+    wanted.div_ceil(1 << unit) << unit
+}
+
+fn blank(cause: Cause) -> Step {
+    Step {
+        cause,
+        what: String::new(),
+        why: String::new(),
+        commands: Vec::new(),
+        changes: Vec::new(),
+    }
+}
+
+/// Both bounds, as far as they are below `target`: the smaller of them holds.
+fn raise(
+    report: &Report,
+    finding: &Finding,
+    listener: &ListenerReport,
+    target: u32,
+    why: String,
+) -> Step {
+    let known = &listener.listener;
+    // The application's own process, if systemd holds the socket beside it.
+    let is_systemd = |server: Option<Server>| server == Some(Server::Systemd);
+    let activated = known.owners.iter().any(|owner| is_systemd(owner.server));
+    let owner =
+        known.owners.iter().find(|owner| !is_systemd(owner.server)).or(known.owners.first());
+    let server = if activated { Some(Server::Systemd) } else { owner.and_then(|o| o.server) };
+    let (port, limit) = (known.id.addr.port(), known.queue.limit);
+    let mut step = Step { why, ..blank(finding.cause) };
+    let somaxconn_binds = known.somaxconn.is_some_and(|somaxconn| somaxconn < target);
+    if somaxconn_binds {
+        let wanted = ("net.core.somaxconn", target.to_string());
+        step.commands.extend(sysctl(report, known.id.netns, owner, (wanted.0, &wanted.1)));
+        step.changes.push(Change::Sysctl {
+            netns: known.id.netns,
+            name: wanted.0.to_owned(),
+            value: wanted.1,
+            listen_again: true,
+        });
+    }
+    let asked = known.backlog.asked.filter(|_| !known.backlog.inferred);
+    let asks_enough = server == Some(Server::Go) || asked.is_some_and(|asked| asked >= target);
+    if !asks_enough {
+        match setting(server, port, target) {
+            Some(setting) => step.commands.push(format!("{}  # {}", setting.line, setting.name)),
+            None => step.commands.push(format!(
+                "# in {}:  listen(fd, {target}), by whatever its framework calls the backlog",
+                who(owner)
+            )),
+        }
+        step.changes.push(Change::Backlog {
+            listener: known.id,
+            pid: owner.map(|owner| owner.pid),
+            server,
+            value: target,
+        });
+    }
+    if let Some(command) = restart(owner) {
+        step.commands.push(command);
+    } else {
+        step.commands.push(format!("# then restart {}: a limit is taken at listen(2)", who(owner)));
+    }
+    let bound = match known.limited_by() {
+        Some(LimitedBy::Backlog) => "the application's own backlog binds",
+        Some(LimitedBy::Somaxconn) => "somaxconn binds",
+        Some(LimitedBy::Both) => "backlog and somaxconn bind alike",
+        None => "which bound holds is unknown",
+    };
+    let both = if somaxconn_binds && !asks_enough { ", so both must be raised" } else { "" };
+    let somaxconn = known.somaxconn.map(|n| format!(", somaxconn {n}")).unwrap_or_default();
+    step.what = format!(
+        "Let the accept queue of {} hold {target} instead of {limit} ({bound}{somaxconn}{both}).",
+        known.id.addr
+    );
+    step
+}
+
+/// More accepts per second: measured, and needed where that is known.
+fn faster(
+    finding: &Finding,
+    listener: &ListenerReport,
+    accepts_per_second: f64,
+    needed: Option<(f64, f64)>,
+) -> Step {
+    let known = &listener.listener;
+    let owner = known.owners.first();
+    let change = Change::Accept {
+        listener: known.id,
+        pid: owner.map(|owner| owner.pid),
+        per_second: needed.map(|(_, needed)| needed),
+    };
+    let step = Step { changes: vec![change], ..blank(finding.cause) };
+    if accepts_per_second < STUCK {
+        return Step {
+            what: format!(
+                "Have {} accept: it took nothing from a queue that was full.",
+                who(owner)
+            ),
+            why: format!(
+                "No backlog helps a listener that nobody accepts from; {} waited at {}.",
+                listener.queue_high, known.id.addr
+            ),
+            commands: super::peer::look_at(owner),
+            ..step
+        };
+    }
+    match needed {
+        Some((arrivals, needed)) => Step {
+            what: format!(
+                "Have {} accept {needed:.0} connections per second: no backlog helps.",
+                who(owner)
+            ),
+            why: format!(
+                "In {} {arrivals:.0} per second arrived and {accepts_per_second:.0} were accepted \
+                 while the queue was full: add workers or instances, or spare connections.",
+                stretch(listener)
+            ),
+            ..step
+        },
+        None => Step {
+            what: "Accept faster: a longer queue only buys time.".to_owned(),
+            why: format!(
+                "{} accepts {accepts_per_second:.0} per second while connections wait; more \
+                 workers or instances shorten the wait.",
+                who(owner)
+            ),
+            ..step
+        },
+    }
+}
+
+fn no_reset(report: &Report, finding: &Finding, listener: &ListenerReport) -> Step {
+    let known = &listener.listener;
+    let wanted = ("net.ipv4.tcp_abort_on_overflow", "0");
+    Step {
+        what: "Let a full queue wait for the client's next try instead of resetting it.".to_owned(),
+        why: "With tcp_abort_on_overflow set, each overflow is an error that the proxy counts."
+            .to_owned(),
+        commands: sysctl(report, known.id.netns, known.owners.first(), wanted),
+        changes: vec![Change::Sysctl {
+            netns: known.id.netns,
+            name: wanted.0.to_owned(),
+            value: wanted.1.to_owned(),
+            listen_again: false,
+        }],
+        ..blank(finding.cause)
+    }
+}
+
+/// A full queue of which only the proxy's word is known: a Unix socket's, or a listener that closed.
+pub(super) fn unknown(finding: &Finding) -> Step {
+    let place = finding.upstream.as_deref().unwrap_or("the upstream");
+    Step {
+        what: format!("Raise the backlog of whoever listens at {place}, and somaxconn with it."),
+        why: format!("{}; the listener itself was not to be seen.", finding.because),
+        commands: vec!["ss -lxtp  # Recv-Q is the queue, Send-Q its limit".to_owned()],
+        ..blank(finding.cause)
+    }
+}
+
+/// A full SYN queue. kernel: `tcp_conn_request` sends cookies instead where they are on; else the
+/// queue's limit is the listener's own (`inet_csk_reqsk_queue_is_full`).
+pub(super) fn syn_queue(
+    report: &Report,
+    finding: &Finding,
+    listener: Option<&ListenerReport>,
+) -> Vec<Step> {
+    let netns = finding.listener.map(|id| id.netns);
+    let owner = listener.and_then(|listener| listener.listener.owners.first());
+    let settings = netns.and_then(|netns| report.settings.get(&netns)).map(|known| &known.settings);
+    let mut steps = Vec::new();
+    if let Some(netns) = netns
+        && settings.and_then(|settings| settings.syncookies) == Some(0)
+    {
+        let wanted = ("net.ipv4.tcp_syncookies", "1");
+        steps.push(Step {
+            what: "Turn SYN cookies on: then a full SYN queue loses nothing.".to_owned(),
+            why: format!(
+                "tcp_syncookies is 0 there, and {} handshakes were dropped for it.",
+                finding.drops
+            ),
+            commands: sysctl(report, netns, owner, wanted),
+            changes: vec![Change::Sysctl {
+                netns,
+                name: wanted.0.to_owned(),
+                value: wanted.1.to_owned(),
+                listen_again: false,
+            }],
+            ..blank(finding.cause)
+        });
+    }
+    let (limit, most) = (
+        listener.map_or(0, |listener| listener.listener.queue.limit),
+        settings.and_then(|settings| settings.max_syn_backlog).unwrap_or(0),
+    );
+    if let Some(listener) = listener {
+        let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
+        let why = format!(
+            "The SYN queue is bounded by the listener's own limit, {limit}, and without cookies by \
+             tcp_max_syn_backlog, {most}, as well."
+        );
+        steps.push(raise(report, finding, listener, target, why));
+    }
+    steps
+}
+
+/// Handshakes dropped for other reasons: the most frequent of them decides.
+pub(super) fn other_drops(
+    report: &Report,
+    finding: &Finding,
+    listener: Option<&ListenerReport>,
+) -> Vec<Step> {
+    let tally = listener.map_or_else(Tally::default, |listener| listener.tally);
+    let owner = listener.and_then(|listener| listener.listener.owners.first());
+    let worst = tally.counts().filter(|(class, _)| class.is_loss()).max_by_key(|(_, n)| *n);
+    let Some((class, count)) = worst else { return vec![look_closer(finding, owner.is_some())] };
+    let (what, why, commands) = match class {
+        Class::SynLastQuarter => {
+            let Some(id) = finding.listener else { return vec![look_closer(finding, false)] };
+            let wanted = ("net.ipv4.tcp_syncookies", "1");
+            return vec![Step {
+                what: "Turn SYN cookies on, or raise tcp_max_syn_backlog.".to_owned(),
+                why: format!(
+                    "{count} SYNs were dropped because three quarters of tcp_max_syn_backlog were in \
+                     use and cookies are off."
+                ),
+                commands: sysctl(report, id.netns, owner, wanted),
+                changes: vec![Change::Sysctl {
+                    netns: id.netns,
+                    name: wanted.0.to_owned(),
+                    value: wanted.1.to_owned(),
+                    listen_again: false,
+                }],
+                ..blank(finding.cause)
+            }];
+        }
+        Class::SynNoMemory | Class::AckChildFailed | Class::CookieChildFailed => (
+            "Give TCP memory: the kernel could not make the connection's socket.",
+            "Memory is short, of the machine, of TCP or of the control group.",
+            vec!["cat /proc/net/sockstat; sysctl net.ipv4.tcp_mem; dmesg | tail"],
+        ),
+        Class::SynNoRoute => (
+            "Mend the route back to the client: the SYN/ACK had none.",
+            "The SYN came in, and its answer has no way out.",
+            vec!["ip route get CLIENT"],
+        ),
+        Class::SynPolicy => (
+            "Look at what forbids the SYN: a security module or a BPF program.",
+            "The kernel asked it and was refused.",
+            vec!["bpftool cgroup tree; ausearch -m avc"],
+        ),
+        _ => return vec![look_closer(finding, owner.is_some())],
+    };
+    vec![Step {
+        what: what.to_owned(),
+        why: format!("{why} {count} handshakes were dropped so."),
+        commands: commands.into_iter().map(str::to_owned).collect(),
+        ..blank(finding.cause)
+    }]
+}
+
+fn look_closer(finding: &Finding, is_known: bool) -> Step {
+    let who = if is_known { "this listener" } else { "a listener" };
+    Step {
+        what: format!("Find out why the kernel drops handshakes of {who}."),
+        why: format!("{}, and the rung in use does not tell why.", finding.because),
+        commands: vec![
+            "floodmark doctor  # says which rung tells more, and what it takes".to_owned(),
+        ],
+        ..blank(finding.cause)
+    }
+}
+
+fn per_second(listener: &ListenerReport) -> String {
+    format!(
+        "{} handshakes ({:.0} per second)",
+        listener.tally.drops(),
+        listener.dropped_per_second()
+    )
+}
+
+fn stretch(listener: &ListenerReport) -> String {
+    let window = listener.flow.as_deref().and_then(super::super::flow::Flow::window);
+    format!("{:.0} s", window.map_or(0.0, |window| window.length().as_secs_f64()).max(1.0))
+}
+
+pub(super) fn milliseconds(ms: u64) -> String {
+    if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) }
+}

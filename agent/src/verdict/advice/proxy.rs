@@ -1,0 +1,230 @@
+//! The proxy's own side: ports, limits, keepalive, timeouts and how it counts failures.
+
+use super::{Change, Step, limit::milliseconds, place::sysctl};
+use crate::{
+    proxy::ProxyKind,
+    verdict::{
+        finding::Finding,
+        keepalive::{Sizing, sizings},
+        report::Report,
+        verdict::Cause,
+    },
+};
+
+/// The ports that Linux sets aside for connects: 32768 to 60999.
+const USUAL_PORTS: u32 = 28_232;
+/// A connect that takes longer has failed, and would be better off with the next peer.
+const LONG_CONNECT_MS: u64 = 5000;
+
+/// No local port is left towards a destination.
+pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
+    let netns = finding.proxy_netns;
+    let settings = netns.and_then(|netns| report.settings.get(&netns)).map(|known| &known.settings);
+    let ports = settings.and_then(crate::kernel::settings::NetnsSettings::ephemeral_ports);
+    let to = finding.upstream.as_deref().unwrap_or("the upstream");
+    let count = finding.drops.max(finding.harm.failed_attempts);
+    let has = ports.map(|ports| format!(" of {ports}")).unwrap_or_default();
+    let mut steps = Vec::new();
+    if let Some(netns) = netns {
+        let wanted = ("net.ipv4.ip_local_port_range", "1024 65535");
+        steps.push(Step {
+            cause: Cause::ProxyPortsExhausted,
+            what: format!("Widen the range of ports{has} that connects towards {to} may use."),
+            why: format!(
+                "{count} connects found none free; a closed connection holds its port for 60 s."
+            ),
+            commands: sysctl(report, netns, None, wanted),
+            changes: vec![Change::Sysctl {
+                netns,
+                name: wanted.0.to_owned(),
+                value: wanted.1.to_owned(),
+                listen_again: false,
+            }],
+        });
+    }
+    let sizing = sizings(&report.links).into_iter().find(|sizing| Some(sizing.netns) == netns);
+    let reuse = sizing.map_or_else(
+        || Step {
+            cause: Cause::ProxyPortsExhausted,
+            what: format!("Keep connections to {to} open instead of making one for every request."),
+            why: "A connection that is used again takes no further port.".to_owned(),
+            commands: keepalive_lines(ProxyKind::Nginx, 32),
+            changes: Vec::new(),
+        },
+        |sizing| keepalive(&sizing, finding.cause),
+    );
+    // With the usual range it is the churn that is wrong.
+    let place = if ports.is_none_or(|ports| ports >= USUAL_PORTS) { 0 } else { steps.len() };
+    steps.insert(place, reuse);
+    steps
+}
+
+/// The proxy came up against a limit of its own.
+pub(super) fn limit(finding: &Finding) -> Step {
+    let proxy = finding.harm.proxies.first().copied().unwrap_or(ProxyKind::Nginx);
+    let upstream = finding.upstream.clone();
+    let (setting, line) = match proxy {
+        ProxyKind::Nginx => (
+            "max_conns",
+            "# nginx: server … max_conns=0 (none), a `queue`, worker_connections, worker_rlimit_nofile",
+        ),
+        ProxyKind::Haproxy => {
+            ("maxconn", "# HAProxy: server … maxconn, timeout queue; global maxconn and ulimit-n")
+        }
+        ProxyKind::Envoy => (
+            "max_requests",
+            "# Envoy: circuit_breakers.thresholds: max_connections, max_pending_requests, max_requests",
+        ),
+        ProxyKind::Caddy => ("max_requests", "# Caddy: reverse_proxy … unhealthy_request_count"),
+    };
+    Step {
+        cause: finding.cause,
+        what: format!(
+            "Raise {}'s own limit ({setting}) for {}: the peers are innocent.",
+            proxy.name(),
+            upstream.as_deref().unwrap_or("this upstream")
+        ),
+        why: format!(
+            "{}; {} requests were refused or failed for it.",
+            finding.because,
+            finding.harm.failed_attempts + finding.harm.no_live_peers
+        ),
+        commands: vec![line.to_owned()],
+        changes: vec![Change::Proxy { proxy, upstream, setting: setting.to_owned(), value: None }],
+    }
+}
+
+/// What goes with any trouble at connecting, after that itself: fewer connections, sooner failures,
+/// fewer markings.
+pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
+    let Some(finding) = findings.iter().find(|finding| finding.cause.is_overflow()) else {
+        return Vec::new();
+    };
+    let mut steps = Vec::new();
+    let port = finding.listener.map(|id| id.addr.port());
+    let sizing = sizings(&report.links).into_iter().find(|s| Some(s.to.port()) == port);
+    if let Some(sizing) = sizing {
+        steps.push(keepalive(&sizing, finding.cause));
+    }
+    let harm = &finding.harm;
+    let proxy = harm.proxies.first().copied();
+    let Some(proxy) = proxy.filter(|_| harm.markings + harm.no_live_peers > 0) else {
+        return steps;
+    };
+    let longest = harm.longest_ms.filter(|ms| *ms > LONG_CONNECT_MS);
+    let took = longest.map(|ms| format!("An attempt took up to {}. ", milliseconds(ms)));
+    let line = match proxy {
+        ProxyKind::Nginx => {
+            "proxy_connect_timeout 2s;  # default 60s; a SYN is sent again after 1 s and 3 s"
+        }
+        ProxyKind::Haproxy => "timeout connect 2s",
+        ProxyKind::Envoy => "connect_timeout: 2s",
+        ProxyKind::Caddy => "dial_timeout 2s",
+    };
+    steps.push(Step {
+        cause: finding.cause,
+        what: "Have the proxy give up a connect sooner and try the next peer.".to_owned(),
+        why: format!(
+            "{}{} attempts failed; what waits 60 s for a lost SYN is a client's whole patience.",
+            took.unwrap_or_default(),
+            harm.failed_attempts
+        ),
+        commands: vec![line.to_owned()],
+        changes: Vec::new(),
+    });
+    let (what, line) = match proxy {
+        ProxyKind::Nginx => (
+            "max_fails",
+            "server ADDR max_fails=5 fail_timeout=2s;  # default 1 and 10s; with zone, for all workers",
+        ),
+        ProxyKind::Haproxy => ("fall and error-limit", "server … check fall 5 error-limit 20"),
+        ProxyKind::Envoy => (
+            "outlier detection",
+            "outlier_detection: {consecutive_gateway_failure: 10, max_ejection_percent: 50}",
+        ),
+        ProxyKind::Caddy => ("max_fails", "max_fails 5"),
+    };
+    let period = report.proxy.cycles.iter().find_map(|cycle| cycle.period_ms);
+    let cycle = period.map(|ms| {
+        format!(
+            " Every {:.0} s all peers are out and the traffic returns at once.",
+            ms as f64 / 1e3
+        )
+    });
+    steps.push(Step {
+        cause: finding.cause,
+        what: format!("Mark a peer as down less readily ({what}): its application is well."),
+        why: format!(
+            "{} markings and {} requests without a live peer came of it.{}",
+            harm.markings,
+            harm.no_live_peers,
+            cycle.unwrap_or_default()
+        ),
+        commands: vec![line.to_owned()],
+        changes: Vec::new(),
+    });
+    steps
+}
+
+fn keepalive_lines(proxy: ProxyKind, size: u32) -> Vec<String> {
+    match proxy {
+        ProxyKind::Nginx => vec![
+            format!("keepalive {size};  # last in the upstream block, by worker"),
+            "proxy_http_version 1.1;  proxy_set_header Connection \"\";  # in its location"
+                .to_owned(),
+        ],
+        ProxyKind::Haproxy => {
+            vec!["http-reuse safe".to_owned(), format!("server … pool-max-conn {size}")]
+        }
+        ProxyKind::Envoy => vec![
+            "# Envoy keeps connections unless max_requests_per_connection or idle_timeout end them"
+                .to_owned(),
+        ],
+        ProxyKind::Caddy => vec![format!("keepalive_idle_conns_per_host {size}")],
+    }
+}
+
+/// Keepalive by measurement, with the rule of thumb beside it.
+fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
+    let proxy = ProxyKind::ALL.into_iter().find(|kind| sizing.command.starts_with(kind.name()));
+    let size = sizing.keepalive;
+    let lasting = sizing.mean_lifetime_ms.map(|ms| format!(", each for {ms:.1} ms"));
+    let thumb = match sizing.rule_of_thumb {
+        Some((low, high)) => format!(
+            " The rule of thumb (10 to 30 % of rate × latency) says {low} to {high}{}.",
+            if high < size { ": too few" } else { "" }
+        ),
+        None => String::new(),
+    };
+    let workers = match sizing.workers {
+        1 => "1 worker".to_owned(),
+        workers => format!("{workers} workers"),
+    };
+    let mut commands = keepalive_lines(proxy.unwrap_or(ProxyKind::Nginx), size);
+    commands.push(format!(
+        "keepalive_timeout {}s;  # the longest pause between two connections was {}",
+        (sizing.longest_pause_ms / 1000 * 2).max(60),
+        milliseconds(sizing.longest_pause_ms)
+    ));
+    Step {
+        cause,
+        what: format!(
+            "Have {} keep {size} idle connections per worker to port {}.",
+            if sizing.command.is_empty() { "the client" } else { &sizing.command },
+            sizing.to.port()
+        ),
+        why: format!(
+            "{workers} made {:.0} connections per second{}; {} of them need not have been made.{thumb}",
+            sizing.opened_per_second,
+            lasting.unwrap_or_default(),
+            sizing.spared
+        ),
+        commands,
+        changes: vec![Change::Proxy {
+            proxy: proxy.unwrap_or(ProxyKind::Nginx),
+            upstream: Some(sizing.to.to_string()),
+            setting: "keepalive".to_owned(),
+            value: Some(size.to_string()),
+        }],
+    }
+}

@@ -1,0 +1,272 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    inventory::{Backlog, Listener, Namespace, Owner, Workload},
+    kernel::{Attribution, Class, QueueDepth, Tally, settings::NetnsSettings},
+    time::{UnixMs, Window},
+    verdict::{
+        findings,
+        flow::{Flow, FlowSlot},
+    },
+};
+
+const NETNS: NetnsId = NetnsId(1);
+
+/// A listener with this limit that lost so many of a class.
+fn lost(limit: u32, somaxconn: u32, class: Class, count: u64) -> ListenerReport {
+    let id = ListenerId { netns: NETNS, addr: ([10, 0, 0, 1], 8000).into(), inode: 5 };
+    let owner = Owner { server: Some(Server::Tornado), ..Owner::new(42, "python3", None) };
+    let listener = Listener {
+        somaxconn: Some(somaxconn),
+        backlog: Backlog::of(limit, None, Some(somaxconn)),
+        owners: vec![owner],
+        ..Listener::unknown(id, QueueDepth { len: limit + 1, limit }, None)
+    };
+    ListenerReport {
+        listener,
+        tally: Tally::of(&[(class, count)]),
+        attribution: Attribution::Exact,
+        queue_high: limit + 1,
+        peers: Vec::new(),
+        peers_other: 0,
+        dropped: Some(Window { from: UnixMs(0), to: UnixMs(10_000) }),
+        worst_per_second: 5.0,
+        flow: None,
+    }
+}
+
+fn report(listener: ListenerReport) -> Report {
+    let entrance = Some("/run/netns/app".to_owned());
+    let namespace = Namespace { name: "app".to_owned(), entrance, ..Namespace::default() };
+    Report { listeners: vec![listener], settings: [(NETNS, namespace)].into(), ..Report::default() }
+}
+
+fn steps(report: &Report) -> Vec<Step> {
+    advice(report, &findings(report))
+}
+
+fn first(listener: ListenerReport) -> Step {
+    steps(&report(listener)).remove(0)
+}
+
+#[test]
+fn a_small_backlog_is_raised_by_the_applications_own_setting() {
+    let step = first(lost(128, 4096, Class::SynAcceptQueueFull, 9));
+    assert!(
+        step.what.contains("the application's own backlog binds, somaxconn 4096"),
+        "{}",
+        step.what
+    );
+    assert_eq!(
+        step.commands[0],
+        "server.listen(8000, backlog=1024)  # or bind_sockets(8000, backlog=1024)  # Tornado"
+    );
+    assert!(matches!(step.changes[..], [Change::Backlog { value: 1024, pid: Some(42), .. }]));
+}
+
+#[test]
+fn where_somaxconn_is_too_small_as_well_both_are_raised_and_it_first() {
+    let step = first(lost(128, 512, Class::SynAcceptQueueFull, 9));
+    assert_eq!(step.commands[0], "nsenter -t 42 -n sysctl -w net.core.somaxconn=1024");
+    assert!(step.what.contains("so both must be raised"), "{}", step.what);
+    let [Change::Sysctl { name, value, .. }, Change::Backlog { value: 1024, .. }] =
+        &step.changes[..]
+    else {
+        panic!("{:?}", step.changes)
+    };
+    assert_eq!((name.as_str(), value.as_str()), ("net.core.somaxconn", "1024"));
+}
+
+#[test]
+fn who_asked_for_enough_or_takes_somaxconn_anyhow_needs_no_new_backlog() {
+    let mut asked = lost(128, 128, Class::SynAcceptQueueFull, 9);
+    asked.listener.backlog = Backlog { asked: Some(4096), inferred: false, somaxconn: Some(128) };
+    let mut go = lost(128, 128, Class::SynAcceptQueueFull, 9);
+    go.listener.owners[0].server = Some(Server::Go);
+    for listener in [asked, go] {
+        let step = first(listener);
+        assert!(matches!(step.changes[..], [Change::Sysctl { .. }]), "{:?}", step.changes);
+        assert!(step.commands.last().unwrap().contains("then restart python3 (pid 42)"));
+    }
+}
+
+#[test]
+fn a_container_and_a_pod_are_told_in_their_own_words() {
+    let id = "3f1c7c1b8a0f4d1e9b2a6c5d7e8f90123456789abcdef0123456789abcdef012";
+    let commands = |cgroup: &str| {
+        let mut listener = lost(128, 128, Class::SynAcceptQueueFull, 9);
+        listener.listener.owners[0].workload = Workload::of_cgroup(cgroup);
+        first(listener).commands.join("\n")
+    };
+    let docker = commands(&format!("/system.slice/docker-{id}.scope"));
+    assert!(docker.contains("docker run --sysctl net.core.somaxconn=\"1024\""), "{docker}");
+    assert!(docker.contains("docker restart 3f1c7c1b8a0f"), "{docker}");
+    let pod = commands(&format!(
+        "/kubepods.slice/kubepods-pod0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9.slice/cri-containerd-{id}.scope"
+    ));
+    assert!(pod.contains("sysctls: [{name: net.core.somaxconn, value: \"1024\"}]"), "{pod}");
+    assert!(pod.contains("--allowed-unsafe-sysctls=net.core.somaxconn"), "{pod}");
+    let unit = commands("/system.slice/app.service");
+    assert!(unit.contains("systemctl restart app.service"), "{unit}");
+}
+
+#[test]
+fn a_socket_that_systemd_holds_has_its_backlog_in_the_unit() {
+    let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 9);
+    let systemd = Owner { server: Some(Server::Systemd), ..Owner::new(1, "systemd", None) };
+    listener.listener.owners.insert(0, systemd);
+    assert!(first(listener).commands[0].starts_with("Backlog=1024  # in [Socket]"));
+}
+
+/// A burst of 300 in one slot, and one accepted in each slot after it, or in none.
+fn burst(accepts: bool) -> Flow {
+    let lost_at_once = FlowSlot { at: 10, enqueued: 129, again: 0, lost: 171, depth: 129 };
+    let after = (1..=100_u32).map(|n| FlowSlot {
+        at: 10 + u64::from(n),
+        depth: if accepts { 129 - n } else { 129 },
+        ..FlowSlot::default()
+    });
+    Flow { slots: std::iter::once(lost_at_once).chain(after).collect() }
+}
+
+#[test]
+fn a_replay_tells_the_backlog_and_what_it_costs() {
+    let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 171);
+    listener.flow = Some(Arc::new(burst(true)));
+    let step = first(listener);
+    assert!(
+        step.why.contains("a backlog of 299 would have lost nothing, at up to 2990 ms"),
+        "{}",
+        step.why
+    );
+    assert!(matches!(step.changes[..], [Change::Backlog { value: 384, .. }]), "{:?}", step.changes);
+}
+
+#[test]
+fn who_never_accepts_is_told_to_before_anything_else() {
+    let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 171);
+    listener.flow = Some(Arc::new(burst(false)));
+    let step = first(listener);
+    assert!(step.what.starts_with("Have python3 (pid 42) accept"), "{}", step.what);
+    assert!(step.commands.iter().any(|command| command == "py-spy dump --pid 42"));
+}
+
+#[test]
+fn a_full_syn_queue_without_cookies_gets_cookies() {
+    let mut report = report(lost(4, 4096, Class::SynQueueFull, 12));
+    let settings = NetnsSettings { syncookies: Some(0), ..NetnsSettings::default() };
+    report.settings.insert(NETNS, Namespace { settings, ..Namespace::default() });
+    let steps = steps(&report);
+    assert_eq!(steps[0].commands[0], "sysctl -w net.ipv4.tcp_syncookies=1");
+    assert!(steps[1].what.contains("accept queue"), "its limit bounds the SYN queue too");
+}
+
+#[test]
+fn resets_on_overflow_are_turned_off_after_the_queue_was_raised() {
+    let steps = steps(&report(lost(4, 4096, Class::AckAcceptQueueFullReset, 12)));
+    assert_eq!(steps[0].cause, Cause::AbortOnOverflow);
+    let last = steps.last().unwrap();
+    assert_eq!(last.commands[0], "nsenter -t 42 -n sysctl -w net.ipv4.tcp_abort_on_overflow=0");
+}
+
+#[test]
+fn advised_numbers_have_a_quarter_to_spare_and_are_not_twice_the_need() {
+    for need in [1, 50, 63, 64, 100, 299, 409, 1000, 1023, 5000, 60_000] {
+        let advised = limit::rounded(need);
+        assert!(advised >= 64.max(need + need / 4), "{need}: {advised}");
+        assert!(need < 64 || advised / 2 < need, "{need}: {advised}");
+    }
+}
+
+#[test]
+fn nothing_lost_needs_nothing() {
+    assert!(steps(&report(lost(128, 128, Class::SynAcceptQueueFull, 0))).is_empty());
+    assert!(avoid(&[]).is_empty());
+}
+
+mod by_cause {
+    use super::*;
+    use crate::{
+        proxy::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+        verdict::{Confidence, Verdict},
+    };
+
+    const CAUSES: [Cause; 15] = [
+        Cause::AcceptQueueOverflow,
+        Cause::HalfOpen,
+        Cause::AbortOnOverflow,
+        Cause::SynQueueFull,
+        Cause::HandshakeDropped,
+        Cause::NotAccepting,
+        Cause::Refused,
+        Cause::PathLoss,
+        Cause::Unreachable,
+        Cause::ProxyPortsExhausted,
+        Cause::ProxyLimit,
+        Cause::ApplicationClosed,
+        Cause::ApplicationFailed,
+        Cause::ApplicationSlow,
+        Cause::NoKernelEvidence,
+    ];
+
+    fn verdict(cause: Cause, proxy: ProxyKind, listener: Option<ListenerId>) -> Verdict {
+        let carrier = Carrier::plain("error.log", UnixMs(0));
+        let kind = EventKind::AttemptFailed { phase: Phase::Connect, failure: Failure::TIMEOUT };
+        let upstream = Upstream::Inet(([10, 0, 0, 1], 8000).into());
+        Verdict {
+            event: ProxyEvent::new(proxy, &carrier, (UnixMs(5000), 1), kind, upstream),
+            cause,
+            confidence: Confidence::High,
+            listener,
+            proxy_netns: Some(NetnsId(2)),
+            window: Window { from: UnixMs(0), to: UnixMs(5000) },
+            evidence: Tally::default(),
+            attribution: None,
+            lead_ms: None,
+            is_exact: false,
+            health: Default::default(),
+            because: "so it was".to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_cause_has_advice_of_its_own_with_and_without_a_listener() {
+        for cause in CAUSES {
+            for proxy in ProxyKind::ALL {
+                for has_listener in [false, true] {
+                    let mut report = report(lost(128, 4096, Class::SynAcceptQueueFull, 0));
+                    let id = report.listeners[0].listener.id;
+                    let listener = has_listener.then_some(id);
+                    report.proxy.verdicts = vec![Arc::new(verdict(cause, proxy, listener))];
+                    let steps = steps(&report);
+                    if cause == Cause::SynQueueFull && !has_listener {
+                        continue;
+                    }
+                    let step = steps.first().unwrap_or_else(|| panic!("{cause:?}: nothing"));
+                    assert_eq!(step.cause, cause);
+                    assert!(!step.what.is_empty() && !step.why.is_empty(), "{step:?}");
+                    assert!(!step.commands.is_empty(), "{cause:?}: {step:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_proxy_says_of_a_listener_is_one_finding_with_its_losses() {
+        let mut report = report(lost(128, 4096, Class::SynAcceptQueueFull, 40));
+        let id = report.listeners[0].listener.id;
+        let own = |cause| Arc::new(verdict(cause, ProxyKind::Nginx, Some(id)));
+        report.proxy.verdicts = vec![
+            own(Cause::HalfOpen),
+            own(Cause::HalfOpen),
+            own(Cause::AcceptQueueOverflow),
+            Arc::new(verdict(Cause::ApplicationSlow, ProxyKind::Nginx, None)),
+        ];
+        let found = findings(&report);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].cause, found[0].drops), (Cause::HalfOpen, 40));
+        assert_eq!(found[0].harm.failed_attempts, 3);
+        assert_eq!(found[1].cause, Cause::ApplicationSlow);
+    }
+}

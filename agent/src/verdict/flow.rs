@@ -1,0 +1,214 @@
+//! What came to a listener and what was accepted from it, slot by slot: the record that what-if
+//! replays.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    inventory::Listener,
+    kernel::{ListenerId, flow::Slot},
+    time::{UnixMs, Window},
+};
+
+/// Length of a slot in milliseconds.
+pub const SLOT_MS: u64 = 10;
+/// Slots kept of a listener that lost something: a minute in which every slot has its connection.
+const MOST_SLOTS: usize = 6000;
+/// Slots kept of one that has not yet, so that what led to its first loss is known.
+const PRELUDE: usize = 300;
+/// Listeners of which slots are kept.
+const MOST_LISTENERS: usize = 256;
+
+/// What came to one listener. Times without a slot saw nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Oldest first.
+    pub slots: VecDeque<FlowSlot>,
+}
+
+/// Ten milliseconds of a listener in which something came, or at whose end the queue was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSlot {
+    /// Its begin, in units of [`SLOT_MS`] since the Unix epoch.
+    pub at: u64,
+    /// Connections that entered the accept queue.
+    pub enqueued: u32,
+    /// Of them those that had been lost before and came again.
+    pub again: u32,
+    /// Connections that were lost for the first time.
+    pub lost: u32,
+    /// The queue at its end.
+    pub depth: u32,
+}
+
+impl Flow {
+    /// Its first and last instant.
+    pub fn window(&self) -> Option<Window> {
+        let (first, last) = (self.slots.front()?, self.slots.back()?);
+        Some(Window { from: UnixMs(first.at * SLOT_MS), to: UnixMs((last.at + 1) * SLOT_MS) })
+    }
+
+    fn at(&mut self, at: u64) -> &mut FlowSlot {
+        let place = self.slots.partition_point(|slot| slot.at < at);
+        if self.slots.get(place).is_none_or(|slot| slot.at != at) {
+            let depth = place.checked_sub(1).map_or(0, |before| self.slots[before].depth);
+            self.slots.insert(place, FlowSlot { at, depth, ..FlowSlot::default() });
+        }
+        &mut self.slots[place]
+    }
+
+    fn keep(&mut self, most: usize) {
+        let too_many = self.slots.len().saturating_sub(most);
+        self.slots.drain(..too_many);
+    }
+}
+
+/// The flows of all listeners that take connections.
+#[derive(Debug, Default)]
+pub struct Flows(BTreeMap<ListenerId, Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    flow: Flow,
+    has_lost: bool,
+    /// Segments dropped in the interval before: they come again about a second later (RFC 6298, 2.1).
+    dropped_before: u64,
+}
+
+impl Flows {
+    /// Takes in what the kernel saw enter the queues since the last time.
+    pub fn arrived(&mut self, id: ListenerId, slots: &[Slot]) {
+        if !self.0.contains_key(&id) && self.0.len() >= MOST_LISTENERS {
+            return;
+        }
+        let kept = self.0.entry(id).or_default();
+        for slot in slots {
+            let place = kept.flow.at(slot.at.0 / SLOT_MS);
+            place.enqueued += slot.enqueued;
+            place.depth = slot.depth;
+        }
+        kept.flow.keep(if kept.has_lost { MOST_SLOTS } else { PRELUDE });
+    }
+
+    /// Takes in a look at a queue.
+    pub fn looked(&mut self, id: &ListenerId, at: UnixMs, depth: u32) {
+        if let Some(kept) = self.0.get_mut(id)
+            && kept.flow.slots.back().is_some_and(|last| last.at < at.0 / SLOT_MS)
+        {
+            kept.flow.at(at.0 / SLOT_MS).depth = depth;
+        }
+    }
+
+    /// Takes in what was dropped in `window` for a full accept queue: segments, and connections that
+    /// had lost none before, where the latter are told. Where they are not, what was dropped in the
+    /// interval before is taken to have come again.
+    pub fn dropped(&mut self, window: Window, drops: &BTreeMap<ListenerId, (u64, u64)>) {
+        for (id, kept) in &mut self.0 {
+            let (dropped, connections) = drops.get(id).copied().unwrap_or_default();
+            if dropped > 0 || kept.has_lost {
+                kept.dropped(window, dropped, connections);
+            }
+        }
+    }
+
+    /// By what a listener is known here: where the kernel does not tell the sockets of a SO_REUSEPORT
+    /// group apart, by the group, and then only one that is alone in it.
+    pub fn key(&self, listener: &Listener) -> Option<ListenerId> {
+        let group = ListenerId { inode: 0, ..listener.id };
+        let is_alone = listener.group <= 1;
+        [listener.id, group]
+            .into_iter()
+            .find(|id| self.0.contains_key(id) && (id.inode != 0 || is_alone))
+    }
+
+    /// What came to a listener, where it lost something.
+    pub fn of(&self, id: &ListenerId) -> Option<&Flow> {
+        self.0.get(id).filter(|kept| kept.has_lost).map(|kept| &kept.flow)
+    }
+
+    /// Forgets those that have gone.
+    pub fn retain(&mut self, alive: impl Fn(&ListenerId) -> bool) {
+        self.0.retain(|id, _| alive(id));
+    }
+}
+
+impl Kept {
+    fn dropped(&mut self, window: Window, dropped: u64, connections: u64) {
+        let slots = &mut self.flow.slots;
+        let before = |end: UnixMs| move |slot: &FlowSlot| slot.at * SLOT_MS < end.0;
+        let inside =
+            slots.partition_point(before(window.from))..slots.partition_point(before(window.to));
+        let came: u64 = slots.range(inside.clone()).map(|slot| u64::from(slot.enqueued)).sum();
+        let again = self.dropped_before.min(dropped + came);
+        let first = match connections {
+            // Who came again and was dropped again is not counted as a connection of its own.
+            0 => dropped.saturating_sub(again),
+            told => told.min(dropped),
+        };
+        let mut again = again.saturating_sub(dropped - first);
+        for slot in slots.range_mut(inside.clone()).rev() {
+            slot.again = again.min(u64::from(slot.enqueued)) as u32;
+            again -= u64::from(slot.again);
+        }
+        if first > 0 {
+            // Drops begin when the queue is at its deepest.
+            let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
+            let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
+            self.flow.at(at).lost += u32::try_from(first).unwrap_or(u32::MAX);
+        }
+        self.has_lost |= dropped > 0;
+        self.dropped_before = dropped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::NetnsId;
+
+    const SECOND: Window = Window { from: UnixMs(1000), to: UnixMs(2000) };
+    const NEXT: Window = Window { from: UnixMs(2000), to: UnixMs(3000) };
+
+    fn id() -> ListenerId {
+        ListenerId { netns: NetnsId(1), addr: ([10, 0, 0, 1], 80).into(), inode: 1 }
+    }
+
+    fn slot(ms: u64, enqueued: u32, depth: u32) -> Slot {
+        Slot { at: UnixMs(ms), enqueued, depth }
+    }
+
+    #[test]
+    fn who_was_dropped_comes_again_and_is_counted_once() {
+        let mut flows = Flows::default();
+        flows.arrived(id(), &[slot(1200, 1, 1), slot(1500, 10, 11)]);
+        flows.dropped(SECOND, &[(id(), (40, 0))].into());
+        flows.arrived(id(), &[slot(2500, 25, 11)]);
+        flows.dropped(NEXT, &[(id(), (15, 0))].into());
+        let slots = &flows.of(&id()).unwrap().slots;
+        let told: Vec<_> = slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect();
+        assert_eq!(told, [(120, 1, 0, 0), (150, 10, 0, 40), (250, 25, 25, 0)]);
+    }
+
+    #[test]
+    fn connections_that_the_kernel_told_apart_are_taken_as_told() {
+        let mut flows = Flows::default();
+        flows.arrived(id(), &[slot(1500, 10, 11)]);
+        flows.dropped(SECOND, &[(id(), (40, 40))].into());
+        flows.arrived(id(), &[slot(2500, 5, 11)]);
+        flows.dropped(NEXT, &[(id(), (50, 12))].into());
+        let last = *flows.of(&id()).unwrap().slots.back().unwrap();
+        assert_eq!((last.again, last.lost), (2, 12), "38 came again and were dropped, 2 got in");
+    }
+
+    #[test]
+    fn a_look_tells_the_depth_and_what_is_kept_is_bounded() {
+        let mut flows = Flows::default();
+        let many: Vec<Slot> = (0..2000).map(|n| slot(1000 + 20 * n, 1, 1)).collect();
+        flows.arrived(id(), &many);
+        flows.looked(&id(), UnixMs(99_000), 7);
+        let kept = &flows.0[&id()].flow.slots;
+        assert_eq!((kept.len(), kept.back().unwrap().depth), (PRELUDE + 1, 7));
+        assert_eq!(flows.of(&id()), None, "it has lost nothing");
+    }
+}
