@@ -193,6 +193,8 @@ impl Joiner {
             verdict.listener = Some(ListenerId { netns: *netns, ..listener });
         }
         let listener_host = owner.map(|(host, _)| host);
+        let home = verdict.proxy_netns.and_then(|netns| self.fleet.owner(netns));
+        verdict.proxy_netns = home.map(|(_, netns)| *netns);
         Some(Joined { id, proxy_host: host, listener_host, verdict })
     }
 
