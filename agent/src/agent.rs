@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     across::OutletStats,
-    inventory::{Inventory, View},
+    inventory::{Inventory, Routes, View},
     kernel::{
         self, Health, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Signal, Standing,
-        flow::Slot, netns::discover_among,
+        flow::Slot,
+        netns::{discover_among, of_process},
     },
     proxy::{
-        Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
+        Directory, EventKind, Homes, ProxyEvent, ProxyKind, SourceStats,
         source::{Following, Positions, Source},
         uprobe::{self, Uprobes},
     },
@@ -176,6 +177,7 @@ pub struct Agent {
     positions: Option<Arc<Positions>>,
     directory: Directory,
     homes: Homes,
+    routes: Routes,
     outlets: Vec<Box<dyn Outlet>>,
     /// What was heard since the last tick, for the outlets.
     heard: Vec<Heard>,
@@ -231,6 +233,7 @@ impl Agent {
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
+            routes: Routes::default(),
             outlets: Vec::new(),
             heard: Vec::new(),
         })
@@ -327,6 +330,7 @@ impl Agent {
     fn as_heard(&mut self, mut event: ProxyEvent) -> Heard {
         self.directory.look_up(&mut event);
         let netns = self.homes.of(&event);
+        self.find_the_way(&mut event, netns);
         // The line is for the record, not for verdicts.
         let line = event.line.take();
         let heard = Heard { event, netns, at: UnixMs::now(), line };
@@ -334,6 +338,19 @@ impl Agent {
             self.heard.push(heard.clone());
         }
         heard
+    }
+
+    /// Where an attempt's connection really went, as long as the kernel still knows.
+    fn find_the_way(&mut self, event: &mut ProxyEvent, netns: Option<NetnsId>) {
+        let is_about_peer =
+            matches!(event.kind, EventKind::AttemptFailed { .. } | EventKind::PeerMarked { .. });
+        if let Some(addr) = event.addr().filter(|_| is_about_peer) {
+            let Stock { inventory, namespaces, .. } = &self.stock;
+            // Of the first process, which is the host's own wherever the agent sees that at all.
+            let host = of_process(1);
+            event.leads_to =
+                self.routes.of(addr, netns, event.local_addr, inventory, namespaces, host);
+        }
     }
 
     fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {

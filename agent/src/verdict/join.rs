@@ -13,7 +13,7 @@ use super::{
     evidence::{Evidence, Place},
     growth::Growth,
     markings::{MEMORY, Markings},
-    search::{Found, candidates, search},
+    search::{Found, candidates, search, search_onward},
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
 use crate::{
@@ -33,6 +33,9 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 /// Envoy writes its access log every 10 s (`--file-flush-interval-msec`), so the attempts that led
 /// to an ejection are heard of later than it.
 const ENVOY_SETTLE: Duration = Duration::from_secs(13);
+/// nginx's default `fail_timeout`: a peer that failed longer ago has been tried again since, which
+/// would have been said. Somewhat more, for the time stamps are whole seconds.
+const FAIL_TIMEOUT_MS: u64 = 12_000;
 /// Events that may wait at once; the oldest is decided early when one more comes.
 const MOST_PENDING: usize = 20_000;
 
@@ -248,9 +251,12 @@ impl Correlator {
             if ids.is_empty() {
                 ids = listeners.to_vec();
             }
-            search(&self.evidence, addr, ids, &window)
+            let first = search(&self.evidence, addr, ids, &window);
+            let onward = attempt.leads_to.iter();
+            let onward = onward.map(|addr| (*addr, candidates(inventory, *addr, proxy_netns)));
+            search_onward(&self.evidence, first, onward.collect(), &window)
         });
-        let Found { trail, listener, losses } = found.unwrap_or_default();
+        let Found { trail, listener, losses, is_beyond } = found.unwrap_or_default();
         let place = listener.map(|id| (id.netns, id.addr));
         let connection = attempt.local.zip(addr).and_then(|(local, peer)| {
             let port = listener.map_or(peer.port(), |id| id.addr.port());
@@ -266,6 +272,7 @@ impl Correlator {
             losses,
             connection,
             trail,
+            is_beyond,
             queue: place.and_then(|place| {
                 let window = Window { from: event.at.earlier(LAST_LOOKS), to: window.to };
                 self.evidence.queue(host, &place, &window)
@@ -334,14 +341,14 @@ impl Correlator {
                 let what = if led.by_markings { "markings" } else { "failed attempts" };
                 (cause, sure, format!("the {what} before it, the last of each peer: {listed}"))
             }
-            None if health.unseen_ms > 0 => (
+            None if window.length().as_millis() as u64 <= health.unseen_ms + FAIL_TIMEOUT_MS => (
                 Cause::NoKernelEvidence,
                 Confidence::Low,
                 "no marking was seen before it, but the agent has not watched for long".to_owned(),
             ),
             None => (
                 Cause::ProxyLimit,
-                Confidence::Medium,
+                by_time_seen(&health),
                 "no peer failed before it: all are set down, or at max_conns".to_owned(),
             ),
         };
@@ -360,6 +367,11 @@ impl Correlator {
             because,
         }
     }
+}
+
+/// How sure it is that nothing was said before: `fail_timeout` may be set longer than its default.
+fn by_time_seen(health: &EvidenceHealth) -> Confidence {
+    if health.unseen_ms > 0 { Confidence::Low } else { Confidence::Medium }
 }
 
 #[cfg(test)]

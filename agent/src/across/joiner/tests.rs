@@ -124,6 +124,7 @@ impl Stream {
             upstream: Upstream::Inet(PEER.parse().unwrap()),
             group: None,
             peer_addr: None,
+            leads_to: Vec::new(),
             local_addr: None,
             took_ms: Some(3000),
             line: None,

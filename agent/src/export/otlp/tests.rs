@@ -67,6 +67,7 @@ fn marking() -> LogRecord {
         upstream: Upstream::Inet("10.0.0.1:8000".parse().unwrap()),
         group: Some("app".to_owned()),
         peer_addr: None,
+        leads_to: Vec::new(),
         local_addr: Some("10.0.0.9:40000".parse().unwrap()),
         took_ms: None,
         line: None,
