@@ -95,7 +95,7 @@ async fn ready(State(latest): State<Latest>) -> Response {
     }
 }
 
-fn render(correlation: &Correlation) -> Result<String> {
+pub(super) fn render(correlation: &Correlation) -> Result<String> {
     let mut families = Families::default();
     let mut gauge = |name, help, value| families.gauge(name, help, &[], value);
     gauge(
@@ -167,20 +167,27 @@ fn about_a_host(families: &mut Families, host: &HostState) {
     );
 }
 
+/// One host, and verdicts on their way.
+#[cfg(test)]
+pub(super) fn example() -> Correlation {
+    let host = HostState {
+        name: "app1".to_owned(),
+        ahead_ms: -2500,
+        error_ms: 3,
+        silent_ms: 12_000,
+        missing: 4,
+    };
+    let publishing = Some(Arc::default());
+    Correlation { hosts: vec![host], publishing, ..Correlation::default() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_host_and_its_clock_are_shown() {
-        let host = HostState {
-            name: "app1".to_owned(),
-            ahead_ms: -2500,
-            error_ms: 3,
-            silent_ms: 12_000,
-            missing: 4,
-        };
-        let text = render(&Correlation { hosts: vec![host], ..Correlation::default() }).unwrap();
+        let text = render(&example()).unwrap();
         for line in [
             "floodmark_correlate_connected 0",
             "floodmark_correlate_hosts 1",

@@ -148,6 +148,7 @@ pub(super) fn everything() -> Snapshot {
         share_without_peer: 0.4,
         period_ms: Some(11_500),
     }];
+    snapshot.outlets = vec![("nats".to_owned(), Arc::default())];
     let mut own = listener(80, "nginx").listener;
     own.backlog = Backlog { asked: Some(511), inferred: false, somaxconn: Some(128) };
     own.syn_queue = Some(2);
