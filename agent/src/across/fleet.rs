@@ -49,6 +49,8 @@ pub(super) struct Host {
     pub stored: UnixMs,
     /// Until when it has told, by the bus' clock.
     pub told_until: Option<UnixMs>,
+    /// Whether it has said that it stops.
+    pub has_stopped: bool,
     /// Messages that should have come.
     missing: u64,
 }
@@ -103,6 +105,7 @@ impl Fleet {
             clock: Clock::default(),
             stored: stored.at,
             told_until: None,
+            has_stopped: false,
             missing: 0,
         }
     }
@@ -156,6 +159,7 @@ impl Fleet {
     /// in which it was not watched.
     pub fn advance(&mut self, name: &str, tick: &Tick, window: Window) -> Option<Window> {
         let host = self.hosts.get_mut(name)?;
+        host.has_stopped = false;
         let until = host.told_until.replace(window.to);
         let gone = host.namespaces.extract_if(.., |netns, _| !tick.namespaces.contains(netns));
         for (_, netns) in gone {
@@ -169,7 +173,7 @@ impl Fleet {
     /// Takes in that a host has stopped: nobody is to wait for it.
     pub fn stopped(&mut self, name: &str) {
         if let Some(host) = self.hosts.get_mut(name) {
-            host.told_until = None;
+            host.has_stopped = true;
             info!("host {name} tells no more");
         }
     }

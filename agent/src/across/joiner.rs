@@ -154,10 +154,12 @@ impl Joiner {
     /// The least of what the hosts have told. One that tells nothing any more is not waited for, and
     /// what it would have told is not seen.
     fn now(&mut self) -> Option<UnixMs> {
-        let told = |host: &Host| Some((host.id, host.stored, host.told_until?));
+        let is_silent =
+            |host: &Host| host.has_stopped || host.stored.later(self.patience) < self.head;
+        let told = |host: &Host| Some((host.id, is_silent(host), host.told_until?));
         let all: Vec<_> = self.fleet.hosts.values().filter_map(told).collect();
         let (silent, telling): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(_, stored, _)| stored.later(self.patience) < self.head);
+            all.into_iter().partition(|(_, is_silent, _)| *is_silent);
         let now = telling.iter().map(|(.., until)| *until).min()?;
         for (host, _, until) in silent.into_iter().filter(|(.., until)| *until < now) {
             self.correlator.of(host).on_gap(Window { from: until, to: now });
