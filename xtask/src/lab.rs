@@ -1,15 +1,12 @@
 //! `cargo xtask lab`: real proxies and real faults on this host.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
 use crate::{
     build, place, root,
-    setup::{self, Group, envoy},
+    setup::{self, Group, envoy, prometheus, tornado},
 };
 
 /// Play with real proxies on this host.
@@ -22,7 +19,25 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Verdicts(VerdictsArgs),
+    Chain(ChainArgs),
     Across(AcrossArgs),
+}
+
+/// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
+/// that is killed meanwhile.
+#[derive(clap::Args)]
+struct AcrossArgs {
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Let the incident be alerted by a real Prometheus and Alertmanager, and mend it.
+#[derive(clap::Args)]
+struct ChainArgs {
+    /// Only until the overflow's alert has ended, not until all have.
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Produce each cause with nginx, HAProxy and Envoy, and compare the verdicts with the truth.
@@ -39,15 +54,6 @@ struct VerdictsArgs {
     only: Vec<String>,
 }
 
-/// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
-/// that is killed meanwhile.
-#[derive(clap::Args)]
-struct AcrossArgs {
-    /// Print one JSON object on standard output.
-    #[arg(long)]
-    json: bool,
-}
-
 /// Runs the verb; its exit status is the lab's own.
 ///
 /// # Errors
@@ -57,24 +63,17 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Lab])?;
     match &args.what {
         What::Verdicts(args) => verdicts(args),
-        What::Across(args) => {
-            let arguments = if args.json { &["--json"][..] } else { &[] };
-            play("across", |command| command.args(arguments))
-        }
+        What::Chain(args) => chain(args),
+        What::Across(args) => across(args),
     }
 }
 
 fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
     let envoy = envoy::ensure()?;
-    play("verdicts", |command| verdict_arguments(command, args, &envoy))
-}
-
-fn verdict_arguments<'a>(
-    command: &'a mut Command,
-    args: &VerdictsArgs,
-    envoy: &Path,
-) -> &'a mut Command {
-    command.arg("--envoy").arg(envoy);
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab verdicts")?;
+    command.arg("verdicts").arg("--agent").arg(agent).arg("--envoy").arg(envoy);
     command.args(["--rounds", &args.rounds.to_string()]);
     if !args.only.is_empty() {
         command.args(["--only", &args.only.join(",")]);
@@ -82,17 +81,34 @@ fn verdict_arguments<'a>(
     if args.json {
         command.arg("--json");
     }
-    command
+    play(command)
 }
 
-/// Has the lab play `what`.
-fn play(what: &str, add: impl FnOnce(&mut Command) -> &mut Command) -> Result<ExitCode> {
+fn chain(args: &ChainArgs) -> Result<ExitCode> {
     let agent = build::release("floodmark", "floodmark")?;
     let lab = build::release("floodmark-tests", "floodmark-lab")?;
-    let mut command = root::command(&lab, &format!("cargo xtask lab {what}"))?;
-    command.arg(what).arg("--agent").arg(agent);
-    add(&mut command);
+    let mut command = root::command(&lab, "cargo xtask lab chain")?;
+    command.arg("chain").arg("--agent").arg(agent).arg("--python").arg(tornado::python());
+    command.arg("--prometheus").arg(prometheus::root());
+    if args.quick {
+        command.arg("--quick");
+    }
+    play(command)
+}
+
+fn across(args: &AcrossArgs) -> Result<ExitCode> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab across")?;
+    command.arg("across").arg("--agent").arg(agent);
+    if args.json {
+        command.arg("--json");
+    }
+    play(command)
+}
+
+fn play(mut command: Command) -> Result<ExitCode> {
     command.env("PATH", place::path_with_tools()?);
-    let status = command.status().with_context(|| format!("start {}", lab.display()))?;
+    let status = command.status().context("start the lab")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

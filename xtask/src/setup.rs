@@ -4,7 +4,7 @@ mod bpf;
 pub mod envoy;
 pub mod fuzz;
 mod packages;
-mod promtool;
+pub mod prometheus;
 pub mod qemu;
 pub mod tornado;
 
@@ -103,7 +103,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         match group {
             Group::Build => bpf::ensure_linker()?,
             Group::Lab => {
-                promtool::ensure()?;
+                prometheus::ensure()?;
                 tornado::ensure()?;
             }
             Group::Vm => qemu::ensure()?,

@@ -25,7 +25,7 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, verdicts, across,
+    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, chain, verdicts, across,
     /// vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
@@ -154,6 +154,7 @@ fn all_steps() -> Result<Vec<Step>> {
             root::command(&scenarios, &scenarios.display().to_string())
         }),
         Step::new("demo", xtask(&["demo", "--quick"])),
+        Step::new("chain", xtask(&["lab", "chain", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
         Step::new("across", xtask(&["lab", "across"])),
     ];

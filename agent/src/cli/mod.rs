@@ -5,6 +5,7 @@ mod config;
 mod correlate;
 mod diagnose;
 mod doctor;
+mod lines;
 mod listeners;
 mod outlets;
 mod proxies;

@@ -19,7 +19,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{HEALTHY, ProxyArgs, diagnose::duration, outlets::OutletArgs, record::SOCKET, reload};
+use super::{
+    HEALTHY, ProxyArgs, diagnose::duration, lines::Lines, outlets::OutletArgs, record::SOCKET,
+    reload,
+};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
@@ -130,6 +133,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     let verdicts = Arc::new(AtomicBool::new(args.verdicts));
     let (changes, changed) = mpsc::channel(1);
     tokio::spawn(reload::at_hangups(hangups, matches, changes, Arc::clone(&verdicts)));
+    let lines = Lines::to(std::io::stdout())?;
     let print = |verdict: &Verdict| {
         info!(
             "{} {}: {} ({}), {}",
@@ -142,11 +146,12 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         if verdicts.load(Ordering::Relaxed)
             && let Ok(line) = serde_json::to_string(verdict)
         {
-            println!("{line}");
+            lines.write(line);
         }
     };
     let snapshots = Arc::new(snapshots);
     let outcome = agent.run(&snapshots, stop, changed, print).await;
+    lines.finish();
     outlets.flush().await;
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;
