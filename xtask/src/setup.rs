@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: install what is missing on this machine, and only that.
 
 mod bpf;
+mod crossplane;
 pub mod envoy;
 pub mod fuzz;
 mod packages;
@@ -105,6 +106,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             Group::Lab => {
                 prometheus::ensure()?;
                 tornado::ensure()?;
+                crossplane::ensure()?;
             }
             Group::Vm => qemu::ensure()?,
             Group::Bench => {}

@@ -51,8 +51,9 @@ pub(super) struct RunArgs {
     /// Write each verdict as a line of JSON to standard output
     #[arg(long)]
     verdicts: bool,
-    /// Tell no memory, no route, policy and port inheritance apart from the first drop on; without,
-    /// once one of them was dropped. Costs five programs more for each connection
+    /// Tell no memory, no route, policy, port inheritance and SYNs to a broadcast address apart from
+    /// the first drop on; without, once one of them was dropped. Costs six programs more for each
+    /// connection
     #[arg(long)]
     watch_causes: bool,
     /// Export at most so many listeners, those in trouble and the busiest first
