@@ -10,6 +10,13 @@ pub(super) const RUN: &str = "Examples:
   # for Prometheus on another host, with each verdict as a line of JSON
   floodmark run --listen 0.0.0.0:9435 --verdicts";
 
+/// Of `correlate`.
+pub(super) const CORRELATE: &str = "Examples:
+  # beside the agents that tell on the same subject: floodmark run --nats nats://bus.example:4222
+  floodmark correlate --nats nats://bus.example:4222 --json
+  # a second reader, on another host
+  floodmark correlate --nats nats://bus.example:4222 --name second";
+
 /// Of `diagnose`.
 pub(super) const DIAGNOSE: &str = "Examples:
   # in the middle of an incident: what is lost, why, and what to change

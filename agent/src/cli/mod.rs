@@ -1,7 +1,9 @@
 //! The command line, one file per subcommand.
 
+mod bus;
 mod completions;
 mod config;
+mod correlate;
 mod diagnose;
 mod doctor;
 mod examples;
@@ -9,6 +11,7 @@ mod lines;
 mod lint;
 mod listeners;
 mod man;
+mod outlets;
 mod proxies;
 mod record;
 mod reload;
@@ -54,7 +57,10 @@ pub struct Cli {
 enum Command {
     /// Run the agent: attach, follow proxies, correlate, serve metrics
     #[command(after_help = examples::RUN)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    /// Make the verdicts that no host's agent could make alone, of what agents tell on a NATS subject
+    #[command(after_help = examples::CORRELATE)]
+    Correlate(correlate::CorrelateArgs),
     /// Watch for a while, then say what is wrong, on what evidence, and what to change
     #[command(after_help = examples::DIAGNOSE)]
     Diagnose(diagnose::DiagnoseArgs),
@@ -128,7 +134,8 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         .build()
         .context("starting the runtime")?;
     match cli.command {
-        Command::Run(args) => runtime.block_on(run::run(args, matches)),
+        Command::Run(args) => runtime.block_on(run::run(*args, matches)),
+        Command::Correlate(args) => runtime.block_on(correlate::correlate(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
         Command::Record(args) => runtime.block_on(record::record(args)),
         Command::Replay(args) => replay::replay(&args),

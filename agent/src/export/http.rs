@@ -1,6 +1,11 @@
 //! The pages that the agent serves.
 
-use std::{fmt::Write, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    net::TcpListener,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::Result;
 use axum::{
@@ -27,7 +32,7 @@ const STALE: Duration = Duration::from_secs(15);
 /// One older than this, that it will not go on by itself.
 const DEAD: Duration = Duration::from_secs(60);
 /// The media type of Prometheus text.
-const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What Prometheus accepts first where it takes native histograms.
 const PROTOBUF: &str = "application/vnd.google.protobuf";
 
@@ -104,6 +109,11 @@ async fn ready(State(latest): State<Latest>) -> Response {
     }
     if let Some(why) = &snapshot.no_canary {
         let _ = writeln!(text, "{why}");
+    }
+    for (name, stats) in &snapshot.outlets {
+        let state = if stats.is_connected.load(Ordering::Relaxed) { "is told" } else { "is away" };
+        let waiting = stats.waiting.load(Ordering::Relaxed);
+        let _ = writeln!(text, "{name} {state}, {waiting} messages wait");
     }
     (status, text).into_response()
 }

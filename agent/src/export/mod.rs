@@ -1,5 +1,6 @@
 //! What leaves the agent: Prometheus metrics and a few pages, over HTTP.
 
+mod correlation;
 mod families;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -7,12 +8,15 @@ mod flows;
 mod http;
 mod listeners;
 mod metrics;
+pub mod otlp;
+mod outlets;
 mod protobuf;
 #[cfg(test)]
 mod reference;
 mod server;
 mod web;
 
+pub use correlation::{Correlation, serve_correlation};
 pub use http::serve;
 pub use metrics::render;
 pub use server::bind;
