@@ -169,8 +169,13 @@ impl Hosts {
 /// does.
 fn serve(proxy: &Namespace) -> Result<()> {
     ip(&["-n", proxy.name(), "route", "add", "10.96.0.0/16", "via", "10.79.1.2"])?;
-    let rules = "table ip lab { chain output { type nat hook output priority -100;
-        ip daddr 10.96.0.2 dnat to 10.79.1.2; ip daddr 10.96.0.3 dnat to 10.79.1.3; } }";
+    let rules = "table ip lab {
+        chain output {
+            type nat hook output priority -100;
+            ip daddr 10.96.0.2 dnat to 10.79.1.2
+            ip daddr 10.96.0.3 dnat to 10.79.1.3
+        }
+    }";
     let status = proxy.command("/usr/sbin/nft")?.arg(rules).status();
     let status = status.context("running nft (package nftables)")?;
     ensure!(status.success(), "nft does not take the rules of a Service");
