@@ -44,7 +44,8 @@ pub fn add_ipv6() -> Result<()> {
     let any = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
     let request = In6Ifreq { address: ADDRESS_V6.octets(), prefix: 128, device: LOOPBACK };
     // SAFETY: SIOCSIFADDR on an IPv6 socket reads the in6_ifreq it is given.
-    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFADDR, &request) };
+    let result =
+        unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFADDR as libc::Ioctl, &request) };
     ensure!(result == 0, "the canary's IPv6 address: {}", io::Error::last_os_error());
     Ok(())
 }
@@ -56,7 +57,8 @@ fn raise_loopback() -> Result<()> {
     request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads the ifreq it is given.
-    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    let result =
+        unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) };
     ensure!(result == 0, "{}", io::Error::last_os_error());
     Ok(())
 }
