@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,13 +17,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    inventory::View,
+    across::OutletStats,
+    inventory::{Inventory, Routes, View},
     kernel::{
         self, Health, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Signal, Standing,
-        flow::Slot, netns::discover,
+        flow::Slot,
+        netns::{discover_among, of_process},
     },
     proxy::{
-        Directory, Homes, ProxyEvent, ProxyKind, SourceStats,
+        Directory, EventKind, Homes, ProxyEvent, ProxyKind, SourceStats,
         source::{Following, Positions, Source},
         uprobe::{self, Uprobes},
     },
@@ -57,6 +60,8 @@ pub struct AgentConfig {
     pub haproxy_servers: Vec<PathBuf>,
     /// Watch nginx by uprobes in its workers.
     pub nginx_uprobes: bool,
+    /// The namespaces to look into, by name; none named, all.
+    pub namespaces: Vec<String>,
     /// Tell the rarer causes of a drop apart from the first drop on.
     pub watch_causes: bool,
     /// How many listeners to export at most, busiest first.
@@ -74,6 +79,7 @@ impl Default for AgentConfig {
             state_directory: None,
             haproxy_servers: Vec::new(),
             nginx_uprobes: false,
+            namespaces: Vec::new(),
             watch_causes: false,
             listeners_exported: LISTENERS_EXPORTED,
             trace_system_calls: false,
@@ -105,6 +111,8 @@ pub struct Snapshot {
     pub no_canary: Option<String>,
     /// What each source has read, by its name.
     pub sources: Vec<(String, Arc<SourceStats>)>,
+    /// Those who are told, by their names.
+    pub outlets: Vec<(String, Arc<OutletStats>)>,
     /// Who owns what.
     pub view: View,
     /// How many listeners to export at most.
@@ -115,6 +123,22 @@ pub struct Snapshot {
     pub scraped: Scraped,
     /// Time the last tick took.
     pub tick: Duration,
+}
+
+/// Somebody who is told what the agent took in and found.
+pub trait Outlet: Send {
+    /// Tells of a tick: what it took in, with all that was `heard` since the one before, and the
+    /// verdicts that it led to.
+    fn tick(
+        &mut self,
+        inputs: &Inputs<'_>,
+        heard: &[Heard],
+        verdicts: &[Verdict],
+        inventory: &Inventory,
+    );
+
+    /// Its name, and what became of what it was told.
+    fn stats(&self) -> (String, Arc<OutletStats>);
 }
 
 /// What came of reading the configuration.
@@ -153,6 +177,10 @@ pub struct Agent {
     positions: Option<Arc<Positions>>,
     directory: Directory,
     homes: Homes,
+    routes: Routes,
+    outlets: Vec<Box<dyn Outlet>>,
+    /// What was heard since the last tick, for the outlets.
+    heard: Vec<Heard>,
 }
 
 impl Agent {
@@ -162,7 +190,7 @@ impl Agent {
     ///
     /// When nothing at all can be looked at: no procfs, no threads.
     pub fn start(config: &AgentConfig) -> Result<Self> {
-        let namespaces = discover()?;
+        let namespaces = discover_among(&config.namespaces)?;
         let reach = Reach {
             system_calls: config.trace_system_calls,
             connections: config.watch_connections,
@@ -173,7 +201,7 @@ impl Agent {
             kernel.watch_causes()?;
         }
         kernel.release_canary();
-        let stock = Stock::take(namespaces)?;
+        let stock = Stock::take_among(&config.namespaces, namespaces)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
         let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
         let positions = positions.map(Arc::new);
@@ -205,12 +233,20 @@ impl Agent {
             positions,
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
+            routes: Routes::default(),
+            outlets: Vec::new(),
+            heard: Vec::new(),
         })
     }
 
     /// How each signal is had.
     pub fn standings(&self) -> &[Standing] {
         self.kernel.standings()
+    }
+
+    /// Adds somebody who is told of every tick.
+    pub fn tell(&mut self, outlet: Box<dyn Outlet>) {
+        self.outlets.push(outlet);
     }
 
     /// Has every tick recorded.
@@ -294,22 +330,43 @@ impl Agent {
     fn as_heard(&mut self, mut event: ProxyEvent) -> Heard {
         self.directory.look_up(&mut event);
         let netns = self.homes.of(&event);
+        self.find_the_way(&mut event, netns);
         // The line is for the record, not for verdicts.
         let line = event.line.take();
-        Heard { event, netns, at: UnixMs::now(), line }
+        let heard = Heard { event, netns, at: UnixMs::now(), line };
+        if !self.outlets.is_empty() {
+            self.heard.push(heard.clone());
+        }
+        heard
+    }
+
+    /// Where an attempt's connection really went, as long as the kernel still knows.
+    fn find_the_way(&mut self, event: &mut ProxyEvent, netns: Option<NetnsId>) {
+        let is_about_peer =
+            matches!(event.kind, EventKind::AttemptFailed { .. } | EventKind::PeerMarked { .. });
+        if let Some(addr) = event.addr().filter(|_| is_about_peer) {
+            let Stock { inventory, namespaces, .. } = &self.stock;
+            // Of the first process, which is the host's own wherever the agent sees that at all.
+            let host = of_process(1);
+            event.leads_to =
+                self.routes.of(addr, netns, event.local_addr, inventory, namespaces, host);
+        }
     }
 
     fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
         let started = Instant::now();
         let forgets = self.stock.tick(&mut self.kernel)?;
-        let sample = self.kernel.sample(&self.stock.namespaces)?;
+        let mut sample = self.kernel.sample(&self.stock.namespaces)?;
+        sample.listeners.retain(|delta| self.stock.watches(delta.listener.netns));
         let is_known = |listener| self.stock.inventory.get(listener).is_some();
         if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
             self.stock.sweep(&mut self.kernel, false)?;
         }
-        let events = self.kernel.events(EVENTS_PER_TICK);
-        let arrivals = self.follow_flows()?;
+        let mut events = self.kernel.events(EVENTS_PER_TICK);
+        events.retain(|event| self.stock.watches(event.listener.netns));
+        let mut arrivals = self.follow_flows()?;
+        arrivals.retain(|(listener, _)| self.stock.watches(listener.netns));
         let links = self.links_if_due(is_last);
         let totals = self.totals()?;
         let mut heard = Vec::new();
@@ -330,6 +387,10 @@ impl Agent {
             links: &links,
         };
         let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
+        let all_heard = mem::take(&mut self.heard);
+        for outlet in &mut self.outlets {
+            outlet.tick(&inputs, &all_heard, &verdicts, &self.stock.inventory);
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.tick(Moment {
                 inputs: &inputs,
@@ -366,8 +427,11 @@ impl Agent {
     }
 
     fn totals(&self) -> Result<Totals> {
-        let (services, services_moved) = self.kernel.services()?;
-        let (kernel, no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        let (mut services, mut services_moved) = self.kernel.services()?;
+        let (kernel, mut no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
+        services.retain(|service| self.stock.watches(service.netns));
+        services_moved.retain(|netns, _| self.stock.watches(*netns));
+        no_port.retain(|no_port| self.stock.watches(no_port.netns));
         Ok(Totals { kernel, services, services_moved, no_port })
     }
 
@@ -391,6 +455,7 @@ impl Agent {
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
             sources: self.sources(),
+            outlets: self.outlets.iter().map(|outlet| outlet.stats()).collect(),
             view: self.stock.view(self.listeners_exported),
             listeners_exported: self.listeners_exported,
             configuration: self.configuration,

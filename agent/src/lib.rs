@@ -1,6 +1,7 @@
 //! Floodmark: which listener dropped whose connections, at which step of the handshake, why, and
 //! which proxy marking that explains. `ARCHITECTURE.md` is the map.
 
+pub mod across;
 pub mod agent;
 pub mod cli;
 pub mod export;

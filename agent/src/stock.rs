@@ -18,8 +18,8 @@ use crate::{
         peers::{PeerReport, Peers},
     },
     kernel::{
-        KernelSource, ListenerId,
-        netns::{Netns, discover},
+        KernelSource, ListenerId, NetnsId,
+        netns::{Netns, discover_among},
     },
 };
 
@@ -40,6 +40,8 @@ pub struct Stock {
     pub inventory: Inventory,
     /// The namespaces found by the last sweep.
     pub namespaces: Vec<Netns>,
+    /// The names of those to look into; none, all.
+    among: Vec<String>,
     peers: Peers,
     swept: Instant,
     owners_found: Instant,
@@ -84,6 +86,7 @@ impl Stock {
         Ok(Self {
             inventory,
             namespaces,
+            among: Vec::new(),
             peers: Peers::default(),
             swept: now,
             owners_found: now,
@@ -94,6 +97,20 @@ impl Stock {
             scraped: Arc::default(),
             scraped_before: 0,
         })
+    }
+
+    /// Takes stock for the first time, and of no other namespaces than those of `names` ever.
+    ///
+    /// # Errors
+    ///
+    /// As for [`take`](Self::take).
+    pub fn take_among(names: &[String], namespaces: Vec<Netns>) -> Result<Self> {
+        Ok(Self { among: names.to_vec(), ..Self::take(namespaces)? })
+    }
+
+    /// Whether a namespace is one of those to look into.
+    pub fn watches(&self, netns: NetnsId) -> bool {
+        self.among.is_empty() || self.inventory.namespaces().contains_key(&netns)
     }
 
     /// To be told that the high-water marks of the present look have been taken.
@@ -149,7 +166,7 @@ impl Stock {
     ///
     /// As for [`tick`](Self::tick).
     pub fn sweep(&mut self, kernel: &mut KernelSource, anew: bool) -> Result<()> {
-        self.namespaces = discover()?;
+        self.namespaces = discover_among(&self.among)?;
         if let Some(watch) = kernel.watch() {
             self.inventory.heard_of_listens(watch.listen_calls()?);
         }

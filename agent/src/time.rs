@@ -23,6 +23,11 @@ impl UnixMs {
         Self(self.0.saturating_sub(by.as_millis() as u64))
     }
 
+    /// This instant by a clock that is ahead by `offset_ms`.
+    pub fn shifted(self, offset_ms: i64) -> Self {
+        Self(self.0.saturating_add_signed(offset_ms))
+    }
+
     /// This instant moved forward.
     pub fn later(self, by: Duration) -> Self {
         Self(self.0.saturating_add(by.as_millis() as u64))
@@ -42,6 +47,11 @@ impl Window {
     /// Length of the interval.
     pub fn length(&self) -> Duration {
         Duration::from_millis(self.to.0.saturating_sub(self.from.0))
+    }
+
+    /// The interval with `by` more at either end.
+    pub fn widened(&self, by: Duration) -> Self {
+        Self { from: self.from.earlier(by), to: self.to.later(by) }
     }
 
     /// Whether the two intervals share an instant.

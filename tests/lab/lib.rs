@@ -1,5 +1,6 @@
 //! The lab: network namespaces with a real proxy and applications, and the incident played in them.
 
+pub mod across;
 pub mod act;
 pub mod agent;
 pub mod app;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{app, chain, demo, load, soak, verdicts};
+use floodmark_tests::{across, app, chain, demo, load, soak, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -24,6 +24,8 @@ enum Command {
     Soak(soak::SoakArgs),
     /// Produce each cause with real proxies and compare the verdicts; exit status 1 if too many are wrong
     Verdicts(verdicts::VerdictsArgs),
+    /// Join across hosts by way of a NATS server; exit status 1 if something is wrong or lost
+    Across(across::AcrossArgs),
     /// An application that fails in one way
     Behave {
         /// What it does
@@ -69,6 +71,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Chain(args) => chain::chain(&args),
         Command::Soak(args) => soak::soak(&args),
         Command::Verdicts(args) => verdicts::verdicts(&args),
+        Command::Across(args) => across::across(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
         }

@@ -20,6 +20,16 @@ pub struct Args {
 enum What {
     Verdicts(VerdictsArgs),
     Chain(ChainArgs),
+    Across(AcrossArgs),
+}
+
+/// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
+/// that is killed meanwhile.
+#[derive(clap::Args)]
+struct AcrossArgs {
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Let the incident be alerted by a real Prometheus and Alertmanager, and mend it.
@@ -54,6 +64,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Verdicts(args) => verdicts(args),
         What::Chain(args) => chain(args),
+        What::Across(args) => across(args),
     }
 }
 
@@ -81,6 +92,17 @@ fn chain(args: &ChainArgs) -> Result<ExitCode> {
     command.arg("--prometheus").arg(prometheus::root());
     if args.quick {
         command.arg("--quick");
+    }
+    play(command)
+}
+
+fn across(args: &AcrossArgs) -> Result<ExitCode> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab across")?;
+    command.arg("across").arg("--agent").arg(agent);
+    if args.json {
+        command.arg("--json");
     }
     play(command)
 }

@@ -46,8 +46,11 @@ impl Group {
             Self::Build => bpf::packages(),
             Self::Lab => vec![
                 Package::with_program("nginx-light", "nginx"),
+                Package::library("libnginx-mod-stream"),
+                Package::with_program("nftables", "nft"),
                 Package::with_program("haproxy", "haproxy"),
                 Package::with_program("iproute2", "ip"),
+                Package::with_program("nats-server", "nats-server"),
                 Package::with_program("procps", "sysctl"),
                 Package::library("python3-venv"),
                 Package::library("php-fpm"),

@@ -25,7 +25,7 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, chain, verdicts,
+    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, chain, verdicts, across,
     /// vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
@@ -156,6 +156,7 @@ fn all_steps() -> Result<Vec<Step>> {
         Step::new("demo", xtask(&["demo", "--quick"])),
         Step::new("chain", xtask(&["lab", "chain", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
+        Step::new("across", xtask(&["lab", "across"])),
     ];
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));

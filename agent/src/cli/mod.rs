@@ -1,11 +1,14 @@
 //! The command line, one file per subcommand.
 
+mod bus;
 mod config;
+mod correlate;
 mod diagnose;
 mod doctor;
 mod lines;
 mod lint;
 mod listeners;
+mod outlets;
 mod proxies;
 mod record;
 mod reload;
@@ -44,7 +47,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: attach, follow proxies, correlate, serve metrics
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    /// Make the verdicts that no host's agent could make alone, of what agents tell on a NATS subject
+    Correlate(correlate::CorrelateArgs),
     /// Watch for a while, then say what is wrong, on what evidence, and what to change
     Diagnose(diagnose::DiagnoseArgs),
     /// Keep an incident in a file, to be replayed and reported elsewhere and later
@@ -96,7 +101,8 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         .build()
         .context("starting the runtime")?;
     match cli.command {
-        Command::Run(args) => runtime.block_on(run::run(args, matches)),
+        Command::Run(args) => runtime.block_on(run::run(*args, matches)),
+        Command::Correlate(args) => runtime.block_on(correlate::correlate(args)),
         Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
         Command::Record(args) => runtime.block_on(record::record(args)),
         Command::Replay(args) => replay::replay(&args),

@@ -19,7 +19,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{HEALTHY, ProxyArgs, diagnose::duration, lines::Lines, record::SOCKET, reload};
+use super::{
+    HEALTHY, ProxyArgs, diagnose::duration, lines::Lines, outlets::OutletArgs, record::SOCKET,
+    reload,
+};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
@@ -64,6 +67,10 @@ pub(super) struct RunArgs {
     /// allowed, at the price of making every system call of the host take longer
     #[arg(long)]
     trace_system_calls: bool,
+    /// Look only into this network namespace, by its name under /run/netns; without, into all
+    /// (repeatable)
+    #[arg(long = "netns", value_name = "NAME")]
+    namespaces: Vec<String>,
     /// Keep what was seen in the last minutes in memory, 32 MiB at most, to be taken over by
     /// `floodmark record --from-agent`; 0: keep nothing
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = hindsight)]
@@ -73,6 +80,8 @@ pub(super) struct RunArgs {
     socket: PathBuf,
     #[command(flatten)]
     proxy: ProxyArgs,
+    #[command(flatten)]
+    outlets: OutletArgs,
 }
 
 impl RunArgs {
@@ -80,6 +89,7 @@ impl RunArgs {
     pub(super) fn agent(&self) -> Result<AgentConfig> {
         Ok(AgentConfig {
             watch_causes: self.watch_causes,
+            namespaces: self.namespaces.clone(),
             listeners_exported: self.listeners,
             trace_system_calls: self.trace_system_calls,
             watch_connections: self.watch_connections,
@@ -98,6 +108,7 @@ impl RunArgs {
     ///
     /// When options do not go together, or a file that they name is wrong.
     pub(super) fn check(&self) -> Result<()> {
+        self.outlets.check()?;
         self.agent().map(drop)
     }
 }
@@ -113,6 +124,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     if !args.hindsight.is_zero() {
         keep(&mut agent, &args);
     }
+    let outlets = args.outlets.open(&mut agent).await?;
     eprintln!("floodmark {} serves http://{}/", env!("CARGO_PKG_VERSION"), args.listen);
     for standing in agent.standings() {
         eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
@@ -141,6 +153,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     let snapshots = Arc::new(snapshots);
     let outcome = agent.run(&snapshots, stop, changed, print).await;
     lines.finish();
+    outlets.flush().await;
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;
     outcome?;

@@ -85,6 +85,7 @@ pub(super) fn snapshot() -> Snapshot {
         verdicts: BTreeMap::from([(kind, 7)]),
         last_verdicts: BTreeMap::from([(last, UnixMs(1_700_000_000_500))]),
         health: Health::default(),
+        outlets: Vec::new(),
         canary: BTreeMap::from([(Signal::SynackRetransmits, Heard { happened: 4, heard: 4 })]),
         no_canary: None,
         sources: vec![("/var/log/nginx/error.log".to_owned(), sources)],
@@ -147,6 +148,7 @@ pub(super) fn everything() -> Snapshot {
         share_without_peer: 0.4,
         period_ms: Some(11_500),
     }];
+    snapshot.outlets = vec![("nats".to_owned(), Arc::default())];
     let mut own = listener(80, "nginx").listener;
     own.backlog = Backlog { asked: Some(511), inferred: false, somaxconn: Some(128) };
     own.syn_queue = Some(2);

@@ -1,6 +1,12 @@
 //! The agent's HTTP server.
 
-use std::{fmt::Write, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    future::IntoFuture,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -25,7 +31,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// A snapshot older than this means that sampling has come to a halt.
 const STALE: Duration = Duration::from_secs(15);
 /// The media type of Prometheus text.
-const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What Prometheus accepts first where it takes native histograms.
 const PROTOBUF: &str = "application/vnd.google.protobuf";
 
@@ -58,6 +64,15 @@ pub async fn serve(
         .route("/api/v1/report", get(report))
         .route("/api/v1/listeners", get(listeners))
         .with_state(latest);
+    until(stop, listener, router).await
+}
+
+/// Serves until `stop` turns true, then lets running requests end, though not for long.
+pub(super) async fn until(
+    stop: watch::Receiver<bool>,
+    listener: TcpListener,
+    router: Router,
+) -> Result<()> {
     let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone()));
     let overdue = async {
         stopped(stop).await;
@@ -111,6 +126,11 @@ async fn ready(State(latest): State<Latest>) -> Response {
     }
     if let Some(why) = &snapshot.no_canary {
         let _ = writeln!(text, "{why}");
+    }
+    for (name, stats) in &snapshot.outlets {
+        let state = if stats.is_connected.load(Ordering::Relaxed) { "is told" } else { "is away" };
+        let waiting = stats.waiting.load(Ordering::Relaxed);
+        let _ = writeln!(text, "{name} {state}, {waiting} messages wait");
     }
     (status, text).into_response()
 }

@@ -9,7 +9,9 @@ use std::{
 use anyhow::Result;
 use prometheus::{core::Collector, process_collector::ProcessCollector};
 
-use super::{families::Families, flows::about_flows, listeners::about_listeners};
+use super::{
+    families::Families, flows::about_flows, listeners::about_listeners, outlets::about_outlet,
+};
 use crate::{
     agent::Snapshot,
     inventory::Listener,
@@ -17,7 +19,7 @@ use crate::{
         Class, Counter, ListenerId, NetnsId,
         class::{Meaning, meaning_of},
     },
-    verdict::{Cycle, ListenerReport},
+    verdict::{Cycle, ListenerReport, VerdictKind},
 };
 
 /// Services exported at most, busiest first; and destinations without a port.
@@ -65,6 +67,9 @@ fn families(snapshot: &Snapshot) -> Families {
     about_proxies(&mut families, snapshot);
     about_cycles(&mut families, &snapshot.report.proxy.cycles);
     about_sources(&mut families, snapshot);
+    for (name, stats) in &snapshot.outlets {
+        about_outlet(&mut families, name, stats);
+    }
     families
 }
 
@@ -313,7 +318,25 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
             *count,
         );
     }
-    for (kind, count) in &snapshot.verdicts {
+    about_verdicts(families, &snapshot.verdicts);
+    for ((proxy, upstream, event, cause), at) in &snapshot.last_verdicts {
+        families.gauge(
+            "floodmark_last_verdict_timestamp_seconds",
+            "When the newest proxy event with a cause was, by the proxy's clock.",
+            &[
+                ("proxy", proxy.name()),
+                ("upstream", upstream),
+                ("event", event),
+                ("cause", cause.name()),
+            ],
+            at.0 as f64 / 1000.0,
+        );
+    }
+}
+
+/// Verdicts by kind; whoever counts them bounds the kinds.
+pub(super) fn about_verdicts(families: &mut Families, verdicts: &BTreeMap<VerdictKind, u64>) {
+    for (kind, count) in verdicts {
         families.counter(
             "floodmark_verdicts_total",
             "Proxy events by the cause found for them.",
@@ -326,19 +349,6 @@ fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
                 ("confidence", kind.confidence.name()),
             ],
             *count,
-        );
-    }
-    for ((proxy, upstream, event, cause), at) in &snapshot.last_verdicts {
-        families.gauge(
-            "floodmark_last_verdict_timestamp_seconds",
-            "When the newest proxy event with a cause was, by the proxy's clock.",
-            &[
-                ("proxy", proxy.name()),
-                ("upstream", upstream),
-                ("event", event),
-                ("cause", cause.name()),
-            ],
-            at.0 as f64 / 1000.0,
         );
     }
 }

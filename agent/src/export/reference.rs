@@ -11,6 +11,7 @@ use std::{
 use floodmark_common::Class;
 
 use super::{
+    correlation,
     fixture::{everything, snapshot},
     render,
 };
@@ -96,8 +97,13 @@ fn label_names(labels: &str) -> Vec<String> {
     names
 }
 
+/// What the agent and what `floodmark correlate` export.
+fn exported() -> String {
+    render(&everything()).unwrap() + &correlation::render(&correlation::example()).unwrap()
+}
+
 fn page() -> String {
-    let text = render(&everything()).unwrap();
+    let text = exported();
     let kernel_side: BTreeMap<&str, &str> = KERNEL_SIDE.into();
     let mut page = String::from(include_str!("reference.md"));
     for (name, Family { kind, help, labels }) in families(&text) {
@@ -190,9 +196,14 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn everything_exported_by_the_code_is_documented() {
-    let exported = families(&render(&everything()).unwrap());
-    for code in [include_str!("metrics.rs"), include_str!("listeners.rs"), include_str!("flows.rs")]
-    {
+    let exported = families(&exported());
+    for code in [
+        include_str!("correlation.rs"),
+        include_str!("flows.rs"),
+        include_str!("listeners.rs"),
+        include_str!("metrics.rs"),
+        include_str!("outlets.rs"),
+    ] {
         let quoted = code.split('"').filter(|word| word.starts_with("floodmark_"));
         for name in quoted.filter(|word| !word.contains(' ')) {
             assert!(exported.contains_key(name), "the fixture lacks what makes {name}");
@@ -205,7 +216,7 @@ fn everything_exported_by_the_code_is_documented() {
 
 #[test]
 fn rules_dashboards_and_pages_name_only_metrics_that_there_are() {
-    let exported = families(&render(&everything()).unwrap());
+    let exported = families(&exported());
     let is_there = |name: &str| {
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
         exported.contains_key(name) || base.is_some_and(|base| exported.contains_key(base))

@@ -25,7 +25,7 @@ impl Inventory {
     /// translated on the way does.
     ///
     /// An address that `from` has itself never leaves it (the `local` routing table comes first), as
-    /// a loopback address never does.
+    /// a loopback address never does. One that another namespace of its host has never leaves that.
     pub fn candidates(&self, addr: SocketAddr, from: Option<NetnsId>) -> Vec<&Listener> {
         let ip = addr.ip().to_canonical();
         let is_local = |netns: &NetnsId| {
@@ -33,7 +33,11 @@ impl Inventory {
         };
         let home = from.filter(is_local);
         let reached = |netns: &&NetnsId| home.is_none_or(|home| home == **netns);
-        let namespaces = self.addresses.keys().filter(|netns| is_local(netns)).filter(reached);
+        let having = || self.addresses.keys().filter(|netns| is_local(netns)).filter(reached);
+        let host = from.and_then(|from| self.hosts.get(&from));
+        let neighbour = |netns: &&NetnsId| host.is_some() && self.hosts.get(netns) == host;
+        let stays = having().any(|netns| neighbour(&netns));
+        let namespaces = having().filter(|netns| !stays || neighbour(netns));
         namespaces.flat_map(|netns| self.takers(*netns, ip, addr.port())).collect()
     }
 

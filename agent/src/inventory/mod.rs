@@ -21,21 +21,24 @@ mod candidates;
 mod connections;
 mod cri;
 mod depth;
+mod forwarder;
 mod kubelet;
 mod listener;
 mod mirror;
 mod names;
 mod owners;
 pub mod peers;
+mod routes;
 mod server;
 mod sight;
 mod sweep;
+mod told;
 mod view;
 mod workload;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use anyhow::Result;
@@ -46,13 +49,15 @@ use floodmark_common::queue::ListenCall;
 pub use listener::{Listener, Owner, UnixListener};
 pub use mirror::{Changes, InventoryChanges, QueueState};
 use names::Names;
+pub use routes::Routes;
 use serde::{Deserialize, Serialize};
 pub use server::Server;
+pub use told::{HostId, Told, ToldListener};
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
 use crate::kernel::{
-    ListenerId, NetnsId,
+    ListenerId, NetnsId, QueueDepth,
     netns::{Netns, visit},
     settings::NetnsSettings,
     sock_diag::listeners_here,
@@ -70,6 +75,8 @@ pub struct Inventory {
     namespaces: BTreeMap<NetnsId, Namespace>,
     /// Local addresses of every namespace that was looked into.
     addresses: BTreeMap<NetnsId, BTreeSet<IpAddr>>,
+    /// The host of each namespace that another host told of; empty where all are this host's.
+    hosts: BTreeMap<NetnsId, HostId>,
     /// Where this host connects to, busiest first.
     destinations: Vec<Destination>,
     /// What was seen of `listen(2)`.
@@ -128,6 +135,12 @@ impl Inventory {
     /// All listeners, by namespace, address and port.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.values()
+    }
+
+    /// The accept queues in which any connection waits.
+    pub fn waiting(&self) -> impl Iterator<Item = ((NetnsId, SocketAddr), QueueDepth)> {
+        let waiting = self.listeners().filter(|listener| listener.queue.len > 0);
+        waiting.map(|listener| ((listener.id.netns, listener.id.addr), listener.queue))
     }
 
     /// All listening Unix sockets, by namespace and inode.

@@ -120,6 +120,32 @@ pub fn class_of(text: &str) -> Option<Class> {
     Class::ALL.into_iter().find(|class| word(*class) == text)
 }
 
+/// A class as its word, for serde.
+pub mod as_word {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::{Class, class_of, word};
+
+    /// Writes it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(class: &Class, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&word(*class))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// When no class has the word.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Class, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        class_of(&word).ok_or_else(|| D::Error::custom(format!("no class is called {word}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

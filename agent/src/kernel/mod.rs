@@ -5,6 +5,7 @@ mod canary;
 mod causes;
 pub mod class;
 pub mod connections;
+pub mod conntrack;
 mod counters;
 pub mod estimate;
 mod events;

@@ -80,6 +80,17 @@ pub fn discover() -> Result<Vec<Netns>> {
     Ok(found.into_values().collect())
 }
 
+/// As [`discover`], but only those of `names`, or all where none is named.
+///
+/// # Errors
+///
+/// As there.
+pub fn discover_among(names: &[String]) -> Result<Vec<Netns>> {
+    let mut found = discover()?;
+    found.retain(|netns| names.is_empty() || names.contains(&netns.name));
+    Ok(found)
+}
+
 /// The namespace of a process; `None` if it has gone or may not be looked at.
 pub fn of_process(pid: u32) -> Option<NetnsId> {
     id_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok()

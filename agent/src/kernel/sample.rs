@@ -202,7 +202,7 @@ pub struct KernelSample {
 }
 
 /// One lost or repeated segment in detail. Best effort: bounded in rate, counted exactly elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelEvent {
     /// Wall-clock time.
     pub at: crate::time::UnixMs,
@@ -211,6 +211,7 @@ pub struct KernelEvent {
     /// The client side of the handshake.
     pub peer: SocketAddr,
     /// What happened.
+    #[serde(with = "super::class::as_word")]
     pub class: Class,
     /// The accept queue just then; unknown for SYN/ACK retransmits.
     pub queue: Option<QueueDepth>,

@@ -33,6 +33,10 @@ pub struct ProxyEvent {
     /// The peer's address, where it is known though `upstream` is a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_addr: Option<SocketAddr>,
+    /// Where a connection to the peer's address really goes, where that is translated on its way or
+    /// handed on by a program; several where it is shared out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leads_to: Vec<SocketAddr>,
     /// The proxy's own end of the connection that failed: with it the join is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_addr: Option<SocketAddr>,
@@ -65,6 +69,7 @@ impl ProxyEvent {
             upstream,
             group: None,
             peer_addr: None,
+            leads_to: Vec::new(),
             local_addr: None,
             took_ms: None,
             line: None,

@@ -21,6 +21,8 @@ pub(super) struct Attempt {
     pub took: Option<Duration>,
     pub local: Option<SocketAddr>,
     pub peer: Option<SocketAddr>,
+    /// Where connections to the peer really go, if elsewhere.
+    pub leads_to: Vec<SocketAddr>,
 }
 
 impl Attempt {
@@ -36,6 +38,7 @@ impl Attempt {
             took: event.took_ms.map(Duration::from_millis),
             local: event.local_addr,
             peer: event.addr(),
+            leads_to: event.leads_to.clone(),
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Facts {
     pub connection: Option<Tally>,
     /// How the address led to a listener.
     pub trail: Trail,
+    /// The proxy's connection came to a program that hands it on to the listener.
+    pub is_beyond: bool,
     /// The listener's accept queue, where it was not empty.
     pub queue: Option<QueueSeen>,
     /// A SYN queue was full where the listener is (TCPReqQFullDrop).
@@ -84,6 +86,9 @@ pub struct Ruling {
 /// Applies the rules.
 pub fn rule(facts: &Facts) -> Ruling {
     use Confidence::{High, Medium};
+    if let Some(dropped) = dropped_beyond(facts) {
+        return dropped;
+    }
     match facts.failure {
         Some(Failure::Errno { errno }) => by_errno(errno, facts),
         Some(Failure::Aborted) => reset(facts),
@@ -292,6 +297,26 @@ fn reset(facts: &Facts) -> Ruling {
             "the peer closed or reset the connection, and not for a full queue",
         ),
     }
+}
+
+/// The program that took the proxy's connection found no way on, so that the proxy got no answer.
+fn dropped_beyond(facts: &Facts) -> Option<Ruling> {
+    let is_unanswered = match facts.failure? {
+        Failure::Errno { errno } => {
+            matches!(errno, errno::ETIMEDOUT | errno::ECONNRESET | errno::EPIPE)
+        }
+        Failure::ClosedEarly | Failure::Aborted => true,
+        _ => false,
+    };
+    if !facts.is_beyond || !is_unanswered {
+        return None;
+    }
+    let dropped = syn_dropped(facts)?;
+    Some(Ruling {
+        confidence: dropped.confidence.min(Confidence::Medium),
+        because: format!("{}, behind the program that hands connections on", dropped.because),
+        ..dropped
+    })
 }
 
 /// The proxy does not say how it failed: only losses tell.

@@ -7,39 +7,34 @@ use std::{
 };
 
 use crate::{
-    kernel::{
-        Attribution, Counter, KernelEvent, KernelSample, MibCounts, NetnsId, QueueDepth,
-        ServiceCount, Tally,
-    },
+    inventory::HostId,
+    kernel::{Attribution, KernelEvent, KernelSample, NetnsId, QueueDepth, Tally},
     time::{UnixMs, Window},
 };
 
 /// Detail events kept; the oldest go first.
 const MOST_EVENTS: usize = 50_000;
-/// The word for SYNs sent again in [`ServiceCount::counts`].
-const SYN_REPEATED: &str = "syn_repeated";
 
 /// Evidence of the recent past, by the address listened on. A restarted application has another
 /// socket at the same address, and what the old one lost still explains what the proxy saw.
 pub struct Evidence {
     horizon: Duration,
-    /// When the agent began to watch.
-    since: Option<UnixMs>,
+    /// When the agent of each host began to watch.
+    since: BTreeMap<HostId, UnixMs>,
+    /// Stretches in which it did not.
+    gaps: BTreeMap<HostId, VecDeque<Window>>,
     losses: HashMap<Place, VecDeque<Slice>>,
     /// Detail events by the client's port, which is that of the proxy's own end of a connection.
     events: HashMap<u16, VecDeque<KernelEvent>>,
     order: VecDeque<(UnixMs, u16)>,
-    events_lost: VecDeque<(Window, u64)>,
+    events_lost: VecDeque<(Window, HostId, u64)>,
     queues: HashMap<Place, VecDeque<(UnixMs, QueueDepth)>>,
     /// Instants at which the queues were looked at, whatever was in them.
-    looks: VecDeque<UnixMs>,
+    looks: VecDeque<(UnixMs, HostId)>,
     repeated: VecDeque<(UnixMs, NetnsId, u16)>,
-    repeated_before: BTreeMap<(NetnsId, u16), u64>,
-    /// Growth of a namespace's TCPReqQFullDrop.
     syn_queue_full: VecDeque<(UnixMs, NetnsId)>,
-    syn_queue_full_before: BTreeMap<NetnsId, u64>,
-    /// Namespaces in which `tcp_abort_on_overflow` is set.
-    pub aborting: BTreeSet<NetnsId>,
+    /// Namespaces in which `tcp_abort_on_overflow` is set, by host.
+    pub aborting: BTreeMap<HostId, BTreeSet<NetnsId>>,
 }
 
 /// An address listened on, in its namespace.
@@ -78,7 +73,8 @@ impl Evidence {
     pub fn new(horizon: Duration) -> Self {
         Self {
             horizon,
-            since: None,
+            since: BTreeMap::new(),
+            gaps: BTreeMap::new(),
             losses: HashMap::new(),
             events: HashMap::new(),
             order: VecDeque::new(),
@@ -86,16 +82,14 @@ impl Evidence {
             queues: HashMap::new(),
             looks: VecDeque::new(),
             repeated: VecDeque::new(),
-            repeated_before: BTreeMap::new(),
             syn_queue_full: VecDeque::new(),
-            syn_queue_full_before: BTreeMap::new(),
-            aborting: BTreeSet::new(),
+            aborting: BTreeMap::new(),
         }
     }
 
-    /// Takes in a sample and forgets what is older than the horizon.
-    pub fn add(&mut self, sample: &KernelSample) {
-        self.since.get_or_insert(sample.window.from);
+    /// Takes in a host's sample and forgets what is older than the horizon.
+    pub fn add(&mut self, host: HostId, sample: &KernelSample) {
+        self.since.entry(host).or_insert(sample.window.from);
         for delta in &sample.listeners {
             let place = (delta.listener.netns, delta.listener.addr);
             self.losses.entry(place).or_default().push_back(Slice {
@@ -105,7 +99,7 @@ impl Evidence {
             });
         }
         if sample.events_lost > 0 {
-            self.events_lost.push_back((sample.window, sample.events_lost));
+            self.events_lost.push_back((sample.window, host, sample.events_lost));
         }
         self.forget(sample.window.to.earlier(self.horizon));
     }
@@ -119,39 +113,39 @@ impl Evidence {
         }
     }
 
-    /// Takes in the accept queues as they were at `now`, of listeners that had any connection waiting.
-    pub fn add_queues(&mut self, now: UnixMs, waiting: impl Iterator<Item = (Place, QueueDepth)>) {
-        self.looks.push_back(now);
+    /// Takes in a host's accept queues as they were at `now`, of listeners that had any connection
+    /// waiting.
+    pub fn add_queues(
+        &mut self,
+        host: HostId,
+        now: UnixMs,
+        waiting: impl Iterator<Item = (Place, QueueDepth)>,
+    ) {
+        self.looks.push_back((now, host));
         for (place, depth) in waiting {
             self.queues.entry(place).or_default().push_back((now, depth));
         }
     }
 
-    /// Takes in the counts of connections by service: the growth of SYNs sent again by clients.
-    pub fn add_services(&mut self, now: UnixMs, services: &[ServiceCount]) {
-        for service in services.iter().filter(|service| !service.is_local) {
-            let count = service.counts.get(SYN_REPEATED).copied().unwrap_or(0);
-            let key = (service.netns, service.port);
-            let before = self.repeated_before.insert(key, count);
-            if self.since.is_some() && count > before.unwrap_or(0) {
-                self.repeated.push_back((now, service.netns, service.port));
-            }
-        }
+    /// Takes in that SYNs were sent again, from these namespaces to these ports.
+    pub fn add_syns_repeated(&mut self, now: UnixMs, grown: Vec<(NetnsId, u16)>) {
+        self.repeated.extend(grown.into_iter().map(|(netns, port)| (now, netns, port)));
     }
 
-    /// Takes in the kernel's own counters: where no program sees the dropped SYN itself, they tell
-    /// whether a SYN queue was full.
-    pub fn add_counters<'a>(
-        &mut self,
-        now: UnixMs,
-        counters: impl Iterator<Item = (NetnsId, &'a MibCounts)>,
-    ) {
-        for (netns, counts) in counters {
-            let count = counts[Counter::ReqQFullDrop];
-            let before = self.syn_queue_full_before.insert(netns, count);
-            if before.is_some_and(|before| count > before) {
-                self.syn_queue_full.push_back((now, netns));
+    /// Takes in that a SYN queue was full in these namespaces.
+    pub fn add_syn_queues_full(&mut self, now: UnixMs, grown: Vec<NetnsId>) {
+        self.syn_queue_full.extend(grown.into_iter().map(|netns| (now, netns)));
+    }
+
+    /// Takes in that nobody watched a host inside `window`.
+    pub fn add_gap(&mut self, host: HostId, window: Window) {
+        let gaps = self.gaps.entry(host).or_default();
+        match gaps.back_mut() {
+            Some(last) if last.overlaps(&window) => {
+                last.from = last.from.min(window.from);
+                last.to = last.to.max(window.to);
             }
+            _ => gaps.push_back(window),
         }
     }
 
@@ -197,15 +191,21 @@ impl Evidence {
         (!tally.is_empty()).then_some(tally)
     }
 
-    /// How full the accept queue at `place` was inside `window`; `None` where it was always empty.
-    pub fn queue(&self, place: &Place, window: &Window) -> Option<QueueSeen> {
+    /// How full the accept queue at `place` on `host` was inside `window`; `None` where it was always
+    /// empty.
+    pub fn queue(&self, host: HostId, place: &Place, window: &Window) -> Option<QueueSeen> {
         let inside = |at: &UnixMs| window.from <= *at && *at <= window.to;
-        let looks = self.looks.iter().filter(|at| inside(at)).count();
+        let looks = self.looks.iter().filter(|(at, by)| inside(at) && *by == host).count();
         let full = self.queues.get(place)?.iter().filter(|(at, _)| inside(at));
         let depths: Vec<QueueDepth> = full.map(|(_, depth)| *depth).collect();
         let high = depths.iter().copied().max_by_key(|depth| depth.len)?;
         // Members of a SO_REUSEPORT group have a place in common.
         Some(QueueSeen { is_never_empty: looks >= 2 && depths.len() >= looks, high })
+    }
+
+    /// Whether `tcp_abort_on_overflow` is set in a namespace of `host`.
+    pub fn aborts(&self, host: HostId, netns: NetnsId) -> bool {
+        self.aborting.get(&host).is_some_and(|aborting| aborting.contains(&netns))
     }
 
     /// Whether a client in `netns`, or in any namespace, sent a SYN to `port` again.
@@ -218,16 +218,22 @@ impl Evidence {
         })
     }
 
-    /// Detail events lost inside `window`.
-    pub fn events_lost(&self, window: &Window) -> u64 {
-        let inside = self.events_lost.iter().filter(|(lost, _)| lost.overlaps(window));
-        inside.map(|(_, count)| count).sum()
+    /// A host's detail events lost inside `window`.
+    pub fn events_lost(&self, host: HostId, window: &Window) -> u64 {
+        let lost = self.events_lost.iter();
+        let inside = lost.filter(|(lost, by, _)| lost.overlaps(window) && *by == host);
+        inside.map(|(.., count)| count).sum()
     }
 
-    /// Part of `window` before the agent began to watch.
-    pub fn unseen(&self, window: &Window) -> Duration {
-        let since = self.since.unwrap_or(window.to).min(window.to);
-        Duration::from_millis(since.0.saturating_sub(window.from.0))
+    /// Part of `window` in which nobody watched `host`: before its agent began to, or while that was
+    /// not heard of.
+    pub fn unseen(&self, host: HostId, window: &Window) -> Duration {
+        let since = self.since.get(&host).copied().unwrap_or(window.to).min(window.to);
+        let before = since.0.saturating_sub(window.from.0);
+        let overlap =
+            |gap: &Window| gap.to.min(window.to).0.saturating_sub(gap.from.max(window.from).0);
+        let gaps = self.gaps.get(&host).into_iter().flatten();
+        Duration::from_millis(before + gaps.map(overlap).sum::<u64>())
     }
 
     /// Places at exactly `addr`, in whichever namespace, that lost something within the horizon.
@@ -241,10 +247,14 @@ impl Evidence {
         while self.order.front().is_some_and(|(at, _)| *at < before) {
             self.forget_event();
         }
-        pop_while(&mut self.events_lost, |(window, _)| window.to < before);
-        pop_while(&mut self.looks, |at| *at < before);
+        pop_while(&mut self.events_lost, |(window, ..)| window.to < before);
+        pop_while(&mut self.looks, |(at, _)| *at < before);
         pop_while(&mut self.repeated, |(at, ..)| *at < before);
         pop_while(&mut self.syn_queue_full, |(at, _)| *at < before);
+        self.gaps.retain(|_, gaps| {
+            pop_while(gaps, |window| window.to < before);
+            !gaps.is_empty()
+        });
     }
 
     fn forget_event(&mut self) {

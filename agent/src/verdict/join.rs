@@ -11,12 +11,13 @@ use super::{
     attempts::Attempts,
     cause::{Facts, rule},
     evidence::{Evidence, Place},
+    growth::Growth,
     markings::{MEMORY, Markings},
-    search::{Found, candidates, search},
+    search::{Found, candidates, search, search_onward},
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
 use crate::{
-    inventory::Inventory,
+    inventory::{HostId, Inventory},
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
     },
@@ -32,6 +33,9 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 /// Envoy writes its access log every 10 s (`--file-flush-interval-msec`), so the attempts that led
 /// to an ejection are heard of later than it.
 const ENVOY_SETTLE: Duration = Duration::from_secs(13);
+/// nginx's default `fail_timeout`: a peer that failed longer ago has been tried again since, which
+/// would have been said. Somewhat more, for the time stamps are whole seconds.
+const FAIL_TIMEOUT_MS: u64 = 12_000;
 /// Events that may wait at once; the oldest is decided early when one more comes.
 const MOST_PENDING: usize = 20_000;
 
@@ -52,8 +56,13 @@ pub struct Correlator {
     arrived: u64,
     attempts: Attempts,
     markings: Markings,
-    /// The rungs from which dropped SYNs and final ACKs are had.
-    rungs: (String, String),
+    growth: Growth,
+    /// Whose evidence is taken in.
+    host: HostId,
+    /// The rungs from which dropped SYNs and final ACKs are had, by host.
+    rungs: BTreeMap<HostId, (String, String)>,
+    /// By how much clocks may differ.
+    skew: Duration,
 }
 
 impl Default for Correlator {
@@ -64,15 +73,24 @@ impl Default for Correlator {
             arrived: 0,
             attempts: Attempts::default(),
             markings: Markings::default(),
-            rungs: Default::default(),
+            growth: Growth::default(),
+            host: HostId::default(),
+            rungs: BTreeMap::new(),
+            skew: Duration::ZERO,
         }
     }
 }
 
 impl Correlator {
+    /// Whose evidence is taken in next, and until another host is named; this host's at first.
+    pub fn of(&mut self, host: HostId) -> &mut Self {
+        self.host = host;
+        self
+    }
+
     /// Takes in what the kernel lost.
     pub fn on_sample(&mut self, sample: &KernelSample) {
-        self.evidence.add(sample);
+        self.evidence.add(self.host, sample);
     }
 
     /// Takes in one lost segment in detail.
@@ -82,42 +100,67 @@ impl Correlator {
 
     /// Takes in the accept queues as they were at `now`.
     pub fn on_queues(&mut self, now: UnixMs, inventory: &Inventory) {
-        let waiting = inventory.listeners().filter(|listener| listener.queue.len > 0);
-        let depth = |l: &crate::inventory::Listener| ((l.id.netns, l.id.addr), l.queue);
-        let waiting: Vec<(Place, QueueDepth)> = waiting.map(depth).collect();
-        self.evidence.add_queues(now, waiting.into_iter());
+        self.on_waiting(now, inventory.waiting());
+    }
+
+    /// Takes in the accept queues at `now` of listeners that had any connection waiting.
+    pub fn on_waiting(&mut self, now: UnixMs, waiting: impl Iterator<Item = (Place, QueueDepth)>) {
+        self.evidence.add_queues(self.host, now, waiting);
     }
 
     /// Takes in the counts of connections by service.
     pub fn on_services(&mut self, now: UnixMs, services: &[ServiceCount]) {
-        self.evidence.add_services(now, services);
+        let grown = self.growth.syns_repeated(services);
+        self.on_syns_repeated(now, grown);
+    }
+
+    /// Takes in that SYNs were sent again, from these namespaces to these ports.
+    pub fn on_syns_repeated(&mut self, now: UnixMs, grown: Vec<(NetnsId, u16)>) {
+        self.evidence.add_syns_repeated(now, grown);
     }
 
     /// Takes in the kernel's own counters, by namespace.
     pub fn on_counters(&mut self, now: UnixMs, kernel: &BTreeMap<NetnsId, (String, MibCounts)>) {
         let counters = kernel.iter().map(|(netns, (_, counts))| (*netns, counts));
-        self.evidence.add_counters(now, counters);
+        let grown = self.growth.syn_queues_full(counters);
+        self.on_syn_queues_full(now, grown);
+    }
+
+    /// Takes in that a SYN queue was full in these namespaces.
+    pub fn on_syn_queues_full(&mut self, now: UnixMs, grown: Vec<NetnsId>) {
+        self.evidence.add_syn_queues_full(now, grown);
+    }
+
+    /// Takes in that nobody watched the host inside `window`.
+    pub fn on_gap(&mut self, window: Window) {
+        self.evidence.add_gap(self.host, window);
+    }
+
+    /// Takes in by how much the clocks of those who saw and heard may differ.
+    pub fn on_skew(&mut self, skew: Duration) {
+        self.skew = skew;
     }
 
     /// Takes in what evidence rests on: the rungs from which dropped SYNs and final ACKs are had, and
     /// the namespaces in which `tcp_abort_on_overflow` is set.
     pub fn on_settings(&mut self, syn_rung: &str, ack_rung: &str, aborting: BTreeSet<NetnsId>) {
-        self.rungs = (syn_rung.to_owned(), ack_rung.to_owned());
-        self.evidence.aborting = aborting;
+        self.rungs.insert(self.host, (syn_rung.to_owned(), ack_rung.to_owned()));
+        self.evidence.aborting.insert(self.host, aborting);
     }
 
     /// Takes in what a proxy said, heard at `now`. `proxy_netns` is the namespace of the proxy's
-    /// process where known.
+    /// process where known. Gives the number by which [`decide_numbered`](Self::decide_numbered) calls
+    /// its verdict; none where there is nothing to explain.
     pub fn on_event(
         &mut self,
         event: ProxyEvent,
         proxy_netns: Option<NetnsId>,
         now: UnixMs,
         inventory: &Inventory,
-    ) {
+    ) -> Option<u64> {
         if event.kind == EventKind::PeerBack {
-            // Nothing to explain.
-            return self.markings.back(&event);
+            self.markings.back(&event);
+            return None;
         }
         self.attempts.add(&event);
         let is_attempt = matches!(event.kind, EventKind::AttemptFailed { .. });
@@ -128,6 +171,7 @@ impl Correlator {
         let listeners = listeners.unwrap_or_default();
         let pending = Pending { event, proxy_netns, listeners };
         self.pending.insert((now.later(settle), self.arrived), pending);
+        Some(self.arrived)
     }
 
     /// Events that wait for their verdict.
@@ -137,14 +181,20 @@ impl Correlator {
 
     /// The verdicts that have become due.
     pub fn decide(&mut self, now: UnixMs, inventory: &Inventory) -> Vec<Verdict> {
+        let numbered = self.decide_numbered(now, inventory);
+        numbered.into_iter().map(|(_, verdict)| verdict).collect()
+    }
+
+    /// The verdicts that have become due, each with its event's number.
+    pub fn decide_numbered(&mut self, now: UnixMs, inventory: &Inventory) -> Vec<(u64, Verdict)> {
         let mut verdicts = Vec::new();
         while let Some(first) = self.pending.first_entry() {
             let (due, _) = *first.key();
             if due > now && self.pending.len() <= MOST_PENDING {
                 break;
             }
-            if let Some((_, pending)) = self.pending.pop_first() {
-                verdicts.push(self.verdict(pending, inventory));
+            if let Some(((_, number), pending)) = self.pending.pop_first() {
+                verdicts.push((number, self.verdict(pending, inventory)));
             }
         }
         self.attempts.forget(now);
@@ -176,7 +226,8 @@ impl Correlator {
                     Attempt::of(companion)
                 }),
             EventKind::NoLivePeers | EventKind::PeerBack => {
-                return self.no_live_peers(event, proxy_netns);
+                let host = proxy_netns.map(|netns| inventory.host(netns)).unwrap_or_default();
+                return self.no_live_peers(event, proxy_netns, host);
             }
         };
         let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
@@ -193,22 +244,27 @@ impl Correlator {
         listeners: &[ListenerId],
         inventory: &Inventory,
     ) -> Verdict {
-        let window = reach(&event, attempt);
+        let window = reach(&event, attempt).widened(self.skew);
         let addr = event.addr().or(attempt.peer);
         let found = addr.map(|addr| {
             let mut ids = candidates(inventory, addr, proxy_netns);
             if ids.is_empty() {
                 ids = listeners.to_vec();
             }
-            search(&self.evidence, addr, ids, &window)
+            let first = search(&self.evidence, addr, ids, &window);
+            let onward = attempt.leads_to.iter();
+            let onward = onward.map(|addr| (*addr, candidates(inventory, *addr, proxy_netns)));
+            search_onward(&self.evidence, first, onward.collect(), &window)
         });
-        let Found { trail, listener, losses } = found.unwrap_or_default();
+        let Found { trail, listener, losses, is_beyond } = found.unwrap_or_default();
         let place = listener.map(|id| (id.netns, id.addr));
         let connection = attempt.local.zip(addr).and_then(|(local, peer)| {
             let port = listener.map_or(peer.port(), |id| id.addr.port());
             self.evidence.of_connection(local, port, &window)
         });
-        let health = self.health(&window);
+        let netns = listener.map(|id| id.netns).or(proxy_netns);
+        let host = netns.map(|netns| inventory.host(netns)).unwrap_or_default();
+        let health = self.health(host, &window);
         let ruling = rule(&Facts {
             phase: attempt.phase,
             failure: attempt.failure,
@@ -216,15 +272,16 @@ impl Correlator {
             losses,
             connection,
             trail,
+            is_beyond,
             queue: place.and_then(|place| {
                 let window = Window { from: event.at.earlier(LAST_LOOKS), to: window.to };
-                self.evidence.queue(&place, &window)
+                self.evidence.queue(host, &place, &window)
             }),
             syn_queue_full: place
                 .is_some_and(|(netns, _)| self.evidence.syn_queue_full(netns, &window)),
             syn_repeated: addr
                 .is_some_and(|addr| self.evidence.syn_repeated(proxy_netns, addr.port(), &window)),
-            aborting: place.is_some_and(|(netns, _)| self.evidence.aborting.contains(&netns)),
+            aborting: place.is_some_and(|(netns, _)| self.evidence.aborts(host, netns)),
             unseen: health.unseen_ms > 0,
         });
         let dropped = losses.and_then(|losses| losses.dropped);
@@ -244,20 +301,26 @@ impl Correlator {
         }
     }
 
-    fn health(&self, window: &Window) -> EvidenceHealth {
-        let (syn_rung, ack_rung) = self.rungs.clone();
+    fn health(&self, host: HostId, window: &Window) -> EvidenceHealth {
+        let (syn_rung, ack_rung) = self.rungs.get(&host).cloned().unwrap_or_default();
         EvidenceHealth {
-            events_lost: self.evidence.events_lost(window),
-            unseen_ms: self.evidence.unseen(window).as_millis() as u64,
+            events_lost: self.evidence.events_lost(host, window),
+            unseen_ms: self.evidence.unseen(host, window).as_millis() as u64,
+            skew_ms: self.skew.as_millis() as u64,
             syn_rung,
             ack_rung,
         }
     }
 
     /// "No live upstreams" has the causes of what led to it.
-    fn no_live_peers(&mut self, event: ProxyEvent, proxy_netns: Option<NetnsId>) -> Verdict {
+    fn no_live_peers(
+        &mut self,
+        event: ProxyEvent,
+        proxy_netns: Option<NetnsId>,
+        host: HostId,
+    ) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
-        let health = self.health(&window);
+        let health = self.health(host, &window);
         let led = self.markings.led_to(&event);
         let listed: Vec<String> =
             led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
@@ -278,14 +341,14 @@ impl Correlator {
                 let what = if led.by_markings { "markings" } else { "failed attempts" };
                 (cause, sure, format!("the {what} before it, the last of each peer: {listed}"))
             }
-            None if health.unseen_ms > 0 => (
+            None if window.length().as_millis() as u64 <= health.unseen_ms + FAIL_TIMEOUT_MS => (
                 Cause::NoKernelEvidence,
                 Confidence::Low,
                 "no marking was seen before it, but the agent has not watched for long".to_owned(),
             ),
             None => (
                 Cause::ProxyLimit,
-                Confidence::Medium,
+                by_time_seen(&health),
                 "no peer failed before it: all are set down, or at max_conns".to_owned(),
             ),
         };
@@ -304,6 +367,11 @@ impl Correlator {
             because,
         }
     }
+}
+
+/// How sure it is that nothing was said before: `fail_timeout` may be set longer than its default.
+fn by_time_seen(health: &EvidenceHealth) -> Confidence {
+    if health.unseen_ms > 0 { Confidence::Low } else { Confidence::Medium }
 }
 
 #[cfg(test)]

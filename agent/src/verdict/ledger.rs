@@ -410,8 +410,14 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
     use super::*;
-    use crate::kernel::{Class, ListenerDelta};
+    use crate::{
+        kernel::{Class, ListenerDelta},
+        proxy::{Carrier, Failure, Phase},
+        verdict::Correlator,
+    };
 
     fn sample(second: u64, ports: impl Iterator<Item = u32>) -> KernelSample {
         let delta = |port: u32| ListenerDelta {
@@ -454,5 +460,28 @@ mod tests {
         ledger.book_sample(&sample(0, 1..=many), &Inventory::default());
         assert_eq!(ledger.listeners.len(), ACCOUNTS);
         assert_eq!(attributed(&ledger), u64::from(many));
+    }
+
+    /// A proxy whose configuration is made anew each minute, with other names each time.
+    #[test]
+    fn kinds_of_verdicts_are_bounded_and_their_counts_are_not() {
+        let (mut ledger, inventory) = (Ledger::new(UnixMs(0)), Inventory::default());
+        let mut correlator = Correlator::default();
+        let carrier = Carrier::plain("error.log", UnixMs(0));
+        let phase = Phase::Connect;
+        let kind = EventKind::AttemptFailed { phase, failure: Failure::TIMEOUT };
+        for number in 0..VERDICT_KINDS as u32 + 500 {
+            let peer = SocketAddr::from((Ipv4Addr::from(number), 80));
+            let at = (UnixMs(0), 1000);
+            let proxy = ProxyKind::Nginx;
+            let event = ProxyEvent::new(proxy, &carrier, at, kind, Upstream::Inet(peer));
+            correlator.on_event(event, None, UnixMs(0), &inventory);
+        }
+        correlator.decide_all(&inventory).into_iter().for_each(|it| ledger.book_verdict(it));
+        let counts = ledger.verdict_counts();
+        assert_eq!(counts.len(), VERDICT_KINDS + 1);
+        assert_eq!(counts.values().sum::<u64>(), VERDICT_KINDS as u64 + 500);
+        let other = counts.iter().find(|(kind, _)| kind.peer == "other").unwrap();
+        assert_eq!((other.0.upstream.as_str(), *other.1), ("other", 500));
     }
 }

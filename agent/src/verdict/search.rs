@@ -17,11 +17,13 @@ pub(super) struct Found {
     pub trail: Trail,
     pub listener: Option<ListenerId>,
     pub losses: Option<Losses>,
+    /// Whether it is not the listener that the proxy's own connection came to, but one behind that.
+    pub is_beyond: bool,
 }
 
 impl Default for Found {
     fn default() -> Self {
-        Self { trail: Trail::Lost, listener: None, losses: None }
+        Self { trail: Trail::Lost, listener: None, losses: None, is_beyond: false }
     }
 }
 
@@ -66,7 +68,27 @@ pub(super) fn search(
         .map(|id| (id, evidence.within(&(id.netns, id.addr), window)))
         .max_by_key(|(_, losses)| losses.map_or(0, |losses| losses.tally.drops()));
     match looked_up {
-        Some((id, losses)) => Found { trail, listener: Some(id), losses },
+        Some((id, losses)) => Found { trail, listener: Some(id), losses, is_beyond: false },
         None => Found { trail, ..Found::default() },
     }
+}
+
+/// As [`search`], for an address whose connections go on to others: a program may take them and hand
+/// them on, and then either listener may be the one that lost something.
+pub(super) fn search_onward(
+    evidence: &Evidence,
+    first: Found,
+    onward: Vec<(SocketAddr, Vec<ListenerId>)>,
+    window: &Window,
+) -> Found {
+    if first.losses.is_some() || onward.is_empty() {
+        return first;
+    }
+    let is_beyond = first.listener.is_some();
+    let several = onward.len() > 1;
+    let found = onward.into_iter().map(|(addr, ids)| search(evidence, addr, ids, window));
+    let drops = |found: &Found| found.losses.map_or(0, |losses| losses.tally.drops());
+    let Some(best) = found.max_by_key(drops) else { return first };
+    let trail = if several && best.trail == Trail::Clear { Trail::Ambiguous } else { best.trail };
+    Found { trail, is_beyond, ..best }
 }

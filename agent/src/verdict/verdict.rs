@@ -54,8 +54,13 @@ impl Verdict {
 pub struct EvidenceHealth {
     /// Detail events lost inside the window. Counts do not suffer from it.
     pub events_lost: u64,
-    /// Part of the window before the agent had begun to watch, in milliseconds.
+    /// Part of the window before the agent had begun to watch, or while it was not heard of; in
+    /// milliseconds.
     pub unseen_ms: u64,
+    /// By how much the clocks of the proxy's host and the listener's may differ, in milliseconds; the
+    /// window is wider by as much at both ends. 0 where they are one host.
+    #[serde(default)]
+    pub skew_ms: u64,
     /// The rung from which dropped SYNs are had.
     pub syn_rung: String,
     /// The rung from which dropped final ACKs are had.

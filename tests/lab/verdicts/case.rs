@@ -46,6 +46,8 @@ pub enum Home {
     Elsewhere,
     /// At an address without a route.
     Unreachable,
+    /// On the plain host, by an address that is translated on the way, as a Service's is.
+    Service,
 }
 
 /// A way to fail.
@@ -70,6 +72,8 @@ pub struct Case {
     pub fillers: usize,
     /// Connections that fill its SYN queue before, from an address that it cannot answer.
     pub pending: usize,
+    /// Whether the proxies' host has no port left for connections to it.
+    pub exhausted: bool,
     /// Requests sent at once.
     pub burst: usize,
     /// The proxies that tell of it.
@@ -86,6 +90,7 @@ const PLAIN: Case = Case {
     backlog: 128,
     fillers: 0,
     pending: 0,
+    exhausted: false,
     burst: 1,
     proxies: &Proxy::ALL,
 };
@@ -135,6 +140,24 @@ pub const CASES: &[Case] = &[
         mode: Some(Mode::Fine),
         backlog: 4,
         pending: 12,
+        ..PLAIN
+    },
+    Case {
+        name: "service",
+        truth: Cause::AcceptQueueOverflow,
+        home: Home::Service,
+        mode: Some(Mode::Stuck),
+        backlog: 1,
+        fillers: 2,
+        ..PLAIN
+    },
+    Case {
+        name: "no_ports",
+        truth: Cause::ProxyPortsExhausted,
+        mode: Some(Mode::Stuck),
+        backlog: 4096,
+        exhausted: true,
+        proxies: NGINX,
         ..PLAIN
     },
     Case {

@@ -28,6 +28,7 @@ apt-get install -q -y --no-remove --no-install-recommends \
 [ -d /run/systemd/system ] || exit 0
 case " $* " in *' nginx-light '*) systemctl disable nginx.service ;; esac
 case " $* " in *' haproxy '*) systemctl disable haproxy.service ;; esac
+case " $* " in *' nats-server '*) systemctl disable nats-server.service ;; esac
 case " $* " in *' php-fpm '*) systemctl disable 'php*-fpm.service' ;; esac
 case " $* " in *' containerd '*) systemctl disable containerd.service ;; esac
 "#;

@@ -17,6 +17,7 @@ fn facts(phase: Phase, failure: Failure, tally: Tally) -> Facts {
         losses: losses(tally),
         connection: None,
         trail: Trail::Clear,
+        is_beyond: false,
         queue: None,
         syn_queue_full: false,
         syn_repeated: false,
@@ -179,4 +180,18 @@ fn nobody_waits_for_an_answer_to_what_was_reset() {
     let late = facts(Phase::ResponseHeader, Failure::TIMEOUT, lost);
     let late = Facts { aborting: true, queue: waiting(), ..late };
     assert_eq!(cause_of(&late), (Cause::NotAccepting, Confidence::High));
+}
+
+/// Docker's userland proxy accepts at once, and waits for the container in the client's stead.
+#[test]
+fn what_a_container_drops_shows_as_no_answer_of_its_forwarder() {
+    for failure in [Failure::TIMEOUT, Failure::RESET, Failure::ClosedEarly] {
+        let facts = Facts { is_beyond: true, ..facts(Phase::ResponseHeader, failure, syns()) };
+        assert_eq!(cause_of(&facts), (Cause::AcceptQueueOverflow, Confidence::Medium));
+        let without = Facts { losses: None, ..facts };
+        assert_ne!(cause_of(&without).0, Cause::AcceptQueueOverflow);
+    }
+    let answered = facts(Phase::ResponseHeader, Failure::BadStatus, syns());
+    let facts = Facts { is_beyond: true, ..answered };
+    assert_eq!(cause_of(&facts).0, Cause::ApplicationFailed);
 }

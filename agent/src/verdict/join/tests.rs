@@ -23,6 +23,7 @@ fn event(second: u64, kind: EventKind, upstream: Upstream) -> ProxyEvent {
         upstream,
         group: None,
         peer_addr: None,
+        leads_to: Vec::new(),
         local_addr: None,
         took_ms: None,
         line: None,
@@ -304,4 +305,39 @@ fn events_beyond_the_limit_are_decided_early_and_none_is_lost() {
     let early = correlator.decide(at(60), &inventory).len();
     assert_eq!(early, 10);
     assert_eq!(decide_all(&mut correlator).len(), MOST_PENDING);
+}
+
+/// A Kubernetes Service, or a container's published port: nothing listens at the address itself.
+#[test]
+fn a_translated_address_leads_to_the_listener_behind_it() {
+    let mut correlator = Correlator::default();
+    correlator.on_sample(&lost(0, 0));
+    correlator.on_sample(&lost(59, 9));
+    let service = Upstream::Inet("10.96.0.1:80".parse().unwrap());
+    let through = |leads_to: &[&str]| ProxyEvent {
+        upstream: service.clone(),
+        leads_to: leads_to.iter().map(|addr| addr.parse().unwrap()).collect(),
+        ..failed(60, 110)
+    };
+    hear(&mut correlator, through(&[PEER]), at(60));
+    hear(&mut correlator, through(&["10.0.0.7:8000", PEER]), at(60));
+    hear(&mut correlator, through(&[]), at(60));
+    let verdicts = decide_all(&mut correlator);
+    let told: Vec<_> = verdicts.iter().map(|verdict| (verdict.cause, verdict.confidence)).collect();
+    assert_eq!(told[0], (Cause::AcceptQueueOverflow, Confidence::High));
+    // Which of the two it went to is not known.
+    assert_eq!(told[1], (Cause::AcceptQueueOverflow, Confidence::Low));
+    assert_eq!(told[2], (Cause::NoKernelEvidence, Confidence::Low));
+}
+
+/// Whoever failed before the agent began to watch has failed again within `fail_timeout`.
+#[test]
+fn a_young_agent_knows_of_limits_once_it_has_watched_for_long_enough() {
+    for (second, cause) in [(5, Cause::NoKernelEvidence), (20, Cause::ProxyLimit)] {
+        let mut correlator = Correlator::default();
+        correlator.on_sample(&lost(100, 0));
+        hear(&mut correlator, no_live(100 + second), at(100 + second));
+        let verdict = decide_all(&mut correlator).remove(0);
+        assert_eq!((verdict.cause, verdict.confidence), (cause, Confidence::Low), "{second}");
+    }
 }

@@ -30,6 +30,7 @@ fn reads_a_marking() {
         upstream: Upstream::Inet("10.0.0.2:80".parse().unwrap()),
         group: None,
         peer_addr: None,
+        leads_to: Vec::new(),
         local_addr: None,
         took_ms: None,
         line: None,

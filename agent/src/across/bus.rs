@@ -1,0 +1,154 @@
+//! The connection to a NATS server and the streams on it.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use async_nats::{
+    ConnectOptions, Event,
+    jetstream::{
+        Context,
+        context::ContextBuilder,
+        stream::{Config, DiscardPolicy, StorageType, Stream},
+    },
+};
+use log::{info, warn};
+
+use super::message::VERSION;
+
+/// The stream of what agents saw and heard.
+pub const EVIDENCE_STREAM: &str = "FLOODMARK_V1_EVIDENCE";
+/// The stream of verdicts.
+pub const VERDICT_STREAM: &str = "FLOODMARK_V1_VERDICTS";
+/// How long a verdict on what was said may still be asked for: what is older than this is of no use
+/// to anybody's join.
+const EVIDENCE_AGE: Duration = Duration::from_secs(3600);
+const VERDICT_AGE: Duration = Duration::from_secs(24 * 3600);
+/// The most that either stream may take up where nobody has made it otherwise; the oldest goes first.
+const STREAM_BYTES: i64 = 1 << 30;
+/// How long an acknowledgement is waited for.
+const ACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// How long is waited between two attempts to connect.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Where the bus is, and how to get in.
+#[derive(Clone, Debug, Default)]
+pub struct BusConfig {
+    /// `nats://HOST:PORT`, or `tls://`; several with commas between.
+    pub servers: String,
+    /// File with a user's JWT and seed.
+    pub credentials: Option<PathBuf>,
+    /// File with certificates of authorities to trust besides the system's.
+    pub authorities: Option<PathBuf>,
+    /// Files with the client's own certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    jetstream: Context,
+}
+
+impl Bus {
+    /// Begins to connect as `name`; a server that is away now is tried again and again.
+    ///
+    /// # Errors
+    ///
+    /// When an address or a file is not what it must be.
+    pub async fn connect(config: &BusConfig, name: &str) -> Result<Self> {
+        let mut options = ConnectOptions::new()
+            .name(format!("floodmark {name}"))
+            .retry_on_initial_connect()
+            .reconnect_delay_callback(|_| RECONNECT)
+            .event_callback(|event| async move { say(&event) });
+        if let Some(file) = &config.credentials {
+            options = options
+                .credentials_file(file)
+                .await
+                .with_context(|| format!("--nats-credentials {}", file.display()))?;
+        }
+        if let Some(file) = &config.authorities {
+            let readable = std::fs::File::open(file);
+            readable.with_context(|| format!("--nats-ca {}", file.display()))?;
+            options = options.add_root_certificates(file.clone());
+        }
+        if let Some((certificate, key)) = &config.certificate {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        let servers: Vec<&str> = config.servers.split(',').collect();
+        let client = options
+            .connect(servers)
+            .await
+            .with_context(|| format!("--nats {}: not to be had", config.servers))?;
+        let jetstream = ContextBuilder::new().ack_timeout(ACKNOWLEDGED).build(client);
+        Ok(Self { jetstream })
+    }
+
+    /// For whoever publishes or reads.
+    pub fn jetstream(&self) -> &Context {
+        &self.jetstream
+    }
+
+    /// The stream of what agents saw and heard; made, where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the server is away, has no JetStream, or does not let this user.
+    pub async fn evidence(&self) -> Result<Stream> {
+        self.stream(EVIDENCE_STREAM, "host", EVIDENCE_AGE).await
+    }
+
+    /// The stream of verdicts; made, where there is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`evidence`](Self::evidence).
+    pub async fn verdicts(&self) -> Result<Stream> {
+        self.stream(VERDICT_STREAM, "verdict", VERDICT_AGE).await
+    }
+
+    async fn stream(&self, name: &str, kind: &str, max_age: Duration) -> Result<Stream> {
+        let config = Config {
+            name: name.to_owned(),
+            subjects: vec![subject(kind, ">")],
+            max_age,
+            max_bytes: STREAM_BYTES,
+            discard: DiscardPolicy::Old,
+            storage: StorageType::File,
+            // Who was away for long tells again what was told already: as far back as evidence goes.
+            duplicate_window: EVIDENCE_AGE,
+            ..Config::default()
+        };
+        let stream = self.jetstream.get_or_create_stream(config).await;
+        stream.with_context(|| format!("the NATS server does not give stream {name}"))
+    }
+}
+
+/// The subject of what is told of `what`: one token of it, whatever it is called.
+pub(super) fn subject(kind: &str, what: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_>".contains(c) { c } else { '_' };
+    format!("floodmark.v{VERSION}.{kind}.{}", what.chars().map(safe).collect::<String>())
+}
+
+fn say(event: &Event) {
+    match event {
+        Event::Connected => info!("connected to the NATS server"),
+        Event::Disconnected => warn!("the NATS server is away; what is to be told waits"),
+        other => info!("NATS: {other}"),
+    }
+}
+
+/// What NATS calls the id by which it knows a message that it has already.
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_has_one_token_for_whatever_it_is_about() {
+        assert_eq!(subject("host", "web-1.example"), "floodmark.v1.host.web-1_example");
+        assert_eq!(subject("verdict", "[fd00::1]:80"), "floodmark.v1.verdict._fd00__1__80");
+        assert_eq!(subject("host", ">"), "floodmark.v1.host.>");
+    }
+}

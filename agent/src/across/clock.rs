@@ -1,0 +1,149 @@
+//! By how much a host's clock differs from the bus', measured as NTP does (RFC 5905, section 8): a
+//! message is sent, the server stamps it as it stores it, and the acknowledgement comes back. The
+//! server's stamp lies between the two readings of the host's clock, so their middle is wrong by no
+//! more than half the time between; of the last exchanges the shortest is believed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, Error, Result};
+
+use crate::time::UnixMs;
+
+/// Exchanges remembered: at one a second, what a clock drifts meanwhile (500 ppm at most, as far as
+/// the kernel corrects one) is less than the resolution of the time stamps times 32.
+const REMEMBERED: usize = 64;
+/// Stamps kept until the exchange that they belong to is told of.
+const STAMPS: usize = 256;
+/// Time stamps are whole milliseconds, at either end.
+const RESOLUTION_MS: u64 = 1;
+/// How wrong a clock is taken to be that no exchange has been told of yet.
+pub const UNMEASURED: Duration = Duration::from_secs(1);
+
+/// A message and its acknowledgement, by the clock of the host that sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// The message's number in the stream.
+    pub sequence: u64,
+    /// When it was sent.
+    pub sent: UnixMs,
+    /// When its acknowledgement came.
+    pub acknowledged: UnixMs,
+}
+
+impl fmt::Display for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.sequence, self.sent.0, self.acknowledged.0)
+    }
+}
+
+impl FromStr for Exchange {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut numbers = text.split(' ').map(str::parse::<u64>);
+        let mut next = || numbers.next().context("an exchange has three numbers");
+        let (sequence, sent, acknowledged) = (next()??, next()??, next()??);
+        Ok(Self { sequence, sent: UnixMs(sent), acknowledged: UnixMs(acknowledged) })
+    }
+}
+
+/// By how much a clock differs from the bus'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset {
+    /// What is to be added to its time, in milliseconds.
+    pub ahead_ms: i64,
+    /// How wrong that may be.
+    pub error: Duration,
+}
+
+/// What is known of one host's clock.
+#[derive(Debug, Default)]
+pub struct Clock {
+    stamps: BTreeMap<u64, UnixMs>,
+    measured: VecDeque<Offset>,
+}
+
+impl Clock {
+    /// Takes in when the server stored a message of the host.
+    pub fn stored(&mut self, sequence: u64, at: UnixMs) {
+        self.stamps.insert(sequence, at);
+        if self.stamps.len() > STAMPS {
+            self.stamps.pop_first();
+        }
+    }
+
+    /// Takes in what the host tells of such a message.
+    pub fn exchanged(&mut self, exchange: Exchange) {
+        let Exchange { sequence, sent, acknowledged } = exchange;
+        let Some(stored) = self.stamps.remove(&sequence) else { return };
+        let Some(took) = acknowledged.0.checked_sub(sent.0) else { return };
+        let middle = sent.0 + took / 2;
+        let ahead_ms = stored.0 as i64 - middle as i64;
+        let error = Duration::from_millis(took.div_ceil(2) + RESOLUTION_MS);
+        self.measured.push_back(Offset { ahead_ms, error });
+        if self.measured.len() > REMEMBERED {
+            self.measured.pop_front();
+        }
+    }
+
+    /// The best measurement; none yet is no difference, and a large error.
+    pub fn offset(&self) -> Offset {
+        let best = self.measured.iter().min_by_key(|offset| offset.error).copied();
+        best.unwrap_or(Offset { ahead_ms: 0, error: UNMEASURED })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host whose clock is 5 s slow, on a bus at a distance of `there` and `back`.
+    fn exchange(clock: &mut Clock, sequence: u64, there: u64, back: u64) {
+        let sent = UnixMs(1_000_000 + sequence * 1000);
+        clock.stored(sequence, UnixMs(sent.0 + 5000 + there));
+        let acknowledged = UnixMs(sent.0 + there + back);
+        clock.exchanged(Exchange { sequence, sent, acknowledged });
+    }
+
+    #[test]
+    fn the_shortest_exchange_is_believed_and_its_error_bounds_the_truth() {
+        let mut clock = Clock::default();
+        assert_eq!(clock.offset().error, UNMEASURED);
+        for (sequence, there, back) in [(1, 300, 20), (2, 3, 5), (3, 40, 900)] {
+            exchange(&mut clock, sequence, there, back);
+            let Offset { ahead_ms, error } = clock.offset();
+            assert!(ahead_ms.abs_diff(5000) <= error.as_millis() as u64, "{ahead_ms} {error:?}");
+        }
+        assert_eq!(clock.offset(), Offset { ahead_ms: 4999, error: Duration::from_millis(5) });
+    }
+
+    #[test]
+    fn a_step_of_the_clock_is_followed_in_the_end() {
+        let mut clock = Clock::default();
+        exchange(&mut clock, 1, 0, 0);
+        for sequence in 2..=70 {
+            let sent = UnixMs(2_000_000 + sequence);
+            clock.stored(sequence, UnixMs(sent.0 + 7));
+            let acknowledged = UnixMs(sent.0 + 2);
+            clock.exchanged(Exchange { sequence, sent, acknowledged });
+        }
+        assert_eq!(clock.offset().ahead_ms, 6);
+    }
+
+    #[test]
+    fn an_exchange_of_another_message_tells_nothing() {
+        let mut clock = Clock::default();
+        clock.stored(1, UnixMs(10));
+        clock.exchanged("2 5 6".parse().unwrap());
+        clock.exchanged("1 6 5".parse().unwrap());
+        assert_eq!(clock.offset().error, UNMEASURED);
+        assert!("1 2".parse::<Exchange>().is_err() && "1 2 x".parse::<Exchange>().is_err());
+        let exchange = Exchange { sequence: 1, sent: UnixMs(2), acknowledged: UnixMs(3) };
+        assert_eq!(exchange.to_string().parse::<Exchange>().unwrap(), exchange);
+    }
+}

@@ -1,0 +1,160 @@
+//! `floodmark correlate`: the verdicts of many hosts' agents.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use clap::Args;
+use tokio::{
+    sync::{mpsc, watch},
+    time::interval,
+};
+
+use super::{
+    HEALTHY,
+    bus::{BusArgs, host_name},
+    diagnose::duration,
+    run::stop_signal,
+};
+use crate::{
+    across::{Joined, Joiner, Outbox, Outgoing, Reader, publish_verdicts},
+    export::{self, Correlation},
+    time::UnixMs,
+    verdict::Ledger,
+};
+
+/// Verdicts that wait for the bus take up no more than this.
+const VERDICT_BYTES: usize = 64 << 20;
+/// How often what is exported is brought up to date.
+const UPDATE: Duration = Duration::from_secs(1);
+
+/// Arguments of `floodmark correlate`.
+#[derive(Debug, Args)]
+pub(super) struct CorrelateArgs {
+    /// NATS server with JetStream: nats://HOST:PORT or tls://HOST:PORT; several with commas between
+    #[arg(long, value_name = "URL")]
+    nats: String,
+    #[command(flatten)]
+    bus: BusArgs,
+    /// Name of this reader, under which the server keeps how far it has read; no two may have the
+    /// same [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// How long to wait for a host that has told nothing, before verdicts are made without it
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration)]
+    patience: Duration,
+    /// Address to serve metrics on
+    #[arg(long, default_value = "127.0.0.1:9436", value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// Print each verdict as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub(super) async fn correlate(args: CorrelateArgs) -> Result<ExitCode> {
+    let stop = stop_signal()?;
+    let name = host_name(args.name)?.replace('.', "_");
+    let listener = export::bind(args.listen).await?;
+    let bus = args.bus.connect(args.nats.clone(), &name).await?;
+    eprintln!("floodmark correlate, as {name}, serves http://{}/metrics", listener.local_addr()?);
+    let (snapshots, latest) = watch::channel(Correlation::default());
+    let (stopping, stopped) = watch::channel(false);
+    let server = tokio::spawn(export::serve_correlation(listener, latest, stopped));
+    let outbox = Arc::new(Outbox::new(VERDICT_BYTES));
+    let (sender, published) = mpsc::unbounded_channel();
+    let publisher = tokio::spawn(publish_verdicts(bus.clone(), Arc::clone(&outbox), sender));
+    let desk = Desk {
+        reader: Reader::new(bus, name),
+        joiner: Joiner::new(args.patience),
+        ledger: Ledger::new(UnixMs::now()),
+        outbox,
+        published,
+        json: args.json,
+    };
+    let outcome = desk.run(&snapshots, stop).await;
+    publisher.abort();
+    stopping.send_replace(true);
+    server.await.context("the HTTP server panicked")??;
+    outcome?;
+    Ok(ExitCode::from(HEALTHY))
+}
+
+/// Where messages come in and verdicts go out.
+struct Desk {
+    reader: Reader,
+    joiner: Joiner,
+    /// Counts the verdicts that this reader was the first to publish.
+    ledger: Ledger,
+    outbox: Arc<Outbox>,
+    published: mpsc::UnboundedReceiver<(Joined, bool)>,
+    json: bool,
+}
+
+impl Desk {
+    async fn run(
+        mut self,
+        snapshots: &watch::Sender<Correlation>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        tokio::pin!(stop);
+        let mut updates = interval(UPDATE);
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                _ = updates.tick() => { snapshots.send_replace(self.correlation()); }
+                Some((verdict, is_new)) = self.published.recv() => {
+                    if is_new {
+                        self.print(&verdict)?;
+                        self.ledger.book_verdict(verdict.verdict);
+                    }
+                }
+                (message, stored) = self.reader.next() => {
+                    for verdict in self.joiner.take(message, stored) {
+                        let payload = Bytes::from(serde_json::to_vec(&verdict)?);
+                        self.outbox.put_message(Outgoing { id: verdict.id, payload });
+                    }
+                }
+            }
+        }
+    }
+
+    fn print(&self, joined: &Joined) -> Result<()> {
+        let Joined { proxy_host, listener_host, verdict, .. } = joined;
+        let line = if self.json {
+            serde_json::to_string(joined)?
+        } else {
+            format!(
+                "{proxy_host}: {} {}: {} ({}), {}: {}",
+                verdict.event.kind.name(),
+                verdict.event.upstream,
+                verdict.cause.name(),
+                verdict.confidence.name(),
+                listener_host.as_deref().unwrap_or("no host's listener"),
+                verdict.because
+            )
+        };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).context("writing a verdict")
+    }
+
+    fn correlation(&self) -> Correlation {
+        Correlation {
+            hosts: self.joiner.hosts(),
+            pending: self.joiner.pending(),
+            refused: self.joiner.refused(),
+            skipped: self.reader.skipped,
+            unreadable: self.reader.unreadable,
+            waiting: self.reader.waiting,
+            reading: Some(self.reader.stats()),
+            publishing: Some(self.outbox.stats()),
+            verdicts: self.ledger.verdict_counts().clone(),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What `floodmark correlate` serves.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{
+    families::Families,
+    http::{PROMETHEUS_TEXT, until},
+    metrics::about_verdicts,
+    outlets::about_outlet,
+};
+use crate::{
+    across::{HostState, OutletStats},
+    verdict::VerdictKind,
+};
+
+/// Hosts exported at most.
+const HOSTS_EXPORTED: usize = 1000;
+
+/// What a reader knows of its work.
+#[derive(Clone, Debug, Default)]
+pub struct Correlation {
+    /// The hosts that tell.
+    pub hosts: Vec<HostState>,
+    /// Events that wait for their verdict.
+    pub pending: usize,
+    /// Messages that came twice, or were of another version.
+    pub refused: u64,
+    /// Messages of the stream that were not read.
+    pub skipped: u64,
+    /// Messages that cannot be understood.
+    pub unreadable: u64,
+    /// Messages that wait in the stream.
+    pub waiting: u64,
+    /// How reading goes.
+    pub reading: Option<Arc<OutletStats>>,
+    /// Verdicts on their way.
+    pub publishing: Option<Arc<OutletStats>>,
+    /// Verdicts that this reader was the first to publish.
+    pub verdicts: BTreeMap<VerdictKind, u64>,
+}
+
+impl Correlation {
+    fn is_connected(&self) -> bool {
+        self.reading.as_ref().is_some_and(|stats| stats.is_connected.load(Ordering::Relaxed))
+    }
+}
+
+type Latest = watch::Receiver<Correlation>;
+
+/// Serves until `stop` turns true.
+///
+/// # Errors
+///
+/// When the socket fails.
+pub async fn serve_correlation(
+    listener: TcpListener,
+    latest: Latest,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(latest);
+    until(stop, listener, router).await
+}
+
+async fn metrics(State(latest): State<Latest>) -> Response {
+    let correlation = latest.borrow().clone();
+    match render(&correlation) {
+        Ok(text) => ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+    }
+}
+
+async fn ready(State(latest): State<Latest>) -> Response {
+    let correlation = latest.borrow().clone();
+    if correlation.is_connected() {
+        (StatusCode::OK, format!("ready\n{} hosts tell\n", correlation.hosts.len())).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the NATS server is away\n").into_response()
+    }
+}
+
+pub(super) fn render(correlation: &Correlation) -> Result<String> {
+    let mut families = Families::default();
+    let mut gauge = |name, help, value| families.gauge(name, help, &[], value);
+    gauge(
+        "floodmark_correlate_connected",
+        "1 while messages are read from the bus.",
+        f64::from(u8::from(correlation.is_connected())),
+    );
+    gauge(
+        "floodmark_correlate_messages_waiting",
+        "Messages in the stream that are not read yet.",
+        correlation.waiting as f64,
+    );
+    gauge(
+        "floodmark_correlate_events_pending",
+        "Proxy events that wait for their verdict.",
+        correlation.pending as f64,
+    );
+    gauge("floodmark_correlate_hosts", "Hosts that tell.", correlation.hosts.len() as f64);
+    let reasons = [
+        ("skipped", correlation.skipped),
+        ("refused", correlation.refused),
+        ("unreadable", correlation.unreadable),
+    ];
+    for (reason, count) in reasons {
+        families.counter(
+            "floodmark_correlate_messages_not_taken_total",
+            "Messages of the stream that were not read (skipped), came twice or were of another \
+             version (refused), or made no sense.",
+            &[("reason", reason)],
+            count,
+        );
+    }
+    correlation
+        .hosts
+        .iter()
+        .take(HOSTS_EXPORTED)
+        .for_each(|host| about_a_host(&mut families, host));
+    if let Some(stats) = &correlation.publishing {
+        about_outlet(&mut families, "verdicts", stats);
+    }
+    about_verdicts(&mut families, &correlation.verdicts);
+    families.encode().context("rendering the metrics")
+}
+
+fn about_a_host(families: &mut Families, host: &HostState) {
+    let labels = [("host", host.name.as_str())];
+    let mut gauge = |name, help, value| families.gauge(name, help, &labels, value);
+    gauge(
+        "floodmark_correlate_host_silent_seconds",
+        "For how long a host has told nothing while others did.",
+        host.silent_ms as f64 / 1000.0,
+    );
+    gauge(
+        "floodmark_correlate_host_clock_offset_seconds",
+        "What is to be added to a host's clock to make it that of the bus.",
+        host.ahead_ms as f64 / 1000.0,
+    );
+    gauge(
+        "floodmark_correlate_host_clock_error_seconds",
+        "How wrong that may be; windows are wider by the two largest together.",
+        host.error_ms as f64 / 1000.0,
+    );
+    families.counter(
+        "floodmark_correlate_host_messages_missing_total",
+        "Messages of a host that never came: its outbox had no room for them, or the stream kept \
+         them for too short a time.",
+        &labels,
+        host.missing,
+    );
+}
+
+/// One host, and verdicts on their way.
+#[cfg(test)]
+pub(super) fn example() -> Correlation {
+    let host = HostState {
+        name: "app1".to_owned(),
+        ahead_ms: -2500,
+        error_ms: 3,
+        silent_ms: 12_000,
+        missing: 4,
+    };
+    let publishing = Some(Arc::default());
+    Correlation { hosts: vec![host], publishing, ..Correlation::default() }
+}
+
+#[cfg(test)]
+mod tests;
