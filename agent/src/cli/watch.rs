@@ -19,7 +19,7 @@ use clap::Args;
 use log::LevelFilter;
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -92,14 +92,14 @@ async fn show(
                     state.heard(snapshot);
                 }
             }
-            event = keys.recv() => match event.context("the terminal is gone")? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if !state.pressed(meaning(key)) {
-                        return Ok(());
-                    }
+            event = keys.recv() => {
+                // A resize is an event as well: it has the screen drawn anew.
+                let event = event.context("the terminal is gone")?;
+                let key = event.as_key_press_event();
+                if key.is_some_and(|key| !state.pressed(meaning(key))) {
+                    return Ok(());
                 }
-                _ => {}
-            },
+            }
         }
     }
 }
