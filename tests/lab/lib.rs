@@ -1,6 +1,7 @@
 //! The lab: network namespaces with a real proxy and applications, and the incident played in them.
 
 pub mod act;
+pub mod advice;
 pub mod agent;
 pub mod app;
 pub mod demo;

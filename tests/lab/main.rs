@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{app, demo, load, verdicts};
+use floodmark_tests::{advice, app, demo, load, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -20,6 +20,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Produce each cause with real proxies and compare the verdicts; exit status 1 if too many are wrong
     Verdicts(verdicts::VerdictsArgs),
+    /// Produce faults and apply the agent's first advice; exit status 1 if one is not ended by it
+    Advice(advice::AdviceArgs),
     /// An application that fails in one way
     Behave {
         /// What it does
@@ -63,6 +65,7 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Demo(args) => demo::demo(&args),
         Command::Verdicts(args) => verdicts::verdicts(&args),
+        Command::Advice(args) => advice::advice(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
         }

@@ -25,7 +25,7 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, verdicts,
+    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, verdicts, advice,
     /// vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
@@ -155,6 +155,7 @@ fn all_steps() -> Result<Vec<Step>> {
         }),
         Step::new("demo", xtask(&["demo", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
+        Step::new("advice", xtask(&["lab", "advice", "--only", "backlog,keepalive"])),
     ];
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));

@@ -189,8 +189,10 @@ impl Ledger {
     }
 
     /// Books when connections came to the queues; to be told before the sample of the same time.
-    pub fn book_arrivals(&mut self, arrivals: &[(ListenerId, Vec<Slot>)]) {
-        arrivals.iter().for_each(|(id, slots)| self.flows.arrived(*id, slots));
+    pub fn book_arrivals(&mut self, arrivals: &[(ListenerId, Vec<Slot>)], inventory: &Inventory) {
+        for (id, slots) in arrivals {
+            self.flows.arrived(inventory.bound_for(*id), slots);
+        }
     }
 
     /// Books the connections of this host's own processes since start; none: as before.

@@ -23,15 +23,15 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
     let ports = settings.and_then(crate::kernel::settings::NetnsSettings::ephemeral_ports);
     let to = finding.upstream.as_deref().unwrap_or("the upstream");
     let count = finding.drops.max(finding.harm.failed_attempts);
-    let has = ports.map(|ports| format!(" of {ports}")).unwrap_or_default();
+    let has = ports.map(|ports| format!("{ports} ")).unwrap_or_default();
     let mut steps = Vec::new();
     if let Some(netns) = netns {
         let wanted = ("net.ipv4.ip_local_port_range", "1024 65535");
         steps.push(Step {
             cause: Cause::ProxyPortsExhausted,
-            what: format!("Widen the range of ports{has} that connects towards {to} may use."),
+            what: format!("Widen the range of {has}ports that connects to {to} may use."),
             why: format!(
-                "{count} connects found none free; a closed connection holds its port for 60 s."
+                "Connects that found none free: {count}. A closed connection holds its port for 60 s."
             ),
             commands: sysctl(report, netns, None, wanted),
             changes: vec![Change::Sysctl {
