@@ -55,6 +55,9 @@ pub enum Class {
     SynNoRoute,
     /// SYN dropped by `tcp_conn_request`: a security module refused (`security_inet_conn_request`).
     SynPolicy,
+    /// SYN to a broadcast, multicast or anycast address, dropped by `tcp_v4_conn_request` or
+    /// `tcp_v6_conn_request` before `tcp_conn_request` is asked.
+    SynNotUnicast,
     /// SYN dropped by `tcp_conn_request` for a reason that nobody watched for.
     SynOther,
     /// Fast Open child not made by `tcp_fastopen_create_child`, accept queue full; the SYN itself
@@ -134,6 +137,7 @@ impl Class {
                 | Self::SynNoMemory
                 | Self::SynNoRoute
                 | Self::SynPolicy
+                | Self::SynNotUnicast
                 | Self::SynOther
                 | Self::AckAcceptQueueFull
                 | Self::AckAcceptQueueFullReset
@@ -157,6 +161,7 @@ impl Class {
         Self::SynNoMemory,
         Self::SynNoRoute,
         Self::SynPolicy,
+        Self::SynNotUnicast,
         Self::SynOther,
         Self::FastOpenQueueFull,
         Self::FastOpenChildFailed,

@@ -108,6 +108,8 @@ pub struct Bracket {
     /// What failed inside the bracket, as far as somebody watches: bits of [`Failure`].
     failures: u32,
     before: Listen,
+    /// The last SYN that `tcp_conn_request` was asked about, until its caller returns.
+    syn: u64,
     /// `sk_drops` at the entry.
     sk_drops: u32,
     reserved: u32,
@@ -158,6 +160,23 @@ pub fn open<A: Access>(site: Site, sk: *const u8) -> Option<&'static mut Bracket
     bracket.sk = wash(bracket, sk as u64);
     bracket.site = site as u32;
     Some(bracket)
+}
+
+/// Notes that `tcp_conn_request` is asked about SYN `skb`.
+#[inline(always)]
+pub fn ask(skb: u64) {
+    if let Some(bracket) = slot() {
+        bracket.syn = skb;
+    }
+}
+
+/// Whether `tcp_conn_request` was asked about SYN `skb` on this CPU; forgets it.
+#[inline(always)]
+pub fn was_asked(skb: *const u8) -> bool {
+    slot().is_none_or(|bracket| {
+        let asked = core::mem::replace(&mut bracket.syn, 0);
+        asked == wash(bracket, skb as u64)
+    })
 }
 
 /// Closes the bracket of `site`; `None` if it was not open for listener `sk`.

@@ -4,7 +4,6 @@
 //! (ListenDrops alone), the request was reset (EmbryonicRsts) or is deferred (TCPDeferAcceptDrop).
 
 use aya_ebpf::{
-    EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -12,7 +11,7 @@ use floodmark_common::Class;
 
 use crate::{
     bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
-    kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed},
+    kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed, result_behind},
     listener::{count, record},
     segment::sender,
 };
@@ -36,24 +35,12 @@ pub fn ack_left(ctx: FExitContext) -> i32 {
     }
     let sk: *const u8 = ctx.arg(0);
     if let Some(bracket) = close(Site::CheckReq, sk)
-        && result(&ctx) == 0
+        // The socket returned: the child, or null where none came about.
+        && result_behind(&ctx, &ARGS_CHECK_REQ) == 0
     {
-        settle::<Typed>(&ctx, bracket, sk, ctx.arg(1), ctx.arg(2));
+        settle::<Typed>(bracket, sk, ctx.arg(1), ctx.arg(2));
     }
     0
-}
-
-/// The socket returned: the child, or null where none came about. It stands behind the arguments, of
-/// which there are five or six; the verifier drops the branch not taken.
-#[inline(always)]
-fn result(ctx: &FExitContext) -> u64 {
-    if ARGS_CHECK_REQ.load() == 6 {
-        return ctx.arg(6);
-    }
-    // Volatile unlike the other, lest the compiler make one load at a variable offset of the two,
-    // which no verifier accepts on a context.
-    // SAFETY: the kernel provides five arguments and the result.
-    unsafe { ctx.as_ptr().cast::<u64>().add(5).read_volatile() }
 }
 
 /// The same by kprobe.
@@ -77,20 +64,14 @@ pub fn ack_left_kprobe(ctx: RetProbeContext) -> u32 {
         && ctx.ret::<u64>() == 0
     {
         let (skb, req) = (bracket.skb as *const u8, bracket.req as *const u8);
-        settle::<Probed>(&ctx, bracket, sk, skb, req);
+        settle::<Probed>(bracket, sk, skb, req);
     }
     0
 }
 
 /// Tells from the counters why no child came about.
 #[inline(always)]
-fn settle<A: Access>(
-    ctx: &impl EbpfContext,
-    bracket: &mut Bracket,
-    sk: *const u8,
-    skb: *const u8,
-    req: *const u8,
-) {
+fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8, req: *const u8) {
     let Some(listen) = bracket.listen::<A>(sk) else { return };
     let Some(resets) = bracket.embryonic_resets() else { return };
     let Some(deferred) = bracket.deferred() else { return };
@@ -103,7 +84,7 @@ fn settle<A: Access>(
     if listen.drops > 0 {
         let class = cause::<A>(bracket, &listen, resets, sk, req);
         let peer = sender::<A>(skb);
-        record::<A>(ctx, sk, class, listen.drops, &peer);
+        record::<A>(sk, class, listen.drops, &peer);
     }
 }
 

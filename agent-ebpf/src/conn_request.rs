@@ -5,14 +5,13 @@
 //! cookie (SyncookiesSent) or without.
 
 use aya_ebpf::{
-    EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use floodmark_common::Class;
 
 use crate::{
-    bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
+    bracket::{Bracket, Failure, Listen, Site, ask, close, close_any, open},
     kernel::{Access, Probed, Typed},
     listener::{count, record},
     segment::sender,
@@ -21,6 +20,7 @@ use crate::{
 /// A SYN is about to be handled.
 #[fentry(function = "tcp_conn_request")]
 pub fn syn_entered(ctx: FEntryContext) -> i32 {
+    ask(ctx.arg(3));
     open::<Typed>(Site::ConnRequest, ctx.arg(2));
     0
 }
@@ -31,7 +31,7 @@ pub fn syn_entered(ctx: FEntryContext) -> i32 {
 pub fn syn_left(ctx: FExitContext) -> i32 {
     let sk: *const u8 = ctx.arg(2);
     if let Some(bracket) = close(Site::ConnRequest, sk) {
-        settle::<Typed>(&ctx, bracket, sk, ctx.arg(3));
+        settle::<Typed>(bracket, sk, ctx.arg(3));
     }
     0
 }
@@ -52,14 +52,14 @@ pub fn syn_entered_kprobe(ctx: ProbeContext) -> u32 {
 pub fn syn_left_kprobe(ctx: RetProbeContext) -> u32 {
     if let Some((sk, bracket)) = close_any(Site::ConnRequest) {
         let skb = bracket.skb as *const u8;
-        settle::<Probed>(&ctx, bracket, sk, skb);
+        settle::<Probed>(bracket, sk, skb);
     }
     0
 }
 
 /// Tells from the counters what became of the SYN.
 #[inline(always)]
-fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
+fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
     // One after the other: a tuple of options copies what a None leaves unset, which verifiers
     // before Linux 6.3 refuse.
     let Some(listen) = bracket.listen::<A>(sk) else { return };
@@ -80,7 +80,7 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
     if listen.drops > 0 {
         let class = cause(bracket, &listen, full.drop);
         let peer = sender::<A>(skb);
-        record::<A>(ctx, sk, class, listen.drops, &peer);
+        record::<A>(sk, class, listen.drops, &peer);
     }
 }
 

@@ -3,7 +3,6 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::bpf_get_current_comm,
     macros::{btf_tracepoint, fexit, kprobe, kretprobe},
     programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -19,6 +18,7 @@ use crate::{
     maps::{NO_PORT, totals},
     segment::in6_addr,
     service::count,
+    task::command,
 };
 
 const EADDRNOTAVAIL: i32 = 99;
@@ -83,8 +83,8 @@ fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
         }
     };
     if NO_PORT.get_ptr(key).is_none() {
-        let command = bpf_get_current_comm().unwrap_or_default();
-        let _ = NO_PORT.insert(key, NoPortTally { failures: 0, command }, u64::from(BPF_NOEXIST));
+        let tally = NoPortTally { failures: 0, command: command() };
+        let _ = NO_PORT.insert(key, tally, u64::from(BPF_NOEXIST));
     }
     match NO_PORT.get_ptr_mut(key) {
         // SAFETY: this CPU's slot of a per-CPU map.

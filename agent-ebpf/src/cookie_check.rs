@@ -57,7 +57,7 @@ pub fn cookie_entered_kprobe(ctx: ProbeContext) -> u32 {
 #[kretprobe]
 pub fn cookie_left_kprobe(ctx: RetProbeContext) -> u32 {
     if let Some((sk, bracket)) = close_any(Site::CookieCheck) {
-        settle::<Probed>(&ctx, bracket, sk);
+        settle::<Probed>(bracket, sk);
     }
     0
 }
@@ -74,13 +74,13 @@ fn entered<A: Access>(sk: *const u8, skb: *const u8) {
 fn left(ctx: &FExitContext) {
     let sk: *const u8 = ctx.arg(0);
     if let Some(bracket) = close(Site::CookieCheck, sk) {
-        settle::<Typed>(ctx, bracket, sk);
+        settle::<Typed>(bracket, sk);
     }
 }
 
 /// Tells from the counters what became of the ACK.
 #[inline(always)]
-fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u8) {
+fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8) {
     let Some(listen) = bracket.listen::<A>(sk) else { return };
     let Some(cookies) = bracket.cookies() else { return };
     if cookies.received > 0 {
@@ -98,6 +98,6 @@ fn settle<A: Access>(ctx: &impl EbpfContext, bracket: &mut Bracket, sk: *const u
             Class::CookieChildFailed
         };
         let peer = bracket.peer;
-        record::<A>(ctx, sk, class, listen.drops, &peer);
+        record::<A>(sk, class, listen.drops, &peer);
     }
 }

@@ -24,6 +24,6 @@ pub fn segment_freed(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (class, peer) = (Class::AckAcceptQueueFull, sender::<Typed>(ctx.arg(0)));
-    record::<Typed>(&ctx, sk, class, 1, &peer);
+    record::<Typed>(sk, class, 1, &peer);
     0
 }

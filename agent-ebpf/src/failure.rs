@@ -5,7 +5,10 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
-use crate::bracket::{Failure, note};
+use crate::{
+    bracket::{Failure, note},
+    kernel::{ARGS_ROUTE_REQ, result_behind},
+};
 
 /// kernel: net/ipv4/tcp_metrics.c `tcp_peer_is_proven(req, dst)`, asked only while the SYN queue
 /// fills up and cookies are off; the answer "no" in the last quarter is a drop.
@@ -45,10 +48,11 @@ pub fn request_routed(ctx: FExitContext) -> i32 {
     0
 }
 
-/// kernel: net/ipv6/inet6_connection_sock.c `inet6_csk_route_req(sk, fl6, req, proto)`.
-#[fexit(function = "inet6_csk_route_req")]
+/// kernel: net/ipv6/tcp_ipv6.c `tcp_v6_route_req(sk, …)`; NULL for what an LSM refused as well.
+/// `inet6_csk_route_req` that it calls is inlined into it on kernels of late.
+#[fexit(function = "tcp_v6_route_req")]
 pub fn request_routed6(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u64>(4) == 0 {
+    if result_behind(&ctx, &ARGS_ROUTE_REQ) == 0 {
         note(Failure::NoRoute);
     }
     0

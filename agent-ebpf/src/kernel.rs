@@ -1,11 +1,14 @@
 //! Reads of kernel structures. Offsets are load-time constants that the agent takes from the
 //! running kernel's BTF (`agent/src/kernel/layout.rs` names structs and members).
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    Global,
+    EbpfContext, Global,
     helpers::{
         bpf_probe_read_kernel, generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
     },
+    programs::FExitContext,
 };
 use floodmark_common::ABSENT;
 
@@ -132,6 +135,8 @@ constants! {
     OFF_BPF_ARRAY_PPTRS,
     /// Number of arguments of `tcp_check_req`, behind which a fexit program finds its result
     ARGS_CHECK_REQ,
+    /// Number of arguments of `tcp_v6_route_req`
+    ARGS_ROUTE_REQ,
     /// `LINUX_MIB_LISTENOVERFLOWS`; the agent checks that LISTENDROPS follows
     MIB_LISTEN_OVERFLOWS,
     /// `LINUX_MIB_SYNCOOKIESSENT`; the agent checks that RECV, FAILED and EMBRYONICRSTS follow
@@ -181,20 +186,36 @@ impl Access for Probed {
     }
 }
 
+/// What the function returned that a fexit program is at: it stands behind the arguments, of which
+/// there are `count`. The verifier drops the branches not taken.
+#[inline(always)]
+pub fn result_behind(ctx: &FExitContext, count: &Global<u64>) -> u64 {
+    // Volatile, lest the compiler make one load at a variable offset of them, which no verifier
+    // accepts on a context.
+    // SAFETY: the kernel provides that many arguments and the result.
+    let word = |at: usize| unsafe { ctx.as_ptr().cast::<u64>().add(at).read_volatile() };
+    match count.load() {
+        3 => word(3),
+        4 => word(4),
+        5 => word(5),
+        _ => word(6),
+    }
+}
+
 /// Reads kernel memory at a plain address; zeros where there is nothing to read. `T` is an integer,
 /// an array of integers or a pointer.
 #[inline(always)]
 pub fn read_or_zero<T: Copy>(address: u64) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: zero is a value of T, and the helper fills with zeros what it cannot read. Its result
     // is not looked at: each branch on it would double the paths that the verifier walks.
     unsafe {
-        let mut value: T = core::mem::zeroed();
         bpf_probe_read_kernel_raw(
-            (&raw mut value).cast(),
+            value.as_mut_ptr().cast(),
             size_of::<T>() as u32,
             address as *const core::ffi::c_void,
         );
-        value
+        value.assume_init()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Whose queue it was: the listener's identity, its tally, and the detail event.
 
-use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
-use aya_log_ebpf::warn;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use floodmark_common::{
     AF_INET, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
 };
@@ -29,9 +28,8 @@ pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
 /// Identity of the listening socket `sk`.
 #[inline(always)]
 pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
-    // A socket already released reads as inode 0. By helper calls, since a typed load that faults
-    // brings Linux 5.10 down in a program with a function call in it: such a program has no
-    // exception table there (kernel: `search_bpf_extables`, `jit_subprogs`).
+    // A socket already released reads as inode 0. By helper calls, since a typed load of a null
+    // pointer brings Linux 5.10 down in a program that calls a function (see `program.rs`).
     // SAFETY: `sk` is a `struct sock *`, and each hop has the member read of it.
     unsafe {
         let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
@@ -58,22 +56,11 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
 /// Counts `times` of `class` at listener `sk`, totals first, and tells of it in detail unless the
 /// listener's rate is used up.
 #[inline(always)]
-pub fn record<A: Access>(
-    ctx: &impl EbpfContext,
-    sk: *const u8,
-    class: Class,
-    times: u64,
-    peer: &Peer,
-) {
+pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
     totals(|t| t.counts[class as usize] += times);
     let key = key_of::<A>(sk);
     let Some(tally) = tally_of(&key) else {
-        totals(|t| {
-            t.map_full += 1;
-            if t.map_full == 1 {
-                warn!(ctx, "no room to count for port {}: too many listeners", key.port);
-            }
-        });
+        totals(|t| t.map_full += 1);
         return;
     };
     // SAFETY: this CPU's slot of a per-CPU map.

@@ -21,6 +21,7 @@ mod kernel;
 mod listener;
 mod listening;
 mod maps;
+mod not_unicast;
 mod program;
 mod request;
 mod segment;

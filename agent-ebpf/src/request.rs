@@ -40,7 +40,7 @@ pub fn synack_retransmitted(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: `req` is a program argument of type `struct request_sock *`. Its listener lies in a
     // union, behind which the verifier sees no type.
     let sk: *const u8 = unsafe { Probed::field(req, &OFF_REQ_LISTENER) };
-    record::<Probed>(&ctx, sk, class, 1, &peer);
+    record::<Probed>(sk, class, 1, &peer);
     0
 }
 
@@ -53,7 +53,7 @@ pub fn request_dropped(ctx: FEntryContext) -> i32 {
     }
     let (sk, req): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
     let (class, peer) = (expiry::<Typed>(sk, req), requester::<Typed>(req));
-    record::<Typed>(&ctx, sk, class, 1, &peer);
+    record::<Typed>(sk, class, 1, &peer);
     0
 }
 
@@ -65,7 +65,7 @@ pub fn request_dropped_kprobe(ctx: ProbeContext) -> u32 {
         && from_timer & 0xff != 0
     {
         let (class, peer) = (expiry::<Probed>(sk, req), requester::<Probed>(req));
-        record::<Probed>(&ctx, sk, class, 1, &peer);
+        record::<Probed>(sk, class, 1, &peer);
     }
     0
 }
@@ -74,7 +74,7 @@ pub fn request_dropped_kprobe(ctx: ProbeContext) -> u32 {
 /// error about the SYN/ACK ends it with `tcp_listendrop`.
 #[fentry(function = "tcp_req_err")]
 pub fn request_refused(ctx: FEntryContext) -> i32 {
-    icmp(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    icmp(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
@@ -82,14 +82,14 @@ pub fn request_refused(ctx: FEntryContext) -> i32 {
 #[kprobe]
 pub fn request_refused_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(req), Some(seq), Some(abort)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) {
-        icmp(&ctx, req, seq, abort);
+        icmp(req, seq, abort);
     }
     0
 }
 
 /// By probing in both cases: the function takes the request for a `struct sock`.
 #[inline(always)]
-fn icmp(ctx: &impl aya_ebpf::EbpfContext, req: *const u8, seq: u64, abort: u64) {
+fn icmp(req: *const u8, seq: u64, abort: u64) {
     // SAFETY: `req` is a `struct tcp_request_sock *`.
     let isn: u32 = unsafe { Probed::field(req, &OFF_REQ_SNT_ISN) };
     if abort & 0xff == 0 || seq as u32 != isn {
@@ -98,7 +98,7 @@ fn icmp(ctx: &impl aya_ebpf::EbpfContext, req: *const u8, seq: u64, abort: u64) 
     // SAFETY: as above.
     let sk: *const u8 = unsafe { Probed::field(req, &OFF_REQ_LISTENER) };
     let peer = requester::<Probed>(req);
-    record::<Probed>(ctx, sk, Class::IcmpRequestKilled, 1, &peer);
+    record::<Probed>(sk, Class::IcmpRequestKilled, 1, &peer);
 }
 
 /// kernel: net/ipv4/inet_connection_sock.c `inet_child_forget(sk, req, child)`: the listener has
@@ -107,7 +107,7 @@ fn icmp(ctx: &impl aya_ebpf::EbpfContext, req: *const u8, seq: u64, abort: u64) 
 pub fn child_forgotten(ctx: FEntryContext) -> i32 {
     let (sk, req): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
     let peer = requester::<Typed>(req);
-    record::<Typed>(&ctx, sk, Class::UnacceptedListenerClosed, 1, &peer);
+    record::<Typed>(sk, Class::UnacceptedListenerClosed, 1, &peer);
     0
 }
 
@@ -116,7 +116,7 @@ pub fn child_forgotten(ctx: FEntryContext) -> i32 {
 pub fn child_forgotten_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(req)) = (ctx.arg::<*const u8>(0), ctx.arg::<*const u8>(1)) {
         let peer = requester::<Probed>(req);
-        record::<Probed>(&ctx, sk, Class::UnacceptedListenerClosed, 1, &peer);
+        record::<Probed>(sk, Class::UnacceptedListenerClosed, 1, &peer);
     }
     0
 }

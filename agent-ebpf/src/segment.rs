@@ -50,6 +50,15 @@ pub fn sender<A: Access>(skb: *const u8) -> Peer {
     peer
 }
 
+/// Whether this is an IPv4-mapped IPv6 address (`::ffff:0:0/96`, RFC 4291).
+#[inline(always)]
+pub fn is_mapped(addr: &RawAddr) -> bool {
+    let head = u64::from_ne_bytes([
+        addr[0], addr[1], addr[2], addr[3], addr[4], addr[5], addr[6], addr[7],
+    ]);
+    head == 0 && addr[8] | addr[9] == 0 && addr[10] & addr[11] == 0xff
+}
+
 /// The client of a request. `struct request_sock` begins with the same `sock_common` as a socket.
 #[inline(always)]
 pub fn requester<A: Access>(req: *const u8) -> Peer {

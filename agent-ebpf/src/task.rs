@@ -1,7 +1,9 @@
-//! The current task: its open files and its system call's registers.
+//! The current task: its name, its open files and its system call's registers.
+
+use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+    bpf_get_current_comm, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
 };
 
 use crate::kernel::{
@@ -37,4 +39,15 @@ pub fn socket_of_fd(fd: u64) -> u64 {
 pub fn registers() -> *const u8 {
     // SAFETY: the task is the current one.
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
+}
+
+/// The current task's `comm`.
+#[inline(always)]
+pub fn command() -> [u8; 16] {
+    let mut name = MaybeUninit::<[u8; 16]>::uninit();
+    // SAFETY: the helper fills all of it, with zeros where it fails.
+    unsafe {
+        bpf_get_current_comm(name.as_mut_ptr().cast(), size_of_val(&name) as u32);
+        name.assume_init()
+    }
 }

@@ -1,8 +1,10 @@
 //! Unix connects that are refused: EAGAIN where the listener's queue is full and the client will not
 //! wait, ECONNREFUSED where nobody listens.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    Global,
+    EbpfContext, Global,
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_current_task,
@@ -14,12 +16,13 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fexit},
     programs::{BtfTracePointContext, FExitContext},
 };
+use aya_log_ebpf::warn;
 use floodmark_common::churn::{UNIX_PATH, UnixRefusal};
 
 use crate::{
     kernel::{
         Access, OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
-        OFF_TASK_NSPROXY, Typed, read_or_zero,
+        OFF_TASK_NSPROXY, Probed, read_or_zero,
     },
     maps::{UNIX_REFUSED, totals},
 };
@@ -35,7 +38,7 @@ const SYS_CONNECT: u64 = 42;
 pub fn unix_connected(ctx: FExitContext) -> i32 {
     let error = -i64::from(ctx.arg::<u64>(4) as i32);
     if error == EAGAIN || error == ECONNREFUSED {
-        refused::<Kernel>(error, ctx.arg(1), ctx.arg(2));
+        refused::<Kernel>(&ctx, error, ctx.arg(1), ctx.arg(2));
     }
     0
 }
@@ -48,7 +51,7 @@ pub fn connect_returned(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: `regs` is a program argument of type `struct pt_regs *`.
-    let register = |offset: &Global<u64>| unsafe { Typed::field::<u64>(regs, offset) };
+    let register = |offset: &Global<u64>| unsafe { Probed::field::<u64>(regs, offset) };
     if register(&OFF_REGS_ORIG_AX) != SYS_CONNECT {
         return 0;
     }
@@ -56,7 +59,7 @@ pub fn connect_returned(ctx: BtfTracePointContext) -> i32 {
     let mut family = 0_u16;
     User::read(&mut family as *mut u16 as *mut u8, 2, address);
     if family == AF_UNIX {
-        refused::<User>(-ret, address, length);
+        refused::<User>(&ctx, -ret, address, length);
     }
     0
 }
@@ -100,8 +103,17 @@ impl Memory for User {
 
 /// Counts a refusal by the address of a `struct sockaddr_un` and its length.
 #[inline(always)]
-fn refused<M: Memory>(error: i64, address: u64, length: u64) {
-    let mut key = UnixRefusal { netns: own_netns(), errno: error as u32, path: [0; UNIX_PATH] };
+fn refused<M: Memory>(ctx: &impl EbpfContext, error: i64, address: u64, length: u64) {
+    let mut key = MaybeUninit::<UnixRefusal>::uninit();
+    // Word by word, volatile, lest the compiler call memset (see `program.rs`).
+    for word in 0..size_of::<UnixRefusal>() / size_of::<u32>() {
+        // SAFETY: a word of the key, which is aligned to words.
+        unsafe { key.as_mut_ptr().cast::<u32>().add(word).write_volatile(0) };
+    }
+    // SAFETY: zeros make a key.
+    let key = unsafe { key.assume_init_mut() };
+    key.netns = own_netns();
+    key.errno = error as u32;
     let path = address + 2;
     M::read_text(key.path.as_mut_ptr(), UNIX_PATH as u32, path);
     if key.path[0] == 0 {
@@ -111,15 +123,24 @@ fn refused<M: Memory>(error: i64, address: u64, length: u64) {
             M::read(key.path.as_mut_ptr(), length as u32, path);
         }
     }
-    let known = UNIX_REFUSED.get_ptr_mut(&key);
+    let known = UNIX_REFUSED.get_ptr_mut(&*key);
     let count = known.or_else(|| {
-        let _ = UNIX_REFUSED.insert(&key, 0, u64::from(BPF_NOEXIST));
-        UNIX_REFUSED.get_ptr_mut(&key)
+        let _ = UNIX_REFUSED.insert(&*key, 0, u64::from(BPF_NOEXIST));
+        UNIX_REFUSED.get_ptr_mut(&*key)
     });
     match count {
         // SAFETY: this CPU's slot of a per-CPU map.
         Some(count) => unsafe { *count += 1 },
-        None => totals(|t| t.map_full += 1),
+        None => {
+            let mut is_first = false;
+            totals(|t| {
+                t.map_full += 1;
+                is_first = t.map_full == 1;
+            });
+            if is_first {
+                warn!(ctx, "no room to count refused Unix connects: too many paths");
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod export;
 pub mod inventory;
 pub mod kernel;
+pub mod lint;
 pub mod proxy;
 pub mod record;
 pub mod stock;

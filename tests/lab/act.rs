@@ -24,7 +24,7 @@ use crate::{
     app::{self, App},
     load::Seen,
     nginx::{Nginx, Tuning},
-    topology::Topology,
+    topology::{Namespace, Topology},
 };
 
 /// What an act is played with.
@@ -109,10 +109,7 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
     let mut running = Vec::new();
     for (namespace, _) in &topology.apps {
         if let Some(somaxconn) = setting.somaxconn {
-            let value = somaxconn.to_string();
-            namespace
-                .inside(|| fs::write("/proc/sys/net/core/somaxconn", &value))?
-                .context("raising somaxconn")?;
+            raise_somaxconn(namespace, somaxconn)?;
         }
         running.push(App::start(namespace, &setting.app, setting.backlog)?);
     }
@@ -133,6 +130,13 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
     let log = fs::read(&nginx.error_log).context("reading nginx's error log")?;
     drop((running, nginx));
     Ok(add_up(&topology, &seen, &grown, &report, &log))
+}
+
+/// Lets the listeners of a namespace have queues of that length, from their next `listen(2)` on.
+pub fn raise_somaxconn(namespace: &Namespace, somaxconn: u32) -> Result<()> {
+    let value = somaxconn.to_string();
+    let written = namespace.inside(|| fs::write("/proc/sys/net/core/somaxconn", &value))?;
+    written.context("raising somaxconn")
 }
 
 /// ListenOverflows and PassiveOpens of each application host.

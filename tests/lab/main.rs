@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{advice, app, demo, load, verdicts};
+use floodmark_tests::{advice, app, chain, demo, load, soak, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -18,6 +18,10 @@ struct Cli {
 enum Command {
     /// Play the incident in two acts; exit status 1 if something does not show
     Demo(demo::DemoArgs),
+    /// Let the incident be alerted by a real Prometheus and Alertmanager; exit status 1 if it is not
+    Chain(chain::ChainArgs),
+    /// Everything that happens to an agent in a day; exit status 1 if it costs memory or counts
+    Soak(soak::SoakArgs),
     /// Produce each cause with real proxies and compare the verdicts; exit status 1 if too many are wrong
     Verdicts(verdicts::VerdictsArgs),
     /// Produce faults and apply the agent's first advice; exit status 1 if one is not ended by it
@@ -64,6 +68,8 @@ fn run(command: Command) -> Result<bool> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     match command {
         Command::Demo(args) => demo::demo(&args),
+        Command::Chain(args) => chain::chain(&args),
+        Command::Soak(args) => soak::soak(&args),
         Command::Verdicts(args) => verdicts::verdicts(&args),
         Command::Advice(args) => advice::advice(&args),
         Command::Behave { mode, port, backlog } => {

@@ -65,6 +65,15 @@ impl Nginx {
     }
 }
 
+impl Nginx {
+    /// Puts its error log aside and has it begin a new one, as logrotate does.
+    pub fn rotate(&self) -> Result<()> {
+        fs::rename(&self.error_log, self.error_log.with_extension("log.1"))
+            .context("putting nginx's error log aside")?;
+        kill(Pid::from_raw(self.master.id() as i32), Signal::SIGUSR1).context("telling nginx")
+    }
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
         // SIGTERM to the master ends its workers too.

@@ -28,6 +28,7 @@ const TOOLS: [&str; 2] = ["bpftrace", "tcpsynbl"];
 const SCRIPTS: [&str; 2] = ["/usr/sbin/tcpsynbl.bt", "/usr/sbin/tcpdrop.bt"];
 /// The page that the verb writes, in the repository.
 const PAGE: &str = "docs/bench-kernel.md";
+const SOAK_PAGE: &str = "docs/soak.md";
 const INVENTORY_PAGE: &str = "docs/bench-inventory.md";
 
 /// Measure what Floodmark costs.
@@ -42,6 +43,7 @@ enum What {
     Kernel(KernelArgs),
     Inventory(InventoryArgs),
     Proxy(ProxyArgs),
+    Soak(SoakArgs),
 }
 
 /// Measure on this host what it costs to know every listener, and write docs/bench-inventory.md.
@@ -53,6 +55,14 @@ struct InventoryArgs {
     /// Listeners in all of them together.
     #[arg(long, default_value_t = 1000)]
     listeners: usize,
+}
+
+/// Let everything happen to an agent that happens in a day, and write docs/soak.md.
+#[derive(clap::Args)]
+struct SoakArgs {
+    /// How long, as 30m or 600s.
+    #[arg(long, default_value = "30m", value_parser = duration)]
+    duration: Duration,
 }
 
 /// Measure how many lines of proxies' logs are read per second.
@@ -85,6 +95,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Kernel(args) => kernel(args),
         What::Inventory(args) => inventory(args),
+        What::Soak(args) => soak(args.duration),
         What::Proxy(args) => proxy(args),
     }
 }
@@ -178,4 +189,29 @@ fn heading(kernel: &Kernel) -> Result<String> {
         kernel.release,
         qemu::version()?
     ))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let number: u64 = number.parse().map_err(|_| format!("{text} is not like 30m or 600s"))?;
+    match unit {
+        "m" => Ok(Duration::from_secs(60 * number)),
+        "s" => Ok(Duration::from_secs(number)),
+        _ => Err(format!("{text} is not like 30m or 600s")),
+    }
+}
+
+fn soak(duration: Duration) -> Result<ExitCode> {
+    setup::ensure(&[Group::Build, Group::Lab])?;
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let status = root::command(&lab, "cargo xtask bench soak")?
+        .args(["soak", "--seconds", &duration.as_secs().to_string(), "--agent"])
+        .arg(agent)
+        .arg("--page")
+        .arg(place::workspace().join(SOAK_PAGE))
+        .env("PATH", place::path_with_tools()?)
+        .status()
+        .context("start the soak")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

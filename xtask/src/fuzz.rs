@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 7] = [
+const TARGETS: [(&str, Option<&str>); 8] = [
     ("nginx", Some("nginx")),
     ("haproxy", Some("haproxy")),
     ("envoy", Some("envoy")),
@@ -34,6 +34,7 @@ const TARGETS: [(&str, Option<&str>); 7] = [
     ("carrier", None),
     ("framing", None),
     ("file", None),
+    ("lint", None),
 ];
 
 /// Runs the verb.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     build, place, root,
-    setup::{self, Group, envoy},
+    setup::{self, Group, envoy, prometheus, tornado},
 };
 
 /// Play with real proxies on this host.
@@ -20,6 +20,15 @@ pub struct Args {
 enum What {
     Verdicts(VerdictsArgs),
     Advice(AdviceArgs),
+    Chain(ChainArgs),
+}
+
+/// Let the incident be alerted by a real Prometheus and Alertmanager, and mend it.
+#[derive(clap::Args)]
+struct ChainArgs {
+    /// Only until the overflow's alert has ended, not until all have.
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Produce each cause with nginx, HAProxy and Envoy, and compare the verdicts with the truth.
@@ -54,37 +63,57 @@ struct AdviceArgs {
 /// When something needed cannot be installed or built.
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Lab])?;
-    let mut command = match &args.what {
-        What::Verdicts(args) => verdicts(args)?,
-        What::Advice(args) => advice(args)?,
-    };
-    command.env("PATH", place::path_with_tools()?);
-    let status = command.status().context("start the lab")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match &args.what {
+        What::Verdicts(args) => verdicts(args),
+        What::Advice(args) => advice(args),
+        What::Chain(args) => chain(args),
+    }
 }
 
-fn verdicts(args: &VerdictsArgs) -> Result<Command> {
+fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
     let envoy = envoy::ensure()?;
-    let mut command = lab("verdicts", args.json, &args.only)?;
-    command.arg("--envoy").arg(envoy).args(["--rounds", &args.rounds.to_string()]);
-    Ok(command)
-}
-
-fn advice(args: &AdviceArgs) -> Result<Command> {
-    lab("advice", args.json, &args.only)
-}
-
-/// A verb of the lab's own program, with the agent under test.
-fn lab(verb: &str, json: bool, only: &[String]) -> Result<Command> {
     let agent = build::release("floodmark", "floodmark")?;
     let lab = build::release("floodmark-tests", "floodmark-lab")?;
-    let mut command = root::command(&lab, &format!("cargo xtask lab {verb}"))?;
-    command.arg(verb).arg("--agent").arg(agent);
+    let mut command = root::command(&lab, "cargo xtask lab verdicts")?;
+    command.arg("verdicts").arg("--agent").arg(agent).arg("--envoy").arg(envoy);
+    command.args(["--rounds", &args.rounds.to_string()]);
+    select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+fn advice(args: &AdviceArgs) -> Result<ExitCode> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab advice")?;
+    command.arg("advice").arg("--agent").arg(agent);
+    select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+/// Which cases, and how they are told.
+fn select(command: &mut Command, only: &[String], json: bool) {
     if !only.is_empty() {
         command.args(["--only", &only.join(",")]);
     }
     if json {
         command.arg("--json");
     }
-    Ok(command)
+}
+
+fn chain(args: &ChainArgs) -> Result<ExitCode> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab chain")?;
+    command.arg("chain").arg("--agent").arg(agent).arg("--python").arg(tornado::python());
+    command.arg("--prometheus").arg(prometheus::root());
+    if args.quick {
+        command.arg("--quick");
+    }
+    play(command)
+}
+
+fn play(mut command: Command) -> Result<ExitCode> {
+    command.env("PATH", place::path_with_tools()?);
+    let status = command.status().context("start the lab")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

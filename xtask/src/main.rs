@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod build;
+mod dashboards;
 mod demo;
 mod docs;
 mod fuzz;
@@ -39,6 +40,7 @@ enum Verb {
     Lab(lab::Args),
     Fuzz(fuzz::Args),
     Docs(docs::Args),
+    Dashboards(dashboards::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Docs(args) => docs::main(&args),
+        Verb::Dashboards(args) => dashboards::main(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -1,10 +1,11 @@
 //! `cargo xtask setup`: install what is missing on this machine, and only that.
 
 mod bpf;
+mod crossplane;
 pub mod envoy;
 pub mod fuzz;
 mod packages;
-mod promtool;
+pub mod prometheus;
 pub mod qemu;
 pub mod tornado;
 
@@ -100,8 +101,9 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         match group {
             Group::Build => bpf::ensure_linker()?,
             Group::Lab => {
-                promtool::ensure()?;
+                prometheus::ensure()?;
                 tornado::ensure()?;
+                crossplane::ensure()?;
             }
             Group::Vm => qemu::ensure()?,
             Group::Bench => {}

@@ -25,8 +25,8 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, verdicts, advice,
-    /// vm (all machines) or vm-6.1 ...
+    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, chain, verdicts,
+    /// advice, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -154,6 +154,7 @@ fn all_steps() -> Result<Vec<Step>> {
             root::command(&scenarios, &scenarios.display().to_string())
         }),
         Step::new("demo", xtask(&["demo", "--quick"])),
+        Step::new("chain", xtask(&["lab", "chain", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
         Step::new("advice", xtask(&["lab", "advice", "--only", "backlog,keepalive"])),
     ];

@@ -31,6 +31,8 @@ pub const LAB: &str = "/usr/bin/floodmark-lab";
 const SCENARIOS: &str = "/usr/bin/floodmark-scenarios";
 /// The command that stands for them.
 const SCENARIOS_COMMAND: &str = "scenarios";
+/// Runs some of the privileged tests.
+const TESTS_COMMAND: &str = "tests";
 /// Tells the privileged tests where the agent is.
 pub const AGENT_VARIABLE: &str = "FLOODMARK_AGENT";
 /// Tells the privileged tests where the lab is.
@@ -50,7 +52,8 @@ pub struct Args {
     /// Look for newer kernels of these series than the ones fetched already.
     #[arg(long)]
     refresh: bool,
-    /// `scenarios` with its arguments, or a command to run in the guest, instead of the tests.
+    /// `scenarios` with its arguments, `tests` with the files' names, or a command to run in the guest,
+    /// instead of all tests.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
@@ -73,7 +76,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let mut payload = Payload::base()?;
     payload.program(&build::release("floodmark", "floodmark")?, AGENT)?;
     let command = match args.command.split_first() {
-        None => add_tests(&mut payload)?,
+        None => add_tests(&mut payload, &[])?,
+        Some((first, names)) if first == TESTS_COMMAND => add_tests(&mut payload, names)?,
         Some((first, names)) if first == SCENARIOS_COMMAND => add_scenarios(&mut payload, names)?,
         Some(_) => args.command.clone(),
     };
@@ -133,16 +137,20 @@ fn report(series: &Series, output: Result<GuestOutput>) -> bool {
     }
 }
 
-/// Adds the lab and the privileged tests; returns the command that runs the tests.
-fn add_tests(payload: &mut Payload) -> Result<Vec<String>> {
+/// Adds the lab and the privileged tests, those whose files begin with one of `names` if there are
+/// any; returns the command that runs the tests.
+fn add_tests(payload: &mut Payload, names: &[String]) -> Result<Vec<String>> {
     payload.program(&build::release("floodmark-tests", "floodmark-lab")?, LAB)?;
-    let tests = build::privileged_tests()?;
-    anyhow::ensure!(!tests.is_empty(), "package floodmark-tests has no tests");
-    for test in tests {
+    let mut count = 0;
+    for test in build::privileged_tests()? {
         let file = test.path.file_name().and_then(|name| name.to_str());
         let file = file.with_context(|| format!("odd name: {}", test.path.display()))?;
-        payload.program(&test.path, &format!("/tests/{file}"))?;
+        if names.is_empty() || names.iter().any(|name| file.starts_with(name)) {
+            payload.program(&test.path, &format!("/tests/{file}"))?;
+            count += 1;
+        }
     }
+    anyhow::ensure!(count > 0, "there are no such tests in the package floodmark-tests");
     let script = format!(
         "export {AGENT_VARIABLE}={AGENT} {LAB_VARIABLE}={LAB} RUST_BACKTRACE=1; failed=0; \
          for test in /tests/*; do echo \"running $test\"; \

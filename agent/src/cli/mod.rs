@@ -3,6 +3,8 @@
 mod config;
 mod diagnose;
 mod doctor;
+mod lines;
+mod lint;
 mod listeners;
 mod proxies;
 mod record;
@@ -50,6 +52,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// List every listener of every network namespace: owner, queue and limit, trouble first
     Listeners(listeners::ListenersArgs),
+    /// Check a proxy's configuration for what brings the incident about
+    Lint(lint::LintArgs),
     /// Say what this host allows: the rung for each signal, and what it cannot see
     Doctor(doctor::DoctorArgs),
     /// Check the configuration file, or show every setting in force
@@ -94,6 +98,7 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         Command::Record(args) => runtime.block_on(record::record(args)),
         Command::Replay(args) => replay::replay(&args),
         Command::Listeners(args) => listeners::listeners(&args),
+        Command::Lint(args) => lint::lint(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => config::config(args, &matches, &layers),
     }

@@ -19,7 +19,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{HEALTHY, ProxyArgs, diagnose::duration, record::SOCKET, reload};
+use super::{HEALTHY, ProxyArgs, diagnose::duration, lines::Lines, record::SOCKET, reload};
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     export,
@@ -48,8 +48,9 @@ pub(super) struct RunArgs {
     /// Write each verdict as a line of JSON to standard output
     #[arg(long)]
     verdicts: bool,
-    /// Tell no memory, no route, policy and port inheritance apart from the first drop on; without,
-    /// once one of them was dropped. Costs five programs more for each connection
+    /// Tell no memory, no route, policy, port inheritance and SYNs to a broadcast address apart from
+    /// the first drop on; without, once one of them was dropped. Costs six programs more for each
+    /// connection
     #[arg(long)]
     watch_causes: bool,
     /// Export at most so many listeners, those in trouble and the busiest first
@@ -121,6 +122,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     let verdicts = Arc::new(AtomicBool::new(args.verdicts));
     let (changes, changed) = mpsc::channel(1);
     tokio::spawn(reload::at_hangups(hangups, matches, changes, Arc::clone(&verdicts)));
+    let lines = Lines::to(std::io::stdout())?;
     let print = |verdict: &Verdict| {
         info!(
             "{} {}: {} ({}), {}",
@@ -133,11 +135,12 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         if verdicts.load(Ordering::Relaxed)
             && let Ok(line) = serde_json::to_string(verdict)
         {
-            println!("{line}");
+            lines.write(line);
         }
     };
     let snapshots = Arc::new(snapshots);
     let outcome = agent.run(&snapshots, stop, changed, print).await;
+    lines.finish();
     stopping.send_replace(true);
     server.await.context("the HTTP server panicked")??;
     outcome?;

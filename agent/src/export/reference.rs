@@ -210,7 +210,7 @@ fn rules_dashboards_and_pages_name_only_metrics_that_there_are() {
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
         exported.contains_key(name) || base.is_some_and(|base| exported.contains_key(base))
     };
-    for directory in ["deploy/prometheus", "docs"] {
+    for directory in ["deploy/prometheus", "deploy/grafana", "docs"] {
         for entry in fs::read_dir(repository().join(directory)).unwrap() {
             let path = entry.unwrap().path();
             let Ok(text) = fs::read_to_string(&path) else { continue };

@@ -67,6 +67,7 @@ pub const fn meaning_of(class: Class) -> Meaning {
         Class::SynNoMemory => meaning("syn", "no_memory", Silent, DROP),
         Class::SynNoRoute => meaning("syn", "no_route", Silent, DROP),
         Class::SynPolicy => meaning("syn", "policy", Silent, DROP),
+        Class::SynNotUnicast => meaning("syn", "not_unicast", Silent, DROP),
         Class::SynOther => meaning("syn", "other", Silent, DROP),
         Class::FastOpenQueueFull => meaning("fast_open", "accept_queue_full", GoesOn, OVERFLOW),
         Class::FastOpenChildFailed => meaning("fast_open", "child_failed", GoesOn, DROP),

@@ -121,7 +121,11 @@ pub const LADDER: &[(Signal, &[Way])] = &[
         &[
             Way {
                 extras: LAST_QUARTER,
-                ..way(Rung::Fentry, SYN_BRACKET, "SYNs to a broadcast or multicast address")
+                ..way(
+                    Rung::Fentry,
+                    SYN_BRACKET,
+                    "the first SYNs to a broadcast or multicast address",
+                )
             },
             way(Rung::Kprobe, SYN_BRACKET_KPROBE, KPROBE),
             way(Rung::Netlink, &[], NETLINK_DROPS),

@@ -205,3 +205,24 @@ fn is_statistics(line: &str) -> bool {
             .iter()
             .any(|start| line.starts_with(start))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that calls another function has no exception table on Linux 5.10, where a typed load
+    /// that faults then brings the machine down (agent-ebpf/src/program.rs). The bit pattern is
+    /// `BPF_JMP | BPF_CALL` with `BPF_PSEUDO_CALL` as source register.
+    #[test]
+    fn no_program_calls_a_function() {
+        const CALL: u8 = 0x85;
+        const PSEUDO_CALL: u8 = 1;
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        assert!(object.functions.len() > 50, "{}", object.functions.len());
+        for program in object.functions.values() {
+            let calls = program.instructions.iter();
+            let calls = calls.filter(|it| it.code == CALL && it.src_reg() == PSEUDO_CALL).count();
+            assert_eq!(calls, 0, "{}", program.name);
+        }
+    }
+}

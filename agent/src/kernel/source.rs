@@ -12,7 +12,7 @@ use log::warn;
 
 use super::{
     canary::{self, Echo, Heard, compare},
-    causes::CauseWatch,
+    causes::{CauseWatch, are_unattributed},
     counters::{Counters, Growth, ServiceCounts},
     events::Events,
     ladder::{Reach, Rung, Signal, Standing},
@@ -201,9 +201,11 @@ impl KernelSource {
         let mut counted: Vec<Growth> = self.growth()?;
         let mut mibs = self.mib_growth(namespaces)?;
         // A count that moved between the two readings of the maps may or may not be in the MIBs.
+        let mut is_whole = false;
         for _ in 1..SANDWICHES {
             let late = self.growth()?;
-            if late.is_empty() {
+            is_whole = late.is_empty();
+            if is_whole {
                 break;
             }
             counted.extend(late);
@@ -221,7 +223,8 @@ impl KernelSource {
         }
         let classes =
             counted.iter().flat_map(|growth| growth.tally.counts()).map(|(class, _)| class);
-        if let Some(on) = self.causes.update(classes, self.sampled) {
+        let is_unattributed = is_whole && !estimates && are_unattributed(&mibs, &counted);
+        if let Some(on) = self.causes.update(classes, is_unattributed, self.sampled) {
             self.object.watch_causes(on)?;
         }
         let mut listeners: Vec<ListenerDelta> = counted.iter().map(exact).collect();

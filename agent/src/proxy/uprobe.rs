@@ -5,7 +5,7 @@
 //! what the programs send into events, and compares it with what it must look like. What does not is
 //! let go of, and that is said.
 
-mod binary;
+pub(crate) mod binary;
 mod record;
 
 use std::{
@@ -23,6 +23,7 @@ use aya::{
         UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
     },
+    util::KernelVersion,
 };
 use log::{info, warn};
 use tokio::sync::mpsc;
@@ -73,8 +74,11 @@ impl Uprobes {
     ///
     /// # Errors
     ///
-    /// When the kernel does not take them: BPF is not allowed, or its BTF lacks what they read.
+    /// When the kernel does not take them: BPF is not allowed, its BTF lacks what they read, or it is a
+    /// release candidate, whose version aya cannot read and which it therefore gives no cookies.
     pub fn load() -> Result<Self> {
+        KernelVersion::current()
+            .map_err(|error| anyhow!("{error}, without which uprobes get no cookie"))?;
         let constants = constants().context("reading the kernel's BTF")?;
         let mut loader = EbpfLoader::new();
         for (name, value) in &constants {

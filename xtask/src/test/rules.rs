@@ -10,7 +10,13 @@ use crate::place;
 pub fn command() -> Result<Command> {
     let mut command = Command::new("sh");
     command
-        .args(["-ec", "promtool check rules ./*.rules.yml; promtool test rules ./*.test.yml"])
+        .args([
+            "-ec",
+            "promtool check rules ./*.rules.yml
+             promtool check config prometheus.yml
+             amtool check-config alertmanager.yml
+             promtool test rules ./*.test.yml",
+        ])
         .current_dir(place::workspace().join("deploy/prometheus"))
         .env("PATH", place::path_with_tools()?);
     Ok(command)

@@ -89,6 +89,10 @@ const fn failure(
     Hook { program, attach: Attach::Exit, target, args, arg_count: Some(arg_count), needs: &[] }
 }
 
+const fn taken(program: &'static str, target: &'static str) -> Hook {
+    hook(program, Attach::Exit, target, &["sock", "sk_buff"], &[LISTENER, SEGMENT])
+}
+
 /// Tells the last-quarter rule from other reasons to drop a SYN. Runs only under pressure.
 pub const LAST_QUARTER: &[Hook] =
     &[failure("peer_judged", "tcp_peer_is_proven", &["request_sock", "dst_entry"], 2)];
@@ -103,8 +107,16 @@ pub const CAUSES: &[Hook] = &[
         3,
     ),
     failure("request_routed", "inet_csk_route_req", &["sock", "flowi4", "request_sock"], 3),
-    failure("request_routed6", "inet6_csk_route_req", &["sock", "flowi6", "request_sock", "u8"], 4),
+    Hook {
+        needs: &[&["ARGS_ROUTE_REQ"]],
+        arg_count: None,
+        ..failure("request_routed6", "tcp_v6_route_req", &["sock"], 0)
+    },
     failure("port_inherited", "__inet_inherit_port", &["sock", "sock"], 2),
+    taken("syn_taken", "tcp_v4_conn_request"),
+    taken("syn6_taken", "tcp_v6_conn_request"),
+    taken("subflow_syn_taken", "subflow_v4_conn_request"),
+    taken("subflow_syn6_taken", "subflow_v6_conn_request"),
 ];
 
 /// Final ACKs, exactly.

@@ -121,7 +121,7 @@ impl Binary {
 }
 
 /// `nginx/1.22.1`, from the text for `-v`: "nginx version: nginx/1.22.1".
-fn version(contents: &[u8]) -> Option<String> {
+pub fn version(contents: &[u8]) -> Option<String> {
     const BEFORE: &[u8] = b"nginx version: ";
     let at = memmem::find(contents, BEFORE)? + BEFORE.len();
     let end = contents[at..].iter().take(64).position(|byte| matches!(byte, b'\n' | 0 | b' '))?;

@@ -1,0 +1,189 @@
+//! `floodmark lint`: what in a proxy's configuration brings the incident about.
+
+mod human;
+mod json;
+mod sarif;
+
+use std::{
+    env, fs,
+    io::{Read, stdin},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use super::{HEALTHY, TROUBLE};
+use crate::lint::{
+    Report,
+    finding::{Facts, Format, Version},
+    guess,
+    root::Root,
+    rules, running,
+    text::Home,
+};
+
+/// Arguments of `floodmark lint`.
+#[derive(Debug, Args)]
+pub(super) struct LintArgs {
+    /// nginx's main file with all it includes, what `nginx -T` printed, haproxy.cfg or Envoy's YAML or
+    /// JSON; - for standard input
+    #[arg(value_name = "FILE", required_unless_present_any = ["running", "rules"])]
+    files: Vec<PathBuf>,
+    /// Read what the nginxes running on this host read, in containers too
+    #[arg(long, conflicts_with = "files")]
+    running: bool,
+    /// Say what the files are, where their names and first words do not
+    #[arg(long, value_enum)]
+    format: Option<FormatArg>,
+    /// Take this directory for / when FILE or what it includes begins with /
+    #[arg(long, value_name = "DIR", conflicts_with = "running")]
+    root: Option<PathBuf>,
+    /// Leave this rule out (repeatable)
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    allow: Vec<&'static str>,
+    /// nginx's version, as `nginx -v` says; unknown, it is taken for old
+    #[arg(long, value_name = "VERSION", value_parser = str::parse::<Version>)]
+    nginx_version: Option<Version>,
+    /// Requests per second at the busiest upstream: with --latency, tells whether `keepalive` is enough
+    #[arg(long, value_name = "PER_SECOND", requires = "latency", value_parser = positive)]
+    rate: Option<f64>,
+    /// Seconds that the upstream takes for one request
+    #[arg(long, value_name = "SECONDS", requires = "rate", value_parser = positive)]
+    latency: Option<f64>,
+    /// Processors of the proxy's host, for `worker_processes auto`
+    #[arg(long, value_name = "N")]
+    processors: Option<u64>,
+    /// Seconds after which the application closes idle connections
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    app_idle_timeout: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print SARIF 2.1.0, for whatever shows findings beside code
+    #[arg(long, conflicts_with = "json")]
+    sarif: bool,
+    /// Describe every rule, and look at nothing
+    #[arg(long, conflicts_with_all = ["files", "running"])]
+    rules: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArg {
+    Nginx,
+    Haproxy,
+    Envoy,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Nginx => Self::Nginx,
+            FormatArg::Haproxy => Self::Haproxy,
+            FormatArg::Envoy => Self::Envoy,
+        }
+    }
+}
+
+/// Exit status 1 where something was found.
+pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
+    if args.rules {
+        print!("{}", human::rules());
+        return Ok(ExitCode::from(HEALTHY));
+    }
+    let mut report = if args.running { look_at_running(args)? } else { look_at_files(args)? };
+    report.findings.retain(|finding| !args.allow.contains(&finding.rule.id));
+    for missing in &report.missing {
+        log::warn!("{}", human::harmless(missing));
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&json::object(&report))?);
+    } else if args.sarif {
+        println!("{}", serde_json::to_string_pretty(&sarif::log(&report))?);
+    } else {
+        print!("{}", human::tell(&report));
+    }
+    Ok(ExitCode::from(if report.findings.is_empty() { HEALTHY } else { TROUBLE }))
+}
+
+fn facts(args: &LintArgs) -> Facts {
+    Facts {
+        version: args.nginx_version,
+        rate: args.rate,
+        latency: args.latency,
+        processors: args.processors,
+        idle_timeout: args.app_idle_timeout,
+    }
+}
+
+fn look_at_files(args: &LintArgs) -> Result<Report> {
+    let mut report = Report::default();
+    let here = env::current_dir().context("finding the current directory")?;
+    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    let root = Root::new(root).context("--root is a directory that can be read")?;
+    for file in &args.files {
+        let is_input = file == Path::new("-");
+        let path = if is_input { here.join("stdin") } else { here.join(file) };
+        // What was called by a relative name is shown by one.
+        let base = if file.is_absolute() { PathBuf::new() } else { here.clone() };
+        report.texts.show(Home::Base(base));
+        let bytes = if is_input {
+            let mut bytes = Vec::new();
+            stdin().read_to_end(&mut bytes).context("reading standard input")?;
+            bytes
+        } else if args.root.is_some() {
+            root.read(file).context("is FILE a path below --root?")?
+        } else {
+            fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
+        };
+        ensure!(!bytes.is_empty(), "{} is empty", if is_input { "standard input" } else { "FILE" });
+        let path = if args.root.is_some() { Path::new("/").join(file) } else { path };
+        let format = args.format.map_or_else(|| guess(&path, &bytes), Format::from);
+        report.look(format, &root, &path, &bytes, &facts(args))?;
+    }
+    Ok(report)
+}
+
+fn look_at_running(args: &LintArgs) -> Result<Report> {
+    let masters = running::masters();
+    if masters.is_empty() {
+        bail!("no nginx runs on this host that may be looked at; is this root?");
+    }
+    let mut report = Report::default();
+    for master in masters {
+        if !master.is_here {
+            report.texts.show(Home::Root(master.root.clone()));
+        } else {
+            report.texts.show(Home::default());
+        }
+        let look = || format!("the nginx of process {}", master.pid);
+        let root = Root::new(&master.root).with_context(look)?;
+        let bytes = root.read(&master.configuration).with_context(look)?;
+        let processors = std::thread::available_parallelism().map(|n| n.get() as u64).ok();
+        let given = facts(args);
+        let facts = Facts {
+            version: given.version.or(master.version),
+            processors: given.processors.or(processors),
+            ..given
+        };
+        report
+            .look(Format::Nginx, &root, &master.configuration, &bytes, &facts)
+            .with_context(look)?;
+    }
+    Ok(report)
+}
+
+fn rule(text: &str) -> Result<&'static str> {
+    let known = rules().find(|rule| rule.id == text);
+    known.map(|rule| rule.id).context("no rule has this name; --rules names them")
+}
+
+fn positive(text: &str) -> Result<f64> {
+    let number: f64 = text.parse().ok().context("not a number")?;
+    ensure!(number > 0.0 && number.is_finite(), "must be more than nothing");
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests;

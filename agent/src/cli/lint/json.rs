@@ -1,0 +1,56 @@
+//! Findings as one JSON object.
+
+use serde_json::{Value, json};
+
+use crate::lint::{
+    Report,
+    finding::{Finding, Mend},
+    text::{Place, Texts},
+};
+
+/// Everything that was found.
+pub fn object(report: &Report) -> Value {
+    let texts = &report.texts;
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "files": texts.iter().map(|(_, file)| &file.path).collect::<Vec<_>>(),
+        "not_read": report.missing,
+        "findings": report.findings.iter().map(|f| finding(f, texts)).collect::<Vec<_>>(),
+    })
+}
+
+fn finding(finding: &Finding, texts: &Texts) -> Value {
+    let also: Vec<Value> =
+        finding.also.iter().map(|(at, says)| with(place(at, texts), "says", json!(says))).collect();
+    let mends: Vec<Value> = finding.mends.iter().map(|m| mend(m, texts)).collect();
+    let said = [
+        ("rule", json!(finding.rule.id)),
+        ("level", json!(finding.rule.level)),
+        ("title", json!(finding.rule.title)),
+        ("says", json!(finding.says)),
+        ("why", json!(finding.rule.why)),
+        ("versions", json!(finding.rule.versions)),
+        ("also", json!(also)),
+        ("mends", json!(mends)),
+    ];
+    said.into_iter()
+        .fold(place(&finding.place, texts), |object, (key, value)| with(object, key, value))
+}
+
+fn with(mut object: Value, key: &str, value: Value) -> Value {
+    object[key] = value;
+    object
+}
+
+fn place(place: &Place, texts: &Texts) -> Value {
+    let (line, column) = texts.line_and_column(place.file, place.start);
+    let (end_line, end_column) = texts.line_and_column(place.file, place.end);
+    json!({
+        "file": texts.get(place.file).path,
+        "line": line, "column": column, "end_line": end_line, "end_column": end_column,
+    })
+}
+
+fn mend(mend: &Mend, texts: &Texts) -> Value {
+    with(place(&mend.place, texts), "text", json!(mend.text))
+}

@@ -1,0 +1,163 @@
+//! Every configuration below `tests/corpora/lint` with the findings that are due, and without any
+//! once it is mended.
+//!
+//! `NAME.findings` holds the arguments in its first line and a finding, `RULE FILE:LINE`, in each
+//! further one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use clap::Parser;
+
+use super::*;
+use crate::lint::finding::{Finding, Mend};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: LintArgs,
+}
+
+struct Case {
+    name: String,
+    arguments: Vec<String>,
+    expected: Vec<String>,
+}
+
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpora/lint")
+}
+
+fn cases() -> Vec<Case> {
+    let files = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path());
+    let sidecars = files.filter(|path| path.extension().is_some_and(|ext| ext == "findings"));
+    let mut cases: Vec<_> = sidecars
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            let mut lines = text.lines().map(str::to_owned);
+            let arguments = lines.next().unwrap().split(' ').map(str::to_owned).collect();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            Case { name, arguments, expected: lines.collect() }
+        })
+        .collect();
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    cases
+}
+
+impl Case {
+    /// The corpus being at `corpus`.
+    fn look(&self, corpus: &Path) -> Report {
+        let here = |argument: &String| match corpus.join(argument) {
+            path if !argument.starts_with(['/', '-']) && path.exists() => {
+                path.display().to_string()
+            }
+            _ => argument.clone(),
+        };
+        let words = std::iter::once("lint".to_owned()).chain(self.arguments.iter().map(here));
+        look_at_files(&Line::parse_from(words).args).unwrap()
+    }
+
+    /// Where a file lies that is shown by this path.
+    fn file(&self, corpus: &Path, shown: &str) -> PathBuf {
+        match self.arguments.iter().position(|argument| argument == "--root") {
+            Some(at) => corpus.join(&self.arguments[at + 1]).join(shown.trim_start_matches('/')),
+            None => PathBuf::from(shown),
+        }
+    }
+}
+
+fn told(report: &Report, corpus: &Path) -> Vec<String> {
+    let corpus = format!("{}/", corpus.display());
+    let line = |finding: &Finding| {
+        format!("{} {}", finding.rule.id, report.texts.shown(&finding.place).replace(&corpus, ""))
+    };
+    report.findings.iter().map(line).collect()
+}
+
+#[test]
+fn every_planted_fault_is_found_and_no_other() {
+    let cases = cases();
+    assert!(cases.len() > 20, "the corpus is not all there");
+    for case in cases {
+        assert_eq!(told(&case.look(&corpus()), &corpus()), case.expected, "{}", case.name);
+    }
+}
+
+#[test]
+fn the_corpus_has_a_fault_for_every_rule() {
+    let found: String = cases().into_iter().flat_map(|case| case.expected).collect();
+    for rule in rules() {
+        assert!(found.contains(rule.id), "no configuration has the fault {}", rule.id);
+    }
+}
+
+#[test]
+fn the_mended_lines_mend() {
+    for case in cases() {
+        if case.name.starts_with("dump") {
+            continue; // What was printed is no file to mend.
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let corpus = copy(directory.path());
+        // What is mended may bring something else to light: a new group, for one.
+        for _ in 0..3 {
+            mend(&case, &corpus);
+        }
+        let left = case.look(&corpus);
+        for finding in &left.findings {
+            let is_for_the_user =
+                finding.rule.id.contains("-single-") || case.name.ends_with("-json");
+            assert!(is_for_the_user, "{}: {:?} is left", case.name, told(&left, &corpus));
+        }
+    }
+}
+
+fn copy(to: &Path) -> PathBuf {
+    let status = Command::new("cp").arg("-r").arg(corpus()).arg(to).status().unwrap();
+    assert!(status.success());
+    to.join("lint")
+}
+
+/// Puts all mended lines into the files.
+fn mend(case: &Case, corpus: &Path) {
+    let report = case.look(corpus);
+    for (id, file) in report.texts.iter() {
+        let mends = report.findings.iter().flat_map(|finding| &finding.mends);
+        let mut mends: Vec<&Mend> = mends.filter(|mend| mend.place.file == id).collect();
+        mends.sort_by(|a, b| (&a.place, &a.text).cmp(&(&b.place, &b.text)));
+        mends.dedup();
+        let mut text = file.text.to_string();
+        for mend in mends.iter().rev() {
+            text.replace_range(mend.place.range(), &mend.text);
+        }
+        if !mends.is_empty() {
+            fs::write(case.file(corpus, &file.path), text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_shown_harmless() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nginx\x1b[2J.conf");
+    let text = "upstream a\x1b[31m { server 10.0.0.1; server 10.0.0.2; }\n\
+                server { location / { proxy_pass http://a\x1b[31m; } }\n";
+    fs::write(&path, text).unwrap();
+    let words = ["lint", path.to_str().unwrap()];
+    let report = look_at_files(&Line::parse_from(words).args).unwrap();
+    assert!(!report.findings.is_empty());
+    assert!(!human::tell(&report).contains('\x1b'), "{:?}", human::tell(&report));
+}
+
+#[test]
+fn the_documentation_names_every_rule_as_the_program_does() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/lint.md");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(
+        text.ends_with(&human::rules()),
+        "docs/lint.md is behind: put what `floodmark lint --rules` prints at its end"
+    );
+}

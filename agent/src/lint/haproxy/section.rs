@@ -1,0 +1,229 @@
+//! HAProxy's sections, after `readcfgfile` (src/cfgparse.c): a line is a setting, its words are parted
+//! by space; quotes, backslashes and `#` as in a shell.
+
+use crate::lint::text::{FileId, Place};
+
+/// A word of a setting.
+#[derive(Clone, Debug)]
+pub struct Word {
+    pub value: String,
+    pub place: Place,
+}
+
+/// A line that is no comment.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub words: Vec<Word>,
+}
+
+/// A section with its settings.
+#[derive(Debug)]
+pub struct Section {
+    pub head: Setting,
+    pub settings: Vec<Setting>,
+    /// The `defaults` section in force, as an index.
+    defaults: Option<usize>,
+}
+
+/// A file.
+#[derive(Debug, Default)]
+pub struct Configuration {
+    pub sections: Vec<Section>,
+}
+
+const SECTIONS: [&str; 14] = [
+    "global",
+    "defaults",
+    "frontend",
+    "backend",
+    "listen",
+    "userlist",
+    "peers",
+    "mailers",
+    "resolvers",
+    "cache",
+    "program",
+    "ring",
+    "http-errors",
+    "log-forward",
+];
+
+impl Setting {
+    pub fn word(&self, index: usize) -> &str {
+        self.words.get(index).map_or("", |word| word.value.as_str())
+    }
+
+    /// Whether it begins with these words.
+    pub fn is(&self, words: &[&str]) -> bool {
+        words.iter().enumerate().all(|(index, word)| self.word(index) == *word)
+    }
+
+    /// The word after this one.
+    pub fn after(&self, name: &str) -> Option<&Word> {
+        let at = self.words.iter().position(|word| word.value == name)?;
+        self.words.get(at + 1)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.words.iter().any(|word| word.value == name)
+    }
+
+    /// From the first word to the last.
+    pub fn place(&self) -> Place {
+        let (first, last) = (&self.words[0].place, &self.words[self.words.len() - 1].place);
+        Place { end: last.end, ..first.clone() }
+    }
+}
+
+impl Section {
+    pub fn is(&self, kind: &str) -> bool {
+        self.head.word(0) == kind
+    }
+
+    pub fn name(&self) -> &str {
+        self.head.word(1)
+    }
+}
+
+impl Configuration {
+    /// The settings in force for a section: its own, and before them those of its defaults.
+    pub fn effective<'a>(
+        &'a self,
+        section: &'a Section,
+    ) -> impl DoubleEndedIterator<Item = &'a Setting> {
+        let inherited = section.defaults.map(|index| &self.sections[index].settings);
+        inherited.into_iter().flatten().chain(&section.settings)
+    }
+
+    /// Where a setting is best put for it: its defaults, for they serve others as well.
+    pub fn anchor<'a>(&'a self, section: &'a Section) -> &'a Section {
+        section.defaults.map_or(section, |index| &self.sections[index])
+    }
+
+    /// Sections that pass requests to servers, each with them.
+    pub fn passing(&self) -> impl Iterator<Item = (&Section, Vec<&Setting>)> {
+        let passing = self.sections.iter().filter(|s| s.is("backend") || s.is("listen"));
+        let with_servers = passing.map(|section| {
+            let is_server = |setting: &&Setting| setting.is(&["server"]) && setting.words.len() > 2;
+            (section, section.settings.iter().filter(is_server).collect::<Vec<_>>())
+        });
+        with_servers.filter(|(_, servers)| !servers.is_empty())
+    }
+}
+
+/// Reads a file. Whatever stands before the first section belongs to none.
+pub fn read(file: FileId, text: &str) -> Configuration {
+    let mut configuration = Configuration::default();
+    let mut latest_defaults = None;
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let words = words(file, line, start);
+        start += line.len();
+        let Some(first) = words.first() else { continue };
+        if SECTIONS.contains(&first.value.as_str()) && !line.starts_with([' ', '\t']) {
+            let head = Setting { words };
+            let named = head.after("from").and_then(|name| {
+                let is_it = |s: &Section| s.is("defaults") && s.name() == name.value;
+                configuration.sections.iter().rposition(is_it)
+            });
+            let is_proxy = matches!(head.word(0), "frontend" | "backend" | "listen" | "defaults");
+            // A `defaults` section starts from HAProxy's own defaults unless it says `from`.
+            let is_defaults = head.word(0) == "defaults";
+            let inherited = named.or(latest_defaults.filter(|_| !is_defaults));
+            let defaults = inherited.filter(|_| is_proxy);
+            if is_defaults {
+                latest_defaults = Some(configuration.sections.len());
+            }
+            configuration.sections.push(Section { head, settings: Vec::new(), defaults });
+        } else if let Some(section) = configuration.sections.last_mut() {
+            section.settings.push(Setting { words });
+        }
+    }
+    configuration
+}
+
+fn words(file: FileId, line: &str, start: usize) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut current: Option<Word> = None;
+    let mut quote = None;
+    let mut chars = line.char_indices();
+    while let Some((at, char)) = chars.next() {
+        let is_end = quote.is_none() && (char.is_whitespace() || char == '#');
+        if is_end || matches!(char, '\n' | '\r') {
+            words.extend(current.take());
+            if char == '#' {
+                break;
+            }
+            continue;
+        }
+        let at_byte = start + at;
+        let word = current.get_or_insert_with(|| Word {
+            value: String::new(),
+            place: Place { file, start: at_byte, end: at_byte },
+        });
+        match (char, quote) {
+            ('\\', Some('"') | None) => {
+                if let Some((_, escaped)) = chars.next() {
+                    word.value.push(escaped);
+                }
+            }
+            ('"' | '\'', None) => quote = Some(char),
+            (_, Some(open)) if char == open => quote = None,
+            _ => word.value.push(char),
+        }
+        word.place.end = start + chars.clone().next().map_or(line.len(), |(next, _)| next);
+    }
+    words.extend(current);
+    words
+}
+
+/// HAProxy's times: milliseconds unless a unit says otherwise; in seconds.
+pub fn seconds(text: &str) -> Option<f64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    Some(match &text[digits..] {
+        "us" => number / 1_000_000.0,
+        "" | "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        "d" => number * 86_400.0,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::text::Texts;
+
+    #[test]
+    fn a_backend_inherits_the_defaults_before_it_or_those_it_names() {
+        let text = "defaults a\n timeout connect 5s\ndefaults b\n timeout connect 60s # long\n\
+                    backend x\n server s 1.2.3.4:80\nbackend y from a\n server s \"1.2.3.4:80\" check\n";
+        let file = Texts::default().add("haproxy.cfg", text.as_bytes());
+        let configuration = read(file, text);
+        let connect: Vec<_> = configuration
+            .passing()
+            .map(|(section, _)| {
+                let timeouts = configuration.effective(section);
+                timeouts.filter(|s| s.is(&["timeout", "connect"])).map(|s| s.word(2)).collect()
+            })
+            .collect::<Vec<Vec<_>>>();
+        assert_eq!(connect, [["60s"], ["5s"]]);
+        let server = configuration.passing().last().unwrap().1[0];
+        assert_eq!(
+            (server.word(2), &text[server.words[2].place.range()]),
+            ("1.2.3.4:80", "\"1.2.3.4:80\"")
+        );
+    }
+
+    #[test]
+    fn times_are_milliseconds_unless_said() {
+        for (text, expected) in
+            [("5000", Some(5.0)), ("5s", Some(5.0)), ("2m", Some(120.0)), ("x", None), ("", None)]
+        {
+            assert_eq!(seconds(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What in a proxy's configuration brings the incident about: connections that are not used again,
+//! peers that are given up for too little, timeouts that hide a loss, logs that do not tell.
+//!
+//! Files come in by [`root`] or [`running`], places in them are kept by [`text`]; each proxy has a
+//! module that reads its format and one that applies its rules.
+
+pub mod envoy;
+pub mod finding;
+pub mod haproxy;
+pub mod nginx;
+pub mod root;
+pub mod running;
+pub mod text;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use self::{
+    finding::{Facts, Finding, Format, Rule},
+    nginx::Loaded,
+    root::Root,
+    text::Texts,
+};
+
+/// What came of looking.
+#[derive(Default)]
+pub struct Report {
+    /// The files that were read.
+    pub texts: Texts,
+    /// What was found, by file and line.
+    pub findings: Vec<Finding>,
+    /// What could not be read although the configuration includes it.
+    pub missing: Vec<String>,
+}
+
+impl Report {
+    /// Reads the configuration in `bytes`, which stood at `path` below `root`, and applies the rules.
+    ///
+    /// # Errors
+    ///
+    /// When it is no configuration of this format: with file and line.
+    pub fn look(
+        &mut self,
+        format: Format,
+        root: &Root,
+        path: &Path,
+        bytes: &[u8],
+        facts: &Facts,
+    ) -> Result<()> {
+        let found = match format {
+            Format::Nginx => {
+                let loaded = match nginx::from_dump(bytes, &mut self.texts) {
+                    Some(loaded) => loaded?,
+                    None => nginx::from_root(root, path, bytes, &mut self.texts)?,
+                };
+                let Loaded { missing, .. } = &loaded;
+                self.missing.extend(missing.iter().cloned());
+                nginx::check(&loaded, &self.texts, facts)
+            }
+            Format::Haproxy => {
+                let file = self.texts.add(path, bytes);
+                haproxy::check(file, &self.texts)?
+            }
+            Format::Envoy => {
+                let file = self.texts.add(path, bytes);
+                envoy::check(file, &self.texts)?
+            }
+        };
+        self.findings.extend(found);
+        // One line may be included, or passed by, many times.
+        self.findings.sort_by(|a, b| (&a.place, a.rule.id).cmp(&(&b.place, b.rule.id)));
+        self.findings.dedup_by(|a, b| a.place == b.place && a.rule == b.rule && a.says == b.says);
+        Ok(())
+    }
+}
+
+/// Every rule there is.
+pub fn rules() -> impl Iterator<Item = &'static Rule> {
+    [&nginx::rules::ALL[..], &haproxy::rules::ALL[..], &envoy::rules::ALL[..]]
+        .into_iter()
+        .flatten()
+        .copied()
+}
+
+/// Whose configuration this is, by its name and by what it begins with.
+pub fn guess(path: &Path, bytes: &[u8]) -> Format {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if matches!(extension.as_str(), "yaml" | "yml" | "json") {
+        return Format::Envoy;
+    }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(64 << 10)]);
+    let lines = text.lines().map(str::trim);
+    // In front of a configuration `nginx -T` prints its own words.
+    let is_said =
+        |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("nginx: ");
+    let first = lines.filter(is_said).find_map(|line| line.split_whitespace().next());
+    match first {
+        Some("global" | "defaults" | "frontend" | "backend" | "listen") => Format::Haproxy,
+        Some(word) if word.ends_with(':') || word.starts_with("---") || word.starts_with('{') => {
+            Format::Envoy
+        }
+        _ => Format::Nginx,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_guessed_by_name_and_first_word() {
+        for (path, text, format) in [
+            ("nginx.conf", "# x\nuser www;", Format::Nginx),
+            ("site", "upstream a {", Format::Nginx),
+            ("stdin", "nginx: the configuration\n# configuration file /a:\n", Format::Nginx),
+            ("haproxy.cfg", "\n global\n  daemon", Format::Haproxy),
+            ("edge.yaml", "", Format::Envoy),
+            ("stdin", "static_resources:\n", Format::Envoy),
+            ("stdin", "{\"a\": 1}", Format::Envoy),
+        ] {
+            assert_eq!(guess(Path::new(path), text.as_bytes()), format, "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn names_of_rules_are_their_own() {
+        let mut names: Vec<_> = rules().map(|rule| rule.id).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(rules().all(|rule| rule.id.starts_with(rule.format.name())));
+    }
+}

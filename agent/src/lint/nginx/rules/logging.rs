@@ -1,0 +1,84 @@
+//! Whether nginx tells that it marks a peer.
+
+use crate::lint::{
+    finding::{Facts, Finding, Format, Level, Mend, Rule},
+    nginx::{mends, model::Model, tree::Directive},
+    text::Place,
+};
+
+pub static HIDDEN: Rule = Rule {
+    id: "nginx-error-log-hides-markings",
+    format: Format::Nginx,
+    level: Level::Warning,
+    title: "the error log does not tell of markings",
+    why: "\"upstream server temporarily disabled\" is a warning, and the level by default, as in Debian's \
+          file, is `error`: \"no live upstreams\" then comes out of a clear sky.",
+    versions: "all",
+};
+
+/// Levels at which warnings are not written.
+const TOO_HIGH: [&str; 4] = ["error", "crit", "alert", "emerg"];
+
+pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    let markable = model
+        .passes
+        .iter()
+        .filter(|pass| model.group_of(pass).is_some_and(|group| group.can_be_marked()));
+    for pass in markable {
+        let logs = pass.effective("error_log");
+        if logs.iter().any(|log| tells(log)) {
+            continue;
+        }
+        let finding = match logs.last() {
+            Some(log) => hides(log),
+            None if model.is_whole() => absent(model, &pass.directive.place),
+            None => continue,
+        };
+        // Where there is no log at all, one line mends it for everybody.
+        let is_known = |other: &Finding| other.place == finding.place || logs.is_empty();
+        if !findings.iter().any(is_known) {
+            findings.push(finding);
+        }
+    }
+    findings
+}
+
+fn level(log: &Directive) -> &str {
+    log.arg(1).unwrap_or("error")
+}
+
+fn tells(log: &Directive) -> bool {
+    !TOO_HIGH.contains(&level(log)) && log.arg(0) != Some("/dev/null")
+}
+
+fn hides(log: &Directive) -> Finding {
+    let says = if log.arg(0) == Some("/dev/null") {
+        "whatever nginx says is thrown away".to_owned()
+    } else {
+        format!("at level `{}` it is not written that a peer is marked", level(log))
+    };
+    let mut mends = Vec::new();
+    if let Some(file) = log.args.first().filter(|file| file.value == "/dev/null") {
+        mends.push(mends::replaced(file, "/var/log/nginx/error.log"));
+    }
+    match log.args.get(1) {
+        Some(word) if TOO_HIGH.contains(&word.value.as_str()) => {
+            mends.push(mends::replaced(word, "warn"));
+        }
+        Some(_) => {}
+        None => mends.push(mends::argument(log, "warn")),
+    }
+    Finding::new(&HIDDEN, log.place.clone(), says).mended(mends)
+}
+
+/// No `error_log` at all: nginx has one built in, at level `error`.
+fn absent(model: &Model<'_>, pass: &Place) -> Finding {
+    let says = "no `error_log` holds for it, and the built-in one does not tell of markings";
+    let finding = Finding::new(&HIDDEN, pass.clone(), says);
+    let mend = model.top.first().map(|first| Mend {
+        place: Place { end: first.place.start, ..first.place.clone() },
+        text: "error_log /var/log/nginx/error.log warn;\n".to_owned(),
+    });
+    finding.mended(mend)
+}

@@ -1,0 +1,105 @@
+//! How long nginx waits for a handshake.
+
+use crate::lint::{
+    finding::{Facts, Finding, Format, Level, Mend, Rule},
+    nginx::{
+        mends,
+        model::{Context, Model, Pass, seconds},
+        rules::by_server,
+    },
+};
+
+pub static LONG: Rule = Rule {
+    id: "nginx-connect-timeout-long",
+    format: Format::Nginx,
+    level: Level::Warning,
+    title: "a lost handshake holds a request for a long time",
+    why: "While nginx waits (60 s by default) the request waits, and so does whoever retries; the \
+          kernel repeats the SYN into the same full queue, and the marking tells of a loss that is a \
+          minute old. A handshake that takes seconds has been lost at least once.",
+    versions: "all",
+};
+
+pub static SHORT: Rule = Rule {
+    id: "nginx-connect-timeout-short",
+    format: Format::Nginx,
+    level: Level::Warning,
+    title: "a single lost SYN is a failed attempt",
+    why: "The kernel repeats a SYN after one second (RFC 6298). Whoever waits no longer takes each lost \
+          segment for a failure of the peer, and marks it.",
+    versions: "all",
+};
+
+/// No handshake between hosts that are up takes so long, in seconds, unless it is lost thrice
+/// (repeated after 1, 3 and 7 s).
+const LONGEST: f64 = 10.0;
+/// The kernel's first repetition of a SYN (TCP_TIMEOUT_INIT), in seconds.
+const FIRST_REPETITION: f64 = 1.0;
+/// nginx's default, in seconds.
+const DEFAULT: f64 = 60.0;
+/// Long enough for one repetition, which comes after 1 s, and for its answer.
+const MENDED: &str = "3s";
+
+pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let waiting: Vec<_> = model.passes.iter().filter(|pass| goes_by_tcp(model, pass)).collect();
+    for passes in by_server(&waiting) {
+        let without = |pass: &&&Pass<'_>| pass.only(&name(pass)).is_none();
+        let mut by_default: Vec<_> = passes.iter().filter(without).copied().collect();
+        // One finding for each kind of pass, since each has a directive of its own.
+        while let Some(first) = by_default.first().copied() {
+            let (same, others) =
+                by_default.iter().partition::<Vec<&Pass<'_>>, _>(|p| p.prefix() == first.prefix());
+            by_default = others;
+            findings.push(default(model, first, same.len()));
+        }
+        findings.extend(passes.iter().filter_map(|pass| set(pass)));
+    }
+    findings
+}
+
+fn name(pass: &Pass<'_>) -> String {
+    format!("{}connect_timeout", pass.prefix())
+}
+
+/// A full Unix socket refuses at once; nobody waits for it.
+fn goes_by_tcp(model: &Model<'_>, pass: &Pass<'_>) -> bool {
+    let is_unix = |address: &str| address.starts_with("unix:");
+    let target = pass.target().unwrap_or_default();
+    let servers = model.group_of(pass).map(|group| group.servers());
+    let all_unix = servers
+        .is_some_and(|servers| servers.iter().all(|s| s.directive.arg(0).is_some_and(is_unix)));
+    !is_unix(target) && !all_unix
+}
+
+fn default(model: &Model<'_>, first: &Pass<'_>, count: usize) -> Finding {
+    let name = name(first);
+    let says = match count {
+        1 => format!("waits {DEFAULT} s, the default of `{name}`"),
+        _ => format!("waits {DEFAULT} s, the default of `{name}`; {} more here", count - 1),
+    };
+    let text = format!("{name} {MENDED};");
+    let mend = match first.server() {
+        // In `stream` a server holds little but its pass.
+        Some(server) if first.context == Context::Http => {
+            mends::first_in(model.texts, server, &text)
+        }
+        _ => mends::after(model.texts, first.directive, &text),
+    };
+    Finding::new(&LONG, first.directive.place.clone(), says).mended([mend])
+}
+
+fn set(pass: &Pass<'_>) -> Option<Finding> {
+    let directive = pass.only(&name(pass))?;
+    let word = directive.args.first()?;
+    let waits = seconds(&word.value)?;
+    let (rule, says) = if waits > LONGEST {
+        (&LONG, format!("waits {waits} s for a handshake"))
+    } else if waits <= FIRST_REPETITION {
+        (&SHORT, format!("gives up after {waits} s, before a lost SYN is repeated and answered"))
+    } else {
+        return None;
+    };
+    let mend: Mend = mends::replaced(word, MENDED);
+    Some(Finding::new(rule, directive.place.clone(), says).mended([mend]))
+}
