@@ -284,7 +284,11 @@ impl Ledger {
         *self.verdict_counts.entry(kind).or_default() += 1;
         self.verdicts.push_back(Arc::new(verdict));
         if self.verdicts.len() > VERDICTS_KEPT {
-            self.verdicts.pop_front();
+            // A refused request says nothing that the marking before it has not said, and in an
+            // outage there are thousands.
+            let refused = |verdict: &Arc<Verdict>| verdict.event.kind == EventKind::NoLivePeers;
+            let first = self.verdicts.iter().position(refused).unwrap_or(0);
+            self.verdicts.remove(first);
         }
     }
 
