@@ -119,6 +119,12 @@ fn still_firing(all: &[Notification], name: &str) -> Vec<String> {
 
 /// Whether the incident may lead to this alert.
 pub fn is_expected(told: &Notification) -> bool {
-    [OVERFLOW, NO_PEERS, "FloodmarkAcceptQueueNearFull", "FloodmarkSynAckRetransmits"]
-        .contains(&told.label("alertname"))
+    [
+        OVERFLOW,
+        NO_PEERS,
+        "FloodmarkAcceptQueueNearFull",
+        "FloodmarkSynAckRetransmits",
+        "FloodmarkSynQueueFull",
+    ]
+    .contains(&told.label("alertname"))
 }

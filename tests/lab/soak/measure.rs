@@ -3,10 +3,11 @@
 use std::{
     fs,
     net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::serving::Serving;
 
@@ -27,8 +28,10 @@ pub struct Row {
     pub scrape: Duration,
     /// Series exported.
     pub series: usize,
-    /// Overflows and drops that belong to nobody, at this moment.
+    /// Overflows and drops that belong to nobody at this moment, in the namespaces that last.
     pub unattributed: f64,
+    /// The same in those that come and go.
+    pub unattributed_gone: f64,
 }
 
 /// Measures one agent.
@@ -38,9 +41,18 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// Of this one.
-    pub fn of(agent: &Serving) -> Self {
-        Self { pid: agent.pid(), addr: agent.addr }
+    /// Of this one, once it has sampled.
+    pub fn of(agent: &Serving) -> Result<Self> {
+        let measure = Self { pid: agent.pid(), addr: agent.addr };
+        let begun = Instant::now();
+        while let Err(error) = measure.scrape() {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "the agent does not begin: {error:#}"
+            );
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(measure)
     }
 
     /// The agent now.
@@ -62,7 +74,8 @@ impl Measure {
             zombies: self.zombies()?,
             scrape,
             series: text.lines().filter(|line| !line.starts_with('#')).count(),
-            unattributed: unattributed(&text),
+            unattributed: unattributed(&text, LASTING),
+            unattributed_gone: unattributed(&text, COMING),
         })
     }
 
@@ -93,9 +106,29 @@ pub fn values(text: &str, begin: &str, labels: &[&str]) -> Vec<f64> {
         .collect()
 }
 
-/// What of ListenOverflows and ListenDrops belongs to nobody, whether too few or too many.
-pub fn unattributed(text: &str) -> f64 {
-    let of = |mib: &str| values(text, "floodmark_kernel_mib_unattributed{", &[mib]);
+/// Part of the names of namespaces that last.
+pub const LASTING: &str = "-soak-";
+/// Part of the names of those that come and go.
+pub const COMING: &str = "-churn";
+
+/// What of ListenOverflows and ListenDrops belongs to nobody, whether too few or too many, in the
+/// namespaces with this in their names.
+pub fn unattributed(text: &str, netns: &str) -> f64 {
+    let of = |mib: &str| values(text, "floodmark_kernel_mib_unattributed{", &[mib, netns]);
     let both = [of("\"ListenOverflows\""), of("\"ListenDrops\"")].concat();
     both.iter().map(|rest| rest.abs()).sum()
+}
+
+/// From which rung dropped SYNs and final ACKs are had.
+pub fn rungs(text: &str) -> String {
+    let rung = |signal: &str| {
+        let is_it = |line: &&str| {
+            line.starts_with("floodmark_signal_rung_info{")
+                && line.contains(&format!("signal=\"{signal}\""))
+        };
+        let line = text.lines().find(is_it)?;
+        Some(line.split_once("rung=\"")?.1.split('"').next()?.to_owned())
+    };
+    let [syn, ack] = ["syn_drops", "ack_drops"].map(|signal| rung(signal).unwrap_or_default());
+    format!("dropped SYNs from {syn}, dropped final ACKs from {ack}")
 }

@@ -91,7 +91,7 @@ impl<'a> Turmoil<'a> {
                 }
             });
         };
-        again(1, Self::listeners);
+        again(4, Self::listeners);
         again(7, Self::namespace);
         again(0, Self::proxy);
         again(2, Self::load);
@@ -153,6 +153,9 @@ impl<'a> Turmoil<'a> {
         self.count(|tally| tally.proxies += 1);
         for _ in 0..4 {
             self.pause(Duration::from_secs(15));
+            if self.is_over() {
+                break;
+            }
             nginx.rotate()?;
             self.count(|tally| tally.rotations += 1);
         }
