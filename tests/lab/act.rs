@@ -121,7 +121,7 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
     let seen = load(&topology, setting)?;
     // The last segments, the last samples, the last line of the log.
     thread::sleep(Duration::from_secs(4));
-    let report = agent.finish()?;
+    let report: Report = agent.finish()?;
     let grown: Vec<(u64, u64)> = counters(&topology)?
         .iter()
         .zip(&before)

@@ -8,11 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use floodmark::verdict::Report;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::de::DeserializeOwned;
 
 /// The word by which the agent says that it is attached.
 const WATCHING: &str = "watching";
@@ -48,8 +48,8 @@ impl Agent {
         Ok(Self { child, stdout })
     }
 
-    /// Interrupts it and takes its report.
-    pub fn finish(mut self) -> Result<Report> {
+    /// Interrupts it and takes its report, or its whole diagnosis.
+    pub fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).context("interrupting it")?;
         let mut json = String::new();
         self.stdout.read_to_string(&mut json).context("reading the agent's report")?;

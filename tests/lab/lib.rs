@@ -2,6 +2,7 @@
 
 pub mod across;
 pub mod act;
+pub mod advice;
 pub mod agent;
 pub mod app;
 pub mod chain;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{across, app, chain, demo, load, soak, verdicts};
+use floodmark_tests::{across, advice, app, chain, demo, load, soak, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -26,6 +26,8 @@ enum Command {
     Verdicts(verdicts::VerdictsArgs),
     /// Join across hosts by way of a NATS server; exit status 1 if something is wrong or lost
     Across(across::AcrossArgs),
+    /// Produce faults and apply the agent's first advice; exit status 1 if one is not ended by it
+    Advice(advice::AdviceArgs),
     /// An application that fails in one way
     Behave {
         /// What it does
@@ -72,6 +74,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Soak(args) => soak::soak(&args),
         Command::Verdicts(args) => verdicts::verdicts(&args),
         Command::Across(args) => across::across(&args),
+        Command::Advice(args) => advice::advice(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
         }

@@ -19,6 +19,7 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Verdicts(VerdictsArgs),
+    Advice(AdviceArgs),
     Chain(ChainArgs),
     Across(AcrossArgs),
 }
@@ -54,6 +55,17 @@ struct VerdictsArgs {
     only: Vec<String>,
 }
 
+/// Produce faults, apply the first advice of `floodmark diagnose`, and look whether that ends them.
+#[derive(clap::Args)]
+struct AdviceArgs {
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Play only these cases; `keepalive` is one.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
 /// Runs the verb; its exit status is the lab's own.
 ///
 /// # Errors
@@ -63,6 +75,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Lab])?;
     match &args.what {
         What::Verdicts(args) => verdicts(args),
+        What::Advice(args) => advice(args),
         What::Chain(args) => chain(args),
         What::Across(args) => across(args),
     }
@@ -75,13 +88,27 @@ fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
     let mut command = root::command(&lab, "cargo xtask lab verdicts")?;
     command.arg("verdicts").arg("--agent").arg(agent).arg("--envoy").arg(envoy);
     command.args(["--rounds", &args.rounds.to_string()]);
-    if !args.only.is_empty() {
-        command.args(["--only", &args.only.join(",")]);
+    select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+fn advice(args: &AdviceArgs) -> Result<ExitCode> {
+    let agent = build::release("floodmark", "floodmark")?;
+    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let mut command = root::command(&lab, "cargo xtask lab advice")?;
+    command.arg("advice").arg("--agent").arg(agent);
+    select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+/// Which cases, and how they are told.
+fn select(command: &mut Command, only: &[String], json: bool) {
+    if !only.is_empty() {
+        command.args(["--only", &only.join(",")]);
     }
-    if args.json {
+    if json {
         command.arg("--json");
     }
-    play(command)
 }
 
 fn chain(args: &ChainArgs) -> Result<ExitCode> {

@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long)]
     no_vm: bool,
     /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, chain, verdicts, across,
-    /// vm (all machines) or vm-6.1 ...
+    /// advice, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -158,6 +158,7 @@ fn all_steps() -> Result<Vec<Step>> {
         Step::new("chain", xtask(&["lab", "chain", "--quick"])),
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
         Step::new("across", xtask(&["lab", "across"])),
+        Step::new("advice", xtask(&["lab", "advice", "--only", "backlog,keepalive"])),
     ];
     if supply::is_installed() {
         steps.push(Step::new("supply", supply::command));

@@ -107,7 +107,7 @@ fn tell_what_if(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
                 format!("; the smallest that loses nothing is {backlog}")
             }
             WhatIf::Rate { needed_per_second, .. } => {
-                format!("; as it is, only {needed_per_second:.0} accepts per second lose nothing")
+                format!("; it would take {needed_per_second:.0} accepts per second")
             }
         };
         let text = format!(

@@ -1,9 +1,9 @@
 //! Which listeners an upstream address leads to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Inventory, Listener};
-use crate::kernel::NetnsId;
+use crate::kernel::{ListenerId, NetnsId};
 
 /// How a listener comes to take a connection; within a namespace the first kind that is there takes
 /// it. kernel: net/ipv4/inet_hashtables.c `__inet_lookup_listener` looks for the address before the
@@ -41,6 +41,21 @@ impl Inventory {
         namespaces.flat_map(|netns| self.takers(*netns, ip, addr.port())).collect()
     }
 
+    /// Who an address leads to that a connection was seen to have: a listener bound to it, or else to
+    /// every address. On the lowest rung the kernel shows the connection's own address.
+    pub fn bound_for(&self, id: ListenerId) -> ListenerId {
+        let port = id.addr.port();
+        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let wildcards: &[SocketAddr] = if id.addr.is_ipv4() { &[v4, v6] } else { &[v6] };
+        let at = |addr: &SocketAddr| ListenerId { addr: *addr, ..id };
+        let listens = |id: &ListenerId| {
+            let all = ListenerId { inode: 0, ..*id }..=ListenerId { inode: u32::MAX, ..*id };
+            self.listeners.range(all).next().is_some()
+        };
+        std::iter::once(id).chain(wildcards.iter().map(at)).find(listens).unwrap_or(id)
+    }
+
     pub(super) fn takers(&self, netns: NetnsId, ip: IpAddr, port: u16) -> Vec<&Listener> {
         let here = self.listeners().filter(|l| l.id.netns == netns && l.id.addr.port() == port);
         let claims: Vec<(Claim, &Listener)> =
@@ -65,7 +80,25 @@ fn claim(listener: &Listener, ip: IpAddr) -> Option<Claim> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{ListenerId, QueueDepth};
+    use crate::kernel::QueueDepth;
+
+    #[test]
+    fn a_connections_address_leads_to_the_listener_for_it_or_for_all() {
+        let mut inventory = Inventory::default();
+        for listener in
+            [listener(1, "0.0.0.0:80", 5), listener(1, "10.0.0.1:80", 6), listener(1, "[::]:81", 7)]
+        {
+            inventory.listeners.insert(listener.id, listener);
+        }
+        let led = |addr: &str| {
+            let id = ListenerId { netns: NetnsId(1), addr: addr.parse().unwrap(), inode: 0 };
+            inventory.bound_for(id).addr.to_string()
+        };
+        assert_eq!(led("10.0.0.1:80"), "10.0.0.1:80");
+        assert_eq!(led("10.0.0.2:80"), "0.0.0.0:80");
+        assert_eq!(led("10.0.0.2:81"), "[::]:81");
+        assert_eq!(led("10.0.0.2:82"), "10.0.0.2:82");
+    }
 
     fn listener(netns: u32, addr: &str, inode: u32) -> Listener {
         let id = ListenerId { netns: NetnsId(netns), addr: addr.parse().unwrap(), inode };

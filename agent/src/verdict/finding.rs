@@ -107,8 +107,19 @@ pub fn findings(report: &Report) -> Vec<Finding> {
             None => found.push(of_verdicts(&[verdict])),
         }
     }
+    count_untold(&mut found, report.proxy.no_live_peers);
     found.sort_by_key(|finding| std::cmp::Reverse(finding.weight()));
     found
+}
+
+/// Not every refused request has its verdict kept: the rest is put down to what refused most.
+fn count_untold(found: &mut [Finding], no_live_peers: u64) {
+    let told: u64 = found.iter().map(|finding| finding.harm.no_live_peers).sum();
+    if let Some(most) = found.iter_mut().max_by_key(|finding| finding.harm.no_live_peers)
+        && most.harm.no_live_peers > 0
+    {
+        most.harm.no_live_peers += no_live_peers.saturating_sub(told);
+    }
 }
 
 /// What the kernel alone tells of a listener.

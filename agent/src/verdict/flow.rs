@@ -85,8 +85,10 @@ impl Flows {
         let kept = self.0.entry(id).or_default();
         for slot in slots {
             let place = kept.flow.at(slot.at.0 / SLOT_MS);
+            // A listener on every address may be told of address by address.
+            let before = if place.enqueued > 0 { place.depth } else { 0 };
             place.enqueued += slot.enqueued;
-            place.depth = slot.depth;
+            place.depth = slot.depth.max(before);
         }
         kept.flow.keep(if kept.has_lost { MOST_SLOTS } else { PRELUDE });
     }

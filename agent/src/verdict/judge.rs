@@ -143,7 +143,7 @@ impl Judge {
 
     /// Takes in what a tick brings.
     pub fn tick(&mut self, inputs: &Inputs<'_>, inventory: &Inventory) -> Outcome {
-        self.ledger.book_arrivals(inputs.arrivals);
+        self.ledger.book_arrivals(inputs.arrivals, inventory);
         self.ledger.book_links(inputs.links);
         self.ledger.book_sample(inputs.sample, inventory);
         self.correlator.on_sample(inputs.sample);

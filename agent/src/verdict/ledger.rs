@@ -189,8 +189,10 @@ impl Ledger {
     }
 
     /// Books when connections came to the queues; to be told before the sample of the same time.
-    pub fn book_arrivals(&mut self, arrivals: &[(ListenerId, Vec<Slot>)]) {
-        arrivals.iter().for_each(|(id, slots)| self.flows.arrived(*id, slots));
+    pub fn book_arrivals(&mut self, arrivals: &[(ListenerId, Vec<Slot>)], inventory: &Inventory) {
+        for (id, slots) in arrivals {
+            self.flows.arrived(inventory.bound_for(*id), slots);
+        }
     }
 
     /// Books the connections of this host's own processes since start; none: as before.
@@ -282,7 +284,11 @@ impl Ledger {
         *self.verdict_counts.entry(kind).or_default() += 1;
         self.verdicts.push_back(Arc::new(verdict));
         if self.verdicts.len() > VERDICTS_KEPT {
-            self.verdicts.pop_front();
+            // A refused request says nothing that the marking before it has not said, and in an
+            // outage there are thousands.
+            let refused = |verdict: &Arc<Verdict>| verdict.event.kind == EventKind::NoLivePeers;
+            let first = self.verdicts.iter().position(refused).unwrap_or(0);
+            self.verdicts.remove(first);
         }
     }
 

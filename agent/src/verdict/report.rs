@@ -31,7 +31,7 @@ pub struct Report {
     /// Connects of this host that found no local port.
     pub no_port: Vec<NoPortCount>,
     /// What bounds queues and ports in the namespaces told of.
-    #[serde(default)]
+    #[serde(default, with = "as_list")]
     pub settings: BTreeMap<NetnsId, Namespace>,
     /// What the rungs in use cannot see, where a better one was refused.
     #[serde(default)]
@@ -39,6 +39,40 @@ pub struct Report {
     /// The connections of this host's own processes to their peers, busiest first.
     #[serde(default)]
     pub links: Vec<LinkReport>,
+}
+
+/// A map by namespace as a list: a number as a key of an object does not survive being flattened.
+mod as_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Namespace, NetnsId};
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry {
+        netns: NetnsId,
+        #[serde(flatten)]
+        namespace: Namespace,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<NetnsId, Namespace>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let entry = |(netns, namespace): (&NetnsId, &Namespace)| Entry {
+            netns: *netns,
+            namespace: namespace.clone(),
+        };
+        serializer.collect_seq(map.iter().map(entry))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<NetnsId, Namespace>, D::Error> {
+        let entries: Vec<Entry> = Vec::deserialize(deserializer)?;
+        Ok(entries.into_iter().map(|entry| (entry.netns, entry.namespace)).collect())
+    }
 }
 
 /// What the rung in use for a signal cannot see.

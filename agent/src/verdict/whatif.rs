@@ -12,6 +12,9 @@ use super::flow::{Flow, SLOT_MS};
 /// Slots beyond the record in which what waits at its end may still be served: a minute.
 const AFTERMATH: usize = 6000;
 
+/// What most servers ask for today.
+pub const DECENT_BACKLOG: u32 = 1024;
+
 /// Another accept rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,7 +63,8 @@ pub enum WhatIf {
         arrivals_per_second: f64,
         /// Accepts per second, as measured while the queue was not empty.
         accepts_per_second: f64,
-        /// Accepts per second at which the present limit would have lost nothing.
+        /// Accepts per second at which a queue of [`DECENT_BACKLOG`], or the present one if that is
+        /// longer, would have lost nothing.
         needed_per_second: f64,
     },
 }
@@ -162,28 +166,36 @@ impl Replay {
                 longest_wait_ms,
                 accepts_per_second: self.accepts_per_second(),
             },
-            None => WhatIf::Rate {
-                arrivals_per_second: endless.arrived as f64 / seconds.max(1.0),
-                accepts_per_second: self.accepts_per_second(),
-                needed_per_second: self.needed(limit),
-            },
+            None => {
+                let arrivals_per_second = endless.arrived as f64 / seconds.max(1.0);
+                WhatIf::Rate {
+                    arrivals_per_second,
+                    accepts_per_second: self.accepts_per_second(),
+                    needed_per_second: self.needed(limit, arrivals_per_second),
+                }
+            }
         }
     }
 
-    /// The accept rate at which `limit` would have lost nothing, to one in a thousand.
-    fn needed(&self, limit: u32) -> f64 {
+    /// The accept rate at which a queue as long as servers use today, or the present one if that is
+    /// longer, would have lost nothing, to one in a thousand; and no less than came in all.
+    fn needed(&self, limit: u32, arrivals_per_second: f64) -> f64 {
         let most = self.arrivals.iter().copied().max().unwrap_or(0);
+        let backlog = limit.max(DECENT_BACKLOG);
         // In this, each slot's arrivals are gone before the next.
         let (mut low, mut high) = (0.0, f64::from(most) * 1000.0 / SLOT_MS as f64);
         while high - low > high / 1000.0 {
             let middle = f64::midpoint(low, high);
-            if self.play(limit.max(most), Rate::PerSecond(middle)).lost == 0 {
+            if self.play(backlog, Rate::PerSecond(middle)).lost == 0 {
                 high = middle;
             } else {
                 low = middle;
             }
+            if high < arrivals_per_second {
+                break;
+            }
         }
-        high
+        high.max(arrivals_per_second)
     }
 }
 

@@ -20,6 +20,10 @@ pub enum Mode {
     Fine,
     /// Answers later than at once, but in time.
     Late,
+    /// Accepts one connection in ten milliseconds, and closes it.
+    Paced,
+    /// The same, and has the kernel wait for data before a connection counts (TCP_DEFER_ACCEPT).
+    PacedDeferring,
     /// Never accepts.
     Stuck,
     /// Never accepts, and has the kernel wait for data before a connection counts (TCP_DEFER_ACCEPT).
@@ -39,11 +43,14 @@ pub enum Mode {
 /// Longer than the kernel waits for data before it counts the connection all the same.
 const DEFER: Duration = Duration::from_secs(30);
 
+/// How long a paced application takes for a connection.
+const PACE: Duration = Duration::from_millis(10);
+
 /// Serves until it is killed.
 pub fn serve(mode: Mode, port: u16, backlog: i32) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("making a socket")?;
     socket.set_reuse_address(true)?;
-    if mode == Mode::StuckDeferring {
+    if matches!(mode, Mode::StuckDeferring | Mode::PacedDeferring) {
         defer_accept(&socket)?;
     }
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into()).context("binding")?;
@@ -57,6 +64,10 @@ pub fn serve(mode: Mode, port: u16, backlog: i32) -> Result<()> {
     }
     for stream in listener.incoming() {
         let stream = stream.context("accepting")?;
+        if matches!(mode, Mode::Paced | Mode::PacedDeferring) {
+            thread::sleep(PACE);
+            continue;
+        }
         thread::spawn(move || treat(stream, mode));
     }
     Ok(())
@@ -102,7 +113,9 @@ fn treat(mut stream: TcpStream, mode: Mode) {
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;
         }
-        Mode::Close | Mode::Stuck | Mode::StuckDeferring => return,
+        Mode::Close | Mode::Paced | Mode::PacedDeferring | Mode::Stuck | Mode::StuckDeferring => {
+            return;
+        }
     };
     let _ = stream.write_all(answer);
 }

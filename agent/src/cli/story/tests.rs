@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    inventory::{Backlog, Listener, Owner},
+    inventory::{Backlog, Listener, Namespace, Owner},
     kernel::{Attribution, Class, ListenerId, MibCounts, NetnsId, QueueDepth, Tally},
     time::{UnixMs, Window},
     verdict::{BlindSpot, Flow, FlowSlot, ListenerReport, Question},
@@ -113,12 +113,15 @@ fn says_that_nothing_is_wrong() {
 
 #[test]
 fn the_object_reads_back() {
-    let diagnosis = Diagnosis::of(&report(), None).without_flows();
+    let mut report = report();
+    report.settings.insert(NetnsId(1), Namespace::default());
+    let diagnosis = Diagnosis::of(&report, None).without_flows();
     let json = serde_json::to_string(&diagnosis).unwrap();
     let again: Diagnosis = serde_json::from_str(&json).unwrap();
     assert_eq!((again.schema, again.healthy), (1, false));
     assert_eq!(again.advice, diagnosis.advice);
     assert_eq!(again.what_if, diagnosis.what_if);
+    assert_eq!(again.report.settings, diagnosis.report.settings);
     // What reads only the evidence finds it where it was.
     let report: Report = serde_json::from_str(&json).unwrap();
     assert_eq!(report.listeners[0].tally, diagnosis.report.listeners[0].tally);

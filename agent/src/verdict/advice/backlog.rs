@@ -18,11 +18,7 @@ pub(super) struct Setting {
 pub(super) fn setting(server: Option<Server>, port: u16, backlog: u32) -> Option<Setting> {
     let n = backlog;
     let (name, line, default) = match server? {
-        Server::Tornado => (
-            "Tornado",
-            format!("server.listen({port}, backlog={n})  # or bind_sockets({port}, backlog={n})"),
-            "128",
-        ),
+        Server::Tornado => ("Tornado", format!("server.listen({port}, backlog={n})"), "128"),
         Server::Gunicorn => ("Gunicorn", format!("gunicorn --backlog {n} …"), "2048"),
         Server::Uvicorn => ("Uvicorn", format!("uvicorn --backlog {n} …"), "2048"),
         Server::Hypercorn => ("Hypercorn", format!("hypercorn --backlog {n} …"), "100"),

@@ -12,12 +12,10 @@ use crate::{
         finding::Finding,
         report::{ListenerReport, Report},
         verdict::Cause,
-        whatif::{Replay, WhatIf},
+        whatif::{DECENT_BACKLOG, Replay, WhatIf},
     },
 };
 
-/// Smallest backlog worth asking for where no replay tells: what most servers use by default today.
-const DECENT_BACKLOG: u32 = 1024;
 /// The smallest that is advised after a replay.
 const LEAST: u32 = 64;
 /// A wait in the queue beyond which most clients have given up.

@@ -17,6 +17,13 @@ fn step(finding: &Finding, what: String, why: String, commands: Vec<String>) -> 
     Step { cause: finding.cause, what, why, commands, changes: Vec::new() }
 }
 
+/// A clause as a sentence.
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
+}
+
 fn place(finding: &Finding) -> String {
     let addr = finding.listener.map(|id| id.addr.to_string());
     finding.upstream.clone().or(addr).unwrap_or_else(|| "the peer".to_owned())
@@ -52,7 +59,7 @@ pub(super) fn not_accepting(finding: &Finding, listener: Option<&ListenerReport>
             "Have whoever listens at {} accept: nothing is lost, all of it waits.",
             place(finding)
         ),
-        format!("{}.", finding.because),
+        sentence(&finding.because),
         look_at(owner),
     );
     if let Some(id) = finding.listener {
@@ -69,10 +76,7 @@ pub(super) fn refused(report: &Report, finding: &Finding) -> Step {
     let mut step = step(
         finding,
         format!("Start what should listen at {at}, or send the proxy where it does."),
-        format!(
-            "{} of {} attempts ended so: {}.",
-            finding.harm.failed_attempts, at, finding.because
-        ),
+        format!("Failed attempts: {}; {}.", finding.harm.failed_attempts, finding.because),
         vec![format!("{enter}ss -ltnp 'sport = :{port}'  # on the peer's host, in its namespace")],
     );
     step.changes.push(Change::Listen { at });
@@ -87,7 +91,7 @@ pub(super) fn path_loss(report: &Report, finding: &Finding) -> Step {
     step(
         finding,
         format!("Look for what loses segments on the way to {at}: not the listener."),
-        format!("{}.", finding.because),
+        sentence(&finding.because),
         vec![
             format!("{from}ip route get {host}; {from}ip neigh show {host}"),
             format!("{from}nft list ruleset; {from}conntrack -S  # insert_failed, drop"),
@@ -103,7 +107,7 @@ pub(super) fn unreachable(report: &Report, finding: &Finding) -> Step {
     step(
         finding,
         format!("Give the proxy's namespace a route to {host}."),
-        format!("{}.", finding.because),
+        sentence(&finding.because),
         vec![format!("{from}ip route get {host}"), format!("{from}ip route show table all")],
     )
 }
@@ -113,9 +117,9 @@ pub(super) fn closed(finding: &Finding) -> Step {
         finding,
         format!("Find out why {} closes connections unanswered.", place(finding)),
         format!(
-            "{}. A worker that dies or is killed leaves a line in its log; an application that \
+            "{} A worker that dies or is killed leaves a line in its log; an application that \
              closes idle connections sooner than the proxy does races with the next request.",
-            finding.because
+            sentence(&finding.because)
         ),
         vec![
             "# nginx: keepalive_timeout of the upstream below the application's idle timeout"
@@ -129,7 +133,7 @@ pub(super) fn failed(finding: &Finding) -> Step {
     step(
         finding,
         format!("Mend the answers of {}: connections and queues are well.", place(finding)),
-        format!("{}.", finding.because),
+        sentence(&finding.because),
         vec![
             "# nginx: without http_5xx in proxy_next_upstream a bad answer does not mark the peer"
                 .to_owned(),
@@ -142,7 +146,7 @@ pub(super) fn slow(finding: &Finding) -> Step {
     step(
         finding,
         format!("Make {} answer sooner, or have the proxy wait longer.", place(finding)),
-        format!("{}.{}", finding.because, took.unwrap_or_default()),
+        format!("{}{}", sentence(&finding.because), took.unwrap_or_default()),
         vec![
             "# nginx: proxy_read_timeout; HAProxy: timeout server; Envoy: route timeout".to_owned(),
         ],
@@ -153,7 +157,7 @@ pub(super) fn elsewhere(finding: &Finding) -> Step {
     step(
         finding,
         format!("Run floodmark on the host of {} as well.", place(finding)),
-        format!("{}.", finding.because),
+        sentence(&finding.because),
         vec!["floodmark diagnose --duration 60s  # there".to_owned()],
     )
 }

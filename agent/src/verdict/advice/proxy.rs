@@ -23,15 +23,15 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
     let ports = settings.and_then(crate::kernel::settings::NetnsSettings::ephemeral_ports);
     let to = finding.upstream.as_deref().unwrap_or("the upstream");
     let count = finding.drops.max(finding.harm.failed_attempts);
-    let has = ports.map(|ports| format!(" of {ports}")).unwrap_or_default();
+    let has = ports.map(|ports| format!("{ports} ")).unwrap_or_default();
     let mut steps = Vec::new();
     if let Some(netns) = netns {
         let wanted = ("net.ipv4.ip_local_port_range", "1024 65535");
         steps.push(Step {
             cause: Cause::ProxyPortsExhausted,
-            what: format!("Widen the range of ports{has} that connects towards {to} may use."),
+            what: format!("Widen the range of {has}ports that connects to {to} may use."),
             why: format!(
-                "{count} connects found none free; a closed connection holds its port for 60 s."
+                "Connects that found none free: {count}. A closed connection holds its port for 60 s."
             ),
             commands: sysctl(report, netns, None, wanted),
             changes: vec![Change::Sysctl {
@@ -114,9 +114,7 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
     let longest = harm.longest_ms.filter(|ms| *ms > LONG_CONNECT_MS);
     let took = longest.map(|ms| format!("An attempt took up to {}. ", milliseconds(ms)));
     let line = match proxy {
-        ProxyKind::Nginx => {
-            "proxy_connect_timeout 2s;  # default 60s; a SYN is sent again after 1 s and 3 s"
-        }
+        ProxyKind::Nginx => "proxy_connect_timeout 2s;  # default 60s",
         ProxyKind::Haproxy => "timeout connect 2s",
         ProxyKind::Envoy => "connect_timeout: 2s",
         ProxyKind::Caddy => "dial_timeout 2s",
@@ -125,7 +123,7 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         cause: finding.cause,
         what: "Have the proxy give up a connect sooner and try the next peer.".to_owned(),
         why: format!(
-            "{}{} attempts failed; what waits 60 s for a lost SYN is a client's whole patience.",
+            "{}{} attempts failed; a SYN lost once is sent again after 1 s, and whoever waits longer waits in vain.",
             took.unwrap_or_default(),
             harm.failed_attempts
         ),
@@ -133,10 +131,9 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         changes: Vec::new(),
     });
     let (what, line) = match proxy {
-        ProxyKind::Nginx => (
-            "max_fails",
-            "server ADDR max_fails=5 fail_timeout=2s;  # default 1 and 10s; with zone, for all workers",
-        ),
+        ProxyKind::Nginx => {
+            ("max_fails", "server ADDR max_fails=5 fail_timeout=2s;  # default 1 and 10s")
+        }
         ProxyKind::Haproxy => ("fall and error-limit", "server … check fall 5 error-limit 20"),
         ProxyKind::Envoy => (
             "outlier detection",

@@ -58,10 +58,7 @@ fn a_small_backlog_is_raised_by_the_applications_own_setting() {
         "{}",
         step.what
     );
-    assert_eq!(
-        step.commands[0],
-        "server.listen(8000, backlog=1024)  # or bind_sockets(8000, backlog=1024)  # Tornado"
-    );
+    assert_eq!(step.commands[0], "server.listen(8000, backlog=1024)  # Tornado");
     assert!(matches!(step.changes[..], [Change::Backlog { value: 1024, pid: Some(42), .. }]));
 }
 
