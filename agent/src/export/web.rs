@@ -1,11 +1,13 @@
 //! Who may ask, and how it is kept from others' eyes: the web configuration of Prometheus's own
 //! exporters (exporter-toolkit, `docs/web-configuration.md` there), so far as it fits.
 //!
-//!     tls_server_config:
-//!       cert_file: server.crt
-//!       key_file: server.key
-//!     basic_auth_users:
-//!       prometheus: $2y$10$...
+//! ```yaml
+//! tls_server_config:
+//!   cert_file: server.crt
+//!   key_file: server.key
+//! basic_auth_users:
+//!   prometheus: $2y$10$...
+//! ```
 
 mod auth;
 mod tls;
