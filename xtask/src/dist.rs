@@ -64,7 +64,7 @@ fn make(source: &Source, out: &Path) -> Result<()> {
     let program = source.program()?;
     ensure!(is_static(&program)?, "{} needs an interpreter", program.display());
     fs::copy(&program, out.join(format!("floodmark-{TARGET}"))).context("copy the program")?;
-    source.package(out)?;
+    source.package(&program, out)?;
     source.bill_of_materials(out)?;
     image::write(&program, source, out)?;
     checksums(out)

@@ -1,6 +1,7 @@
 //! The program, its Debian package and its bill of materials, from one source tree.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -102,12 +103,29 @@ impl Source {
         Ok(self.target().join(TARGET).join("dist/floodmark"))
     }
 
+    /// Has the program write its manual pages and completions, where the package looks for them.
+    fn pages(&self, program: &Path) -> Result<()> {
+        let extra = self.target().join("dist/extra");
+        fs::create_dir_all(&extra).with_context(|| format!("create {}", extra.display()))?;
+        let said = |arguments: &[&OsStr]| {
+            let output = Command::new(program).args(arguments).output()?;
+            ensure!(output.status.success(), "{arguments:?}: {}", output.status);
+            Ok(output.stdout)
+        };
+        said(&["man".as_ref(), "--directory".as_ref(), extra.join("man").as_os_str()])?;
+        for shell in ["bash", "zsh", "fish"] {
+            fs::write(extra.join(shell), said(&["completions".as_ref(), shell.as_ref()])?)?;
+        }
+        Ok(())
+    }
+
     /// Makes the Debian package of the program built before.
     ///
     /// # Errors
     ///
     /// When cargo-deb fails.
-    pub fn package(&self, out: &Path) -> Result<()> {
+    pub fn package(&self, program: &Path, out: &Path) -> Result<()> {
+        self.pages(program)?;
         let mut cargo = self.cargo()?;
         cargo.args(["deb", "--no-build", "--no-strip", "--package", "floodmark"]);
         cargo.args(["--profile", "dist", "--target", TARGET, "--output"]).arg(out);

@@ -17,7 +17,7 @@ until_true() { for _ in $(seq 150); do ! "$@" || return 0; sleep 0.2; done; say 
 shows() { curl --silent --fail "$URL$1" | grep --quiet "$2"; }
 listing() {
     inside find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log \
-        -o -path /var/cache -o -path '/var/lib/dpkg/*' -o -name 'passwd*' -o -name 'group*' \
+        -o -path /var/cache -o -path /run/adduser -o -path '/var/lib/dpkg/*' -o -name 'passwd*' -o -name 'group*' \
         -o -name '*shadow*' \) -prune -o -print | sort
 }
 

@@ -17,6 +17,7 @@ pub fn packages() -> Vec<Package> {
         Package::with_program("musl-tools", "musl-gcc"),
         Package::with_program("umoci", "umoci"),
         Package::with_program("debootstrap", "debootstrap"),
+        Package::with_program("bpftool", "bpftool"),
     ]
 }
 
