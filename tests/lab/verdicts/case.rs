@@ -46,6 +46,8 @@ pub enum Home {
     Elsewhere,
     /// At an address without a route.
     Unreachable,
+    /// On the plain host, by an address that is translated on the way, as a Service's is.
+    Service,
 }
 
 /// A way to fail.
@@ -138,6 +140,15 @@ pub const CASES: &[Case] = &[
         mode: Some(Mode::Fine),
         backlog: 4,
         pending: 12,
+        ..PLAIN
+    },
+    Case {
+        name: "service",
+        truth: Cause::AcceptQueueOverflow,
+        home: Home::Service,
+        mode: Some(Mode::Stuck),
+        backlog: 1,
+        fillers: 2,
         ..PLAIN
     },
     Case {

@@ -10,7 +10,7 @@ use std::{
 
 use std::io::{BufRead, BufReader, Write};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
 
 use super::case::{Case, Home};
@@ -79,6 +79,7 @@ impl Hosts {
             apps.push(app);
         }
         ip(&["-n", proxy.name(), "route", "add", "unreachable", "10.80.0.0/16"])?;
+        serve(&proxy)?;
         set(&proxy, "ip_local_port_range", PORTS)?;
         Ok(Self { proxy, apps })
     }
@@ -89,6 +90,7 @@ impl Hosts {
         let lost = HOMES.iter().position(|other| *other == Home::SynsLost).unwrap_or(0) as u8 + 1;
         match (number, home) {
             (Some(number), _) => [2, 3].map(|host| Ipv4Addr::new(10, 79, number, host)),
+            (None, Home::Service) => [2, 3].map(|host| Ipv4Addr::new(10, 96, 0, host)),
             (None, Home::Unreachable) => [2, 3].map(|host| Ipv4Addr::new(10, 80, 0, host)),
             // On the link that loses all, at addresses that nobody has.
             (None, _) => [77, 78].map(|host| Ipv4Addr::new(10, 79, lost, host)),
@@ -98,8 +100,8 @@ impl Hosts {
     /// Starts the application of a case on `port`, and whatever fills its queues.
     pub fn start(&self, case: &Case, port: u16) -> Result<Fault> {
         let mut fault = Fault { app: None, _fillers: Vec::new(), _pending: Vec::new() };
-        let (Some(mode), Some(home)) = (case.mode, HOMES.iter().position(|h| *h == case.home))
-        else {
+        let host = if case.home == Home::Service { Home::Plain } else { case.home };
+        let (Some(mode), Some(home)) = (case.mode, HOMES.iter().position(|h| *h == host)) else {
             return Ok(fault);
         };
         let mode = clap::ValueEnum::to_possible_value(&mode).context("a mode has a name")?;
@@ -161,6 +163,23 @@ impl Hosts {
         fault._fillers.extend(self.proxy.inside(connect)?.context("using up ports")?);
         Ok(())
     }
+}
+
+/// Gives the plain host's addresses second ones, which the proxies' host translates as kube-proxy
+/// does.
+fn serve(proxy: &Namespace) -> Result<()> {
+    ip(&["-n", proxy.name(), "route", "add", "10.96.0.0/16", "via", "10.79.1.2"])?;
+    let rules = "table ip lab {
+        chain output {
+            type nat hook output priority -100;
+            ip daddr 10.96.0.2 dnat to 10.79.1.2
+            ip daddr 10.96.0.3 dnat to 10.79.1.3
+        }
+    }";
+    let status = proxy.command("/usr/sbin/nft")?.arg(rules).status();
+    let status = status.context("running nft (package nftables)")?;
+    ensure!(status.success(), "nft does not take the rules of a Service");
+    Ok(())
 }
 
 impl Drop for Fault {
