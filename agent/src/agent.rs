@@ -346,8 +346,9 @@ impl Agent {
             matches!(event.kind, EventKind::AttemptFailed { .. } | EventKind::PeerMarked { .. });
         if let Some(addr) = event.addr().filter(|_| is_about_peer) {
             let Stock { inventory, namespaces, .. } = &self.stock;
-            // Of the first process, which is the host's own wherever the agent sees that at all.
-            let host = of_process(1);
+            // Of the first process, which is the host's own wherever the agent sees that at all;
+            // else the agent's, which shares it on most hosts.
+            let host = of_process(1).or_else(|| of_process(std::process::id()));
             event.leads_to =
                 self.routes.of(addr, netns, event.local_addr, inventory, namespaces, host);
         }

@@ -27,8 +27,30 @@ const SHARE: u32 = 20;
 #[derive(Debug, Default)]
 pub struct Routes {
     known: HashMap<(Option<NetnsId>, SocketAddr), (Instant, Vec<Translation>)>,
-    /// When conntrack may be asked again.
-    due: Option<Instant>,
+    budget: Budget,
+}
+
+/// How long conntrack was asked in the running second.
+#[derive(Debug)]
+struct Budget {
+    since: Instant,
+    spent: Duration,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { since: Instant::now(), spent: Duration::ZERO }
+    }
+}
+
+impl Budget {
+    /// Whether something is left of it.
+    fn is_left(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= PERIOD {
+            *self = Self { since: now, spent: Duration::ZERO };
+        }
+        self.spent < PERIOD / SHARE
+    }
 }
 
 impl Routes {
@@ -73,15 +95,13 @@ impl Routes {
         asked: &[Netns],
     ) -> Vec<Translation> {
         let now = Instant::now();
-        let known = self.known.get(&(from, addr));
-        let is_due = self.due.is_none_or(|due| due <= now);
-        if let Some((at, translations)) = known
-            && (now.duration_since(*at) < PERIOD || !is_due)
-        {
-            return translations.clone();
-        }
-        if !is_due {
-            return Vec::new();
+        let is_left = self.budget.is_left(now);
+        match self.known.get(&(from, addr)) {
+            Some((at, translations)) if now.duration_since(*at) < PERIOD || !is_left => {
+                return translations.clone();
+            }
+            None if !is_left => return Vec::new(),
+            _ => {}
         }
         let answers = visit(asked, |_| translations_here(addr)).unwrap_or_default();
         let mut found = Vec::new();
@@ -91,7 +111,7 @@ impl Routes {
                 Err(error) => debug!("{addr} may be translated: {error:#}"),
             }
         }
-        self.due = Some(now + now.elapsed() * SHARE);
+        self.budget.spent += now.elapsed();
         if self.known.len() >= MOST {
             self.known.clear();
         }

@@ -23,6 +23,8 @@ const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const NLA_F_NESTED: u16 = 1 << 15;
+/// CTA_FILTER's header and its two members of eight bytes.
+const FILTER_SIZE: usize = 4 + 2 * 8;
 /// Compare the destination's address, the protocol and the destination's port
 /// (net/netfilter/nf_internals.h: CTA_FILTER_F_CTA_IP_DST, …_PROTO_NUM, …_PROTO_DST_PORT).
 const DESTINATION: u32 = 1 << 1 | 1 << 3 | 1 << 5;
@@ -87,7 +89,7 @@ fn request(destination: SocketAddr) -> Vec<u8> {
     let filter = [flag(CTA_FILTER_ORIG_FLAGS, DESTINATION), flag(CTA_FILTER_REPLY_FLAGS, 0)];
     let attributes = vec![
         ConntrackAttribute::CtaTupleOrig(tuple),
-        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER | NLA_F_NESTED, filter.concat())),
+        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER, filter.concat())),
     ];
     let question = NetfilterMessage::new(
         NetfilterHeader::new(family, 0, 0),
@@ -99,6 +101,11 @@ fn request(destination: SocketAddr) -> Vec<u8> {
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
+    // The filter comes last. The library writes no flag with an attribute that it does not know, and
+    // without this one the kernel takes no filter (`nla_parse_nested`).
+    let kind = bytes.len() - FILTER_SIZE + size_of::<u16>();
+    bytes[kind..kind + size_of::<u16>()]
+        .copy_from_slice(&(CTA_FILTER | NLA_F_NESTED).to_ne_bytes());
     bytes
 }
 
