@@ -46,6 +46,25 @@ location /socket/ { proxy_pass http://socket; } }
 }
 ";
 
+/// The stream module, which Debian has as a file of its own.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+const STREAM: &str = "
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off; user root; pid nginx.pid; worker_processes 1; error_log error.log warn;
+events { worker_connections 256; }
+stream {
+proxy_connect_timeout 1s;
+upstream two { server 127.0.0.1:9711 fail_timeout=1s; server 127.0.0.2:9711 fail_timeout=1s; }
+upstream least { least_conn; server 127.0.0.1:9712; server [::1]:9712; }
+upstream never { server 127.0.0.1:9713 max_fails=0; server 127.0.0.2:9713 max_fails=0; }
+upstream single { server 127.0.0.1:9714; }
+server { listen unix:PREFIX/nginx.sock; proxy_pass two; }
+server { listen unix:PREFIX/least.sock; proxy_pass least; }
+server { listen unix:PREFIX/never.sock; proxy_pass never; }
+server { listen unix:PREFIX/single.sock; proxy_pass single; }
+}
+";
+
 struct Nginx {
     master: Child,
     directory: PathBuf,
@@ -56,6 +75,10 @@ impl Nginx {
     fn start(directory: &Path, prefix: &str, root: Option<PathBuf>) -> Self {
         let socket = format!("listen unix:{prefix}/nginx.sock");
         let text = CONFIGURATION.replace("listen unix:nginx.sock", &socket);
+        Self::start_with(&text, directory, prefix, root)
+    }
+
+    fn start_with(text: &str, directory: &Path, prefix: &str, root: Option<PathBuf>) -> Self {
         fs::write(directory.join("nginx.conf"), text).unwrap();
         let mut command = Command::new(NGINX);
         command.args(["-p", prefix, "-e", "error.log", "-c"]).arg(format!("{prefix}/nginx.conf"));
@@ -162,6 +185,44 @@ fn root_every_marking_of_nginx_is_seen_and_none_more() {
     let nginx = Nginx::start(directory.path(), directory.path().to_str().unwrap(), None);
     let Some(mut uprobes) = uprobes() else { return };
     compare(&nginx, &mut uprobes);
+}
+
+/// Of the stream module only failed connects count; it has functions and structures of its own.
+#[test]
+fn root_every_marking_of_the_stream_module_is_seen_and_none_more() {
+    if !has_nginx() {
+        return;
+    }
+    if !Path::new(STREAM_MODULE).exists() {
+        println!("skipped: there is no {STREAM_MODULE} (package libnginx-mod-stream)");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().to_str().unwrap();
+    let text = STREAM.replace("PREFIX", prefix);
+    let nginx = Nginx::start_with(&text, directory.path(), prefix, None);
+    let Some(mut uprobes) = uprobes() else { return };
+    // That it listens was found out by a connection, which is proxied as any other.
+    thread::sleep(Duration::from_millis(2100));
+    uprobes.read();
+    let before = nginx.logged().len();
+    for _ in 0..3 {
+        for socket in ["nginx", "least", "never", "single"] {
+            let path = directory.path().join(format!("{socket}.sock"));
+            let mut client = UnixStream::connect(path).unwrap();
+            let _ = client.read_to_end(&mut Vec::new());
+        }
+        thread::sleep(Duration::from_millis(2100));
+    }
+    let (mut seen, logged) = (uprobes.read(), nginx.logged());
+    let logged = &logged[before..];
+    seen.retain(|event| logged.iter().any(|other| other.pid == event.pid));
+    let is_marking = |kind: &EventKind| matches!(kind, EventKind::PeerMarked { .. });
+    let markings = told(logged, is_marking);
+    assert!(markings.len() >= 6, "{markings:?}");
+    assert_eq!(told(&seen, is_marking), markings);
+    let is_none_left = |kind: &EventKind| *kind == EventKind::NoLivePeers;
+    assert_eq!(told(&seen, is_none_left), told(logged, is_none_left));
 }
 
 /// As in a container: the program is another file, at a path that is another one outside.

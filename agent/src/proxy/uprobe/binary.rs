@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use memchr::memmem;
+use object::{Object, ObjectSymbol};
 
 /// A file, whatever its name: containers of one image share it.
 pub type Identity = (u64, u64);
@@ -28,7 +29,8 @@ pub struct Binary {
     pub shown: String,
     /// As it says itself, `nginx/1.22.1`.
     pub version: String,
-    contents: Vec<u8>,
+    /// The functions and data that it defines for others.
+    exported: BTreeSet<String>,
 }
 
 /// The nginx programs that run, and their stream modules.
@@ -87,14 +89,14 @@ impl Binary {
         let version =
             version(&contents).or_else(|| version(&fs::read(format!("/proc/{pid}/exe")).ok()?));
         let version = version.unwrap_or_else(|| "unknown".to_owned());
-        Some(Self { identity, path: path.to_owned(), shown, version, contents })
+        let exported = exported(&contents);
+        Some(Self { identity, path: path.to_owned(), shown, version, exported })
     }
 
-    /// Whether the name is among its symbols. aya looks the function itself up; this only tells
-    /// which of several names to ask for.
+    /// Whether it defines this symbol: a module names what it takes from its program as well. aya
+    /// looks the function itself up; this only tells which of several names to ask for.
     pub fn exports(&self, name: &str) -> bool {
-        let text = [b"\0", name.as_bytes(), b"\0"].concat();
-        memmem::find(&self.contents, &text).is_some()
+        self.exported.contains(name)
     }
 
     /// Offset of the bit field that begins with `single` in `ngx_http_upstream_rr_peers_t`, and its
@@ -120,6 +122,15 @@ impl Binary {
     }
 }
 
+/// What `.dynsym` and `.symtab` define of nginx's own; nothing where the file is no ELF file.
+fn exported(contents: &[u8]) -> BTreeSet<String> {
+    let Ok(file) = object::File::parse(contents) else { return BTreeSet::new() };
+    let symbols = file.dynamic_symbols().chain(file.symbols());
+    let defined = symbols.filter(|symbol| symbol.is_definition());
+    let names = defined.filter_map(|symbol| symbol.name().ok());
+    names.filter(|name| name.starts_with("ngx_")).map(str::to_owned).collect()
+}
+
 /// `nginx/1.22.1`, from the text for `-v`: "nginx version: nginx/1.22.1".
 pub fn version(contents: &[u8]) -> Option<String> {
     const BEFORE: &[u8] = b"nginx version: ";
@@ -138,7 +149,7 @@ mod tests {
             path: PathBuf::new(),
             shown: String::new(),
             version: version.to_owned(),
-            contents: b"x\0ngx_event_connect_peer\0y".to_vec(),
+            exported: BTreeSet::from(["ngx_event_connect_peer".to_owned()]),
         }
     }
 
@@ -163,6 +174,7 @@ mod tests {
     fn a_symbol_is_a_whole_name() {
         assert!(binary("").exports("ngx_event_connect_peer"));
         assert!(!binary("").exports("ngx_event_connect"));
+        assert!(exported(b"no ELF file").is_empty());
     }
 
     #[test]
