@@ -64,7 +64,7 @@ fn heading(state: &State) -> String {
     let troubled = listeners.iter().filter(|l| l.trouble() > Trouble::None).count();
     let paused = if state.is_paused { "  PAUSED" } else { "" };
     format!(
-        " floodmark{paused}  {} listeners, {troubled} in trouble  markings {}  no live peers {}",
+        " floodmark{paused}  listeners {}, in trouble {troubled}  markings {}  no live peers {}",
         listeners.len() + snapshot.view.listeners_left_out,
         proxy.markings,
         proxy.no_live_peers,
@@ -155,11 +155,11 @@ fn sparkline(frame: &mut Frame<'_>, area: Rect, what: &str, growth: &Growth) {
     let [title, plot] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     let seconds = growth.latest(usize::from(plot.width));
     let most = seconds.iter().max().copied().unwrap_or(0);
-    let words = format!(
-        " {what}: {} in the last second, at most {most} in the last {} s",
-        growth.now(),
-        seconds.len()
-    );
+    let so_far = match seconds.len() {
+        0 | 1 => String::new(),
+        several => format!(", at most {most} in the last {several} s"),
+    };
+    let words = format!(" {what}: {} in the last second{so_far}", growth.now());
     frame.render_widget(Paragraph::new(words), title);
     let bars = Set { empty: "_", ..ratatui::symbols::bar::NINE_LEVELS };
     frame.render_widget(Sparkline::default().data(seconds).bar_set(bars), plot);
@@ -272,7 +272,7 @@ mod tests {
         let mut state = state("tornado");
         let (text, buffer) = drawn(&mut state, 80, 24);
         for word in [
-            "2 listeners, 1 in trouble",
+            "listeners 2, in trouble 1",
             "markings 7",
             "10.0.0.2:8000",
             "[#####.....]",
