@@ -4,6 +4,7 @@
 //! (ListenDrops alone), the request was reset (EmbryonicRsts) or is deferred (TCPDeferAcceptDrop).
 
 use aya_ebpf::{
+    EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -11,7 +12,7 @@ use floodmark_common::Class;
 
 use crate::{
     bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
-    kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed, result_behind},
+    kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed},
     listener::{count, record},
     segment::sender,
 };
@@ -35,12 +36,24 @@ pub fn ack_left(ctx: FExitContext) -> i32 {
     }
     let sk: *const u8 = ctx.arg(0);
     if let Some(bracket) = close(Site::CheckReq, sk)
-        // The socket returned: the child, or null where none came about.
-        && result_behind(&ctx, &ARGS_CHECK_REQ) == 0
+        && result(&ctx) == 0
     {
         settle::<Typed>(bracket, sk, ctx.arg(1), ctx.arg(2));
     }
     0
+}
+
+/// The socket returned: the child, or null where none came about. It stands behind the arguments, of
+/// which there are five or six; the verifier drops the branch not taken.
+#[inline(always)]
+fn result(ctx: &FExitContext) -> u64 {
+    if ARGS_CHECK_REQ.load() == 6 {
+        return ctx.arg(6);
+    }
+    // Volatile unlike the other, lest the compiler make one load at a variable offset of the two,
+    // which no verifier accepts on a context.
+    // SAFETY: the kernel provides five arguments and the result.
+    unsafe { ctx.as_ptr().cast::<u64>().add(5).read_volatile() }
 }
 
 /// The same by kprobe.

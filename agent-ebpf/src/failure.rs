@@ -5,10 +5,7 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
-use crate::{
-    bracket::{Failure, note},
-    kernel::{ARGS_ROUTE_REQ, result_behind},
-};
+use crate::bracket::{Failure, note};
 
 /// kernel: net/ipv4/tcp_metrics.c `tcp_peer_is_proven(req, dst)`, asked only while the SYN queue
 /// fills up and cookies are off; the answer "no" in the last quarter is a drop.
@@ -48,14 +45,34 @@ pub fn request_routed(ctx: FExitContext) -> i32 {
     0
 }
 
-/// kernel: net/ipv6/tcp_ipv6.c `tcp_v6_route_req(sk, …)`; NULL for what an LSM refused as well.
-/// `inet6_csk_route_req` that it calls is inlined into it on kernels of late.
+/// kernel: net/ipv6/tcp_ipv6.c `tcp_v6_route_req(sk, skb, fl, req, tw_isn)`, Linux 6.11 and later; NULL
+/// for what an LSM refused as well. `inet6_csk_route_req` that it calls is inlined into it on kernels
+/// of late.
 #[fexit(function = "tcp_v6_route_req")]
 pub fn request_routed6(ctx: FExitContext) -> i32 {
-    if result_behind(&ctx, &ARGS_ROUTE_REQ) == 0 {
+    routed6(ctx.arg(5));
+    0
+}
+
+/// The same without `tw_isn`, Linux 5.11 and later.
+#[fexit(function = "tcp_v6_route_req")]
+pub fn request_routed6_4(ctx: FExitContext) -> i32 {
+    routed6(ctx.arg(4));
+    0
+}
+
+/// The same without `skb` either.
+#[fexit(function = "tcp_v6_route_req")]
+pub fn request_routed6_3(ctx: FExitContext) -> i32 {
+    routed6(ctx.arg(3));
+    0
+}
+
+#[inline(always)]
+fn routed6(route: u64) {
+    if route == 0 {
         note(Failure::NoRoute);
     }
-    0
 }
 
 /// kernel: net/ipv4/inet_hashtables.c `__inet_inherit_port(sk, child)`; below 0 where the port's

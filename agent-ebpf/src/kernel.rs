@@ -4,11 +4,10 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext, Global,
+    Global,
     helpers::{
         bpf_probe_read_kernel, generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
     },
-    programs::FExitContext,
 };
 use floodmark_common::ABSENT;
 
@@ -135,8 +134,6 @@ constants! {
     OFF_BPF_ARRAY_PPTRS,
     /// Number of arguments of `tcp_check_req`, behind which a fexit program finds its result
     ARGS_CHECK_REQ,
-    /// Number of arguments of `tcp_v6_route_req`
-    ARGS_ROUTE_REQ,
     /// `LINUX_MIB_LISTENOVERFLOWS`; the agent checks that LISTENDROPS follows
     MIB_LISTEN_OVERFLOWS,
     /// `LINUX_MIB_SYNCOOKIESSENT`; the agent checks that RECV, FAILED and EMBRYONICRSTS follow
@@ -183,22 +180,6 @@ impl Access for Probed {
     #[inline(always)]
     unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
         read_or_zero((base as u64).wrapping_add(offset.load()))
-    }
-}
-
-/// What the function returned that a fexit program is at: it stands behind the arguments, of which
-/// there are `count`. The verifier drops the branches not taken.
-#[inline(always)]
-pub fn result_behind(ctx: &FExitContext, count: &Global<u64>) -> u64 {
-    // Volatile, lest the compiler make one load at a variable offset of them, which no verifier
-    // accepts on a context.
-    // SAFETY: the kernel provides that many arguments and the result.
-    let word = |at: usize| unsafe { ctx.as_ptr().cast::<u64>().add(at).read_volatile() };
-    match count.load() {
-        3 => word(3),
-        4 => word(4),
-        5 => word(5),
-        _ => word(6),
     }
 }
 

@@ -144,10 +144,7 @@ const NEIGHBOURS: &[(&str, &[&str])] = &[
 ];
 
 /// Functions of which the programs need the number of arguments, behind which the result stands.
-const ARGUMENTS: &[(&str, &str, &[u64])] = &[
-    ("ARGS_CHECK_REQ", "tcp_check_req", &[5, 6]),
-    ("ARGS_ROUTE_REQ", "tcp_v6_route_req", &[3, 4, 5]),
-];
+const ARGUMENTS: &[(&str, &str, &[u64])] = &[("ARGS_CHECK_REQ", "tcp_check_req", &[5, 6])];
 
 /// What the running kernel's BTF says about [`FIELDS`] and [`ENUMERATORS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

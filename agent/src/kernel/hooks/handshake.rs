@@ -107,11 +107,9 @@ pub const CAUSES: &[Hook] = &[
         3,
     ),
     failure("request_routed", "inet_csk_route_req", &["sock", "flowi4", "request_sock"], 3),
-    Hook {
-        needs: &[&["ARGS_ROUTE_REQ"]],
-        arg_count: None,
-        ..failure("request_routed6", "tcp_v6_route_req", &["sock"], 0)
-    },
+    failure("request_routed6", "tcp_v6_route_req", &["sock"], 5),
+    failure("request_routed6_4", "tcp_v6_route_req", &["sock"], 4),
+    failure("request_routed6_3", "tcp_v6_route_req", &["sock"], 3),
     failure("port_inherited", "__inet_inherit_port", &["sock", "sock"], 2),
     taken("syn_taken", "tcp_v4_conn_request"),
     taken("syn6_taken", "tcp_v6_conn_request"),
