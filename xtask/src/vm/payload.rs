@@ -18,6 +18,8 @@ const PROGRAMS: [&str; 18] = [
     "ip", "ss", "tc", "sysctl", "nsenter", "nginx", "cat", "chmod", "env", "grep", "kill", "ls",
     "mkdir", "mount", "rm", "sleep", "true", "uname",
 ];
+/// Programs of more bytes than this go without debug information.
+const LARGE: u64 = 16 << 20;
 /// What nginx and its unprivileged workers expect to find.
 const FILES: [&str; 3] = ["/etc/passwd", "/etc/group", "/etc/nginx/mime.types"];
 const DIRECTORIES: [&str; 14] = [
@@ -79,7 +81,12 @@ impl Payload {
     ///
     /// When a library is missing.
     pub fn program(&mut self, program: &Path, at: &str) -> Result<()> {
-        self.add(at, program);
+        let is_large = fs::metadata(program).is_ok_and(|metadata| metadata.len() > LARGE);
+        if is_large {
+            self.add(at, &stripped(program)?);
+        } else {
+            self.add(at, program);
+        }
         // Fails for a program that is linked statically, which needs nothing.
         let ldd = Command::new("ldd").arg(program).output().context("start ldd")?;
         let listing = String::from_utf8_lossy(&ldd.stdout);
@@ -120,6 +127,25 @@ impl Payload {
         archive.finish()?;
         Ok(())
     }
+}
+
+/// A copy of a program without its debug information, of which tests have a hundred megabytes each:
+/// more than a guest's root has room for.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let directory = place::target("vm/stripped");
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    let name = program.file_name().with_context(|| program.display().to_string())?;
+    // By way of another name: another run may be at it.
+    let fresh = tempfile::NamedTempFile::new_in(&directory)?.into_temp_path();
+    let status = Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .args([fresh.as_os_str(), program.as_os_str()])
+        .status()
+        .context("start strip (package binutils)")?;
+    anyhow::ensure!(status.success(), "strip {}: {status}", program.display());
+    let copy = directory.join(name);
+    fresh.persist(&copy).with_context(|| copy.display().to_string())?;
+    Ok(copy)
 }
 
 /// A path in the merged layout: what is below `/lib` is below `/usr/lib`.
