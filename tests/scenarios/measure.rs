@@ -73,15 +73,6 @@ impl Measure {
         self.source.standings().iter().flat_map(refused).collect()
     }
 
-    /// The signals that are had from a lower rung than the ladder's best, each with the first reason.
-    pub fn lowered(&self) -> Vec<String> {
-        let lowered = self.source.standings().iter().filter_map(|standing| {
-            let refusal = standing.higher_refused().next()?;
-            Some(format!("{} by {}: {}", standing.signal.name(), standing.rung, refusal.reason))
-        });
-        lowered.collect()
-    }
-
     /// What would make its counts wrong, so far: all of it should be 0.
     pub fn troubles(&self) -> Result<BTreeMap<String, u64>> {
         let totals = self.source.health()?.totals;

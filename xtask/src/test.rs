@@ -165,7 +165,7 @@ fn all_steps() -> Result<Vec<Step>> {
     }
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
-        let scenarios = xtask(&["vm", "--kernel", kernel, "scenarios", "--no-refusal"]);
+        let scenarios = xtask(&["vm", "--kernel", kernel, "scenarios"]);
         steps.push(Step::new(format!("vm-{kernel}-scenarios"), scenarios));
         let demo = xtask(&["demo", "--quick", "--vm", kernel]);
         steps.push(Step::new(format!("vm-{kernel}-demo"), demo));
