@@ -14,9 +14,9 @@ use super::{archive::Writer, modules::Module};
 use crate::{build, place};
 
 /// Programs that every guest has, from this host.
-const PROGRAMS: [&str; 18] = [
-    "ip", "ss", "tc", "sysctl", "nsenter", "nginx", "cat", "chmod", "env", "grep", "kill", "ls",
-    "mkdir", "mount", "rm", "sleep", "true", "uname",
+const PROGRAMS: [&str; 19] = [
+    "ip", "ss", "tc", "sysctl", "nsenter", "nginx", "cat", "chmod", "date", "env", "grep", "kill",
+    "ls", "mkdir", "mount", "rm", "sleep", "true", "uname",
 ];
 /// Programs of more bytes than this go without debug information.
 const LARGE: u64 = 16 << 20;
