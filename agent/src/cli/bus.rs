@@ -55,7 +55,7 @@ pub(super) fn host_name(given: Option<String>) -> Result<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     ensure!(
         !name.is_empty() && name.chars().all(is_plain),
-        "{name:?} is no name for a host: it may hold letters, digits, '-', '_' and '.'"
+        "{name:?} is no name for a host: it may hold letters, digits, '-', '_' and '.'; give one"
     );
     Ok(name)
 }

@@ -56,14 +56,21 @@ impl OutletArgs {
     /// When options do not go together.
     pub(super) fn check(&self) -> Result<()> {
         ensure!(self.nats.is_some() || !self.bus.is_given(), "--nats-... files go with --nats URL");
-        host_name(self.host_name.clone()).map(drop)
+        match (&self.nats, &self.otlp, &self.host_name) {
+            // Nobody asks for the name, and a machine need not have one.
+            (None, None, None) => Ok(()),
+            _ => host_name(self.host_name.clone()).map(drop),
+        }
     }
 
     /// Opens what was asked for and has the agent tell it.
     pub(super) async fn open(self, agent: &mut Agent) -> Result<Outlets> {
         self.check()?;
-        let host = host_name(self.host_name)?;
         let mut open = Vec::new();
+        if self.nats.is_none() && self.otlp.is_none() {
+            return Ok(Outlets { open });
+        }
+        let host = host_name(self.host_name)?;
         if let Some(servers) = self.nats {
             let bus = self.bus.connect(servers, &host).await?;
             let outbox = Arc::new(Outbox::new(self.outbox << 20));
