@@ -119,8 +119,11 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
     let agent = Agent::start(&setting.agent, &nginx.error_log)?;
     let before = counters(&topology)?;
     let seen = load(&topology, setting)?;
-    // The last segments, the last samples, the last line of the log.
-    thread::sleep(Duration::from_secs(4));
+    // The last line of the log.
+    thread::sleep(Duration::from_secs(3));
+    topology.disconnect()?;
+    // The last sample, after which the kernel's counters stand still.
+    thread::sleep(Duration::from_secs(2));
     let report: Report = agent.finish()?;
     let grown: Vec<(u64, u64)> = counters(&topology)?
         .iter()

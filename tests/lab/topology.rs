@@ -83,9 +83,9 @@ impl Topology {
         let proxy = Namespace::new(format!("fmlab-{label}-proxy"))?;
         let mut apps = Vec::new();
         for number in 1..=2_u8 {
+            let link = link(number.into());
             let app = Namespace::new(format!("fmlab-{label}-app{number}"))?;
             let (near, far) = (Ipv4Addr::new(10, 77, number, 1), Ipv4Addr::new(10, 77, number, 2));
-            let link = format!("app{number}");
             let (of, to) = (proxy.name.as_str(), app.name.as_str());
             ip(&[
                 "-n", of, "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", to,
@@ -98,6 +98,19 @@ impl Topology {
         }
         Ok(Self { proxy, apps })
     }
+
+    /// Takes the proxy's side of every pair down, so that no further segment comes to an application
+    /// host: the proxy's kernel sends again, for minutes, what was never acknowledged.
+    pub fn disconnect(&self) -> Result<()> {
+        let proxy = self.proxy.name.as_str();
+        (1..=self.apps.len())
+            .try_for_each(|number| ip(&["-n", proxy, "link", "set", &link(number), "down"]))
+    }
+}
+
+/// The proxy's interface towards an application host.
+fn link(number: usize) -> String {
+    format!("app{number}")
 }
 
 /// Runs `ip`.

@@ -39,9 +39,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The packages with tests that need root.
-pub const PRIVILEGED: [&str; 4] = ["--package", "floodmark", "--package", "floodmark-tests"];
-/// How the names of such tests begin.
+/// How the names of tests begin that need root.
 pub const PRIVILEGED_PREFIX: &str = "root_";
 
 /// Cargo, as it was called, in the repository.
@@ -51,17 +49,34 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Builds the program `name` of `package` for release.
+/// Builds the program `name` of `package` for use, and for measuring.
 ///
 /// # Errors
 ///
 /// When the build fails.
 pub fn release(package: &str, name: &str) -> Result<PathBuf> {
-    executables(&["build", "--release", "--package", package, "--bin", name])?
+    program(executables(&["build", "--release", "--package", package, "--bin", name])?, name)
+}
+
+/// Builds the program `name` for tests, as the tests are built: with overflow checks.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn tested(name: &str) -> Result<PathBuf> {
+    program(executables(&EVERYTHING)?, name)
+}
+
+/// Every program and test at once, since cargo compiles the libraries anew for another selection of
+/// packages.
+const EVERYTHING: [&str; 2] = ["build", "--all-targets"];
+
+fn program(built: Vec<Executable>, name: &str) -> Result<PathBuf> {
+    built
         .into_iter()
-        .find(|executable| executable.name == name)
+        .find(|executable| executable.name == name && !executable.is_test)
         .map(|executable| executable.path)
-        .with_context(|| format!("package {package} has no program {name}"))
+        .with_context(|| format!("there is no program {name}"))
 }
 
 /// The object with the empty eBPF programs, which the agent's build leaves beside its own.
@@ -76,14 +91,22 @@ pub fn empty_programs() -> Result<PathBuf> {
     Ok(object)
 }
 
-/// The executables of the packages with privileged tests, built but not run.
+/// The executables with tests that need root, built but not run.
 ///
 /// # Errors
 ///
-/// When the build fails.
-pub fn privileged_tests() -> Result<Vec<Executable>> {
-    let all = executables(&[&["test", "--no-run"], &PRIVILEGED[..]].concat())?;
-    Ok(all.into_iter().filter(|executable| executable.is_test).collect())
+/// When the build fails, or a test does not say what it would run.
+pub fn privileged_tests() -> Result<Vec<PathBuf>> {
+    let tests = executables(&EVERYTHING)?.into_iter().filter(|executable| executable.is_test);
+    let mut privileged = Vec::new();
+    for test in tests {
+        let list = [PRIVILEGED_PREFIX, "--list", "--format", "terse"];
+        let listed = Command::new(&test.path).args(list).output().context("list tests")?;
+        if !listed.stdout.is_empty() {
+            privileged.push(test.path);
+        }
+    }
+    Ok(privileged)
 }
 
 /// A program that cargo built.

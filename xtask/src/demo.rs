@@ -52,8 +52,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
 fn on_host(flags: &[&str]) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Lab])?;
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let agent = build::tested("floodmark")?;
+    let lab = build::tested("floodmark-lab")?;
     let demo = [
         OsString::from("demo"),
         "--agent".into(),
@@ -77,9 +77,9 @@ fn in_guest(series: &str, flags: &[&str]) -> Result<ExitCode> {
     let series = vm::series::find(series)?;
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
     let mut payload = Payload::base()?;
-    let agent = build::release("floodmark", "floodmark")?;
+    let agent = build::tested("floodmark")?;
     payload.program(&agent, vm::AGENT)?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let lab = build::tested("floodmark-lab")?;
     payload.program(&lab, vm::LAB)?;
     let mut command = vec![vm::LAB, "demo", "--agent", vm::AGENT, "--app", "standin"];
     command.extend(flags);

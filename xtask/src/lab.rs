@@ -83,8 +83,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
 fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
     let envoy = envoy::ensure()?;
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let agent = build::tested("floodmark")?;
+    let lab = build::tested("floodmark-lab")?;
     let mut command = root::command(&lab, "cargo xtask lab verdicts")?;
     command.arg("verdicts").arg("--agent").arg(agent).arg("--envoy").arg(envoy);
     command.args(["--rounds", &args.rounds.to_string()]);
@@ -93,8 +93,8 @@ fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
 }
 
 fn advice(args: &AdviceArgs) -> Result<ExitCode> {
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let agent = build::tested("floodmark")?;
+    let lab = build::tested("floodmark-lab")?;
     let mut command = root::command(&lab, "cargo xtask lab advice")?;
     command.arg("advice").arg("--agent").arg(agent);
     select(&mut command, &args.only, args.json);
@@ -112,8 +112,8 @@ fn select(command: &mut Command, only: &[String], json: bool) {
 }
 
 fn chain(args: &ChainArgs) -> Result<ExitCode> {
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let agent = build::tested("floodmark")?;
+    let lab = build::tested("floodmark-lab")?;
     let mut command = root::command(&lab, "cargo xtask lab chain")?;
     command.arg("chain").arg("--agent").arg(agent).arg("--python").arg(tornado::python());
     command.arg("--prometheus").arg(prometheus::root());
@@ -124,8 +124,8 @@ fn chain(args: &ChainArgs) -> Result<ExitCode> {
 }
 
 fn across(args: &AcrossArgs) -> Result<ExitCode> {
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let agent = build::tested("floodmark")?;
+    let lab = build::tested("floodmark-lab")?;
     let mut command = root::command(&lab, "cargo xtask lab across")?;
     command.arg("across").arg("--agent").arg(agent);
     if args.json {

@@ -4,9 +4,11 @@ mod rules;
 mod summary;
 
 use std::{
+    collections::VecDeque,
     env,
     ffi::OsStr,
     process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -73,20 +75,18 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(if summary.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A virtual machine has one processor and keeps it busy, so two fill the smallest of hosts.
-fn two_at_a_time(mut machines: Vec<Step>) -> Vec<Outcome> {
-    let mut outcomes = Vec::new();
-    while !machines.is_empty() {
-        let pair: Vec<Step> = machines.drain(..machines.len().min(2)).collect();
-        thread::scope(|scope| {
-            let running: Vec<_> =
-                pair.into_iter().map(|step| scope.spawn(move || step.run())).collect();
-            for step in running {
-                outcomes.push(step.join().unwrap_or_else(|_| Outcome::broken("a machine's step")));
-            }
+/// Two fill the smallest of hosts: a machine without hardware support keeps a processor busy.
+fn two_at_a_time(machines: Vec<Step>) -> Vec<Outcome> {
+    let waiting = Mutex::new(VecDeque::from(machines));
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    thread::scope(|scope| {
+        let worker = || std::iter::from_fn(&next).map(Step::run).collect::<Vec<_>>();
+        let workers = [scope.spawn(worker), scope.spawn(worker)];
+        let outcomes = workers.into_iter().map(|worker| {
+            worker.join().unwrap_or_else(|_| vec![Outcome::broken("a machine's step")])
         });
-    }
-    outcomes
+        outcomes.flatten().collect()
+    })
 }
 
 /// One command, of which the exit status and the test results in its output count.
@@ -151,7 +151,7 @@ fn all_steps() -> Result<Vec<Step>> {
         Step::new("manifests", xtask(&["manifests"])),
         Step::new("host", privileged_tests),
         Step::new("scenarios", || {
-            let scenarios = build::release("floodmark-tests", "floodmark-scenarios")?;
+            let scenarios = build::tested("floodmark-scenarios")?;
             root::command(&scenarios, &scenarios.display().to_string())
         }),
         Step::new("demo", xtask(&["demo", "--quick"])),
@@ -163,8 +163,11 @@ fn all_steps() -> Result<Vec<Step>> {
     if supply::is_installed() {
         steps.push(Step::new("supply", supply::command));
     }
+    // The longest first, so that both machines end at about the same time.
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
+    }
+    for kernel in vm::series::by_default().map(|series| series.name) {
         let scenarios = xtask(&["vm", "--kernel", kernel, "scenarios"]);
         steps.push(Step::new(format!("vm-{kernel}-scenarios"), scenarios));
         let demo = xtask(&["demo", "--quick", "--vm", kernel]);
@@ -184,14 +187,14 @@ fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 
 /// The tests that need root, on this host's kernel. They share its counters: one at a time.
 fn privileged_tests() -> Result<Command> {
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let agent = build::tested("floodmark")?;
+    let lab = build::tested("floodmark-lab")?;
     // Whatever runs a program as root, cargo calls to run the tests.
     let as_root = root::command("env", "cargo xtask test")?;
     let runner: Vec<&OsStr> =
         [as_root.get_program()].into_iter().chain(as_root.get_args()).collect();
     let only = ["--", build::PRIVILEGED_PREFIX, "--test-threads=1"];
-    let mut cargo = cargo([&["test"], &build::PRIVILEGED[..], &only].concat());
+    let mut cargo = cargo([&["test", "--no-fail-fast"], &only[..]].concat());
     cargo
         .env(vm::AGENT_VARIABLE, agent)
         .env(vm::LAB_VARIABLE, lab)

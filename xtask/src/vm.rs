@@ -74,7 +74,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     };
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
     let mut payload = Payload::base()?;
-    payload.program(&build::release("floodmark", "floodmark")?, AGENT)?;
+    payload.program(&build::tested("floodmark")?, AGENT)?;
     let command = match args.command.split_first() {
         None => add_tests(&mut payload, &[])?,
         Some((first, names)) if first == TESTS_COMMAND => add_tests(&mut payload, names)?,
@@ -140,15 +140,19 @@ fn report(series: &Series, output: Result<GuestOutput>) -> bool {
 /// Adds the lab and the privileged tests, those whose files begin with one of `names` if there are
 /// any; returns the command that runs the tests.
 fn add_tests(payload: &mut Payload, names: &[String]) -> Result<Vec<String>> {
-    payload.program(&build::release("floodmark-tests", "floodmark-lab")?, LAB)?;
+    payload.program(&build::tested("floodmark-lab")?, LAB)?;
     let mut count = 0;
-    // What is lost without a capability is the same on every kernel, and takes long to find out there.
-    let tests = build::privileged_tests()?.into_iter().filter(|test| test.name != "capabilities");
-    for test in tests {
-        let file = test.path.file_name().and_then(|name| name.to_str());
-        let file = file.with_context(|| format!("odd name: {}", test.path.display()))?;
-        if names.is_empty() || names.iter().any(|name| file.starts_with(name)) {
-            payload.program(&test.path, &format!("/tests/{file}"))?;
+    for test in build::privileged_tests()? {
+        let file = test.file_name().and_then(|name| name.to_str());
+        let file = file.with_context(|| format!("odd name: {}", test.display()))?;
+        let is_wanted = if names.is_empty() {
+            // The same on every kernel, and takes long to find out there.
+            !file.starts_with("capabilities")
+        } else {
+            names.iter().any(|name| file.starts_with(name))
+        };
+        if is_wanted {
+            payload.program(&test, &format!("/tests/{file}"))?;
             count += 1;
         }
     }
@@ -163,6 +167,6 @@ fn add_tests(payload: &mut Payload, names: &[String]) -> Result<Vec<String>> {
 
 /// Adds the scenarios; returns the command that plays them.
 fn add_scenarios(payload: &mut Payload, arguments: &[String]) -> Result<Vec<String>> {
-    payload.program(&build::release("floodmark-tests", "floodmark-scenarios")?, SCENARIOS)?;
+    payload.program(&build::tested("floodmark-scenarios")?, SCENARIOS)?;
     Ok([&[SCENARIOS.to_owned()], arguments].concat())
 }

@@ -62,7 +62,7 @@ impl Payload {
     /// When the init process cannot be built or a program is not installed.
     pub fn base() -> Result<Self> {
         let mut payload = Self::default();
-        payload.program(&build::release("guest-init", "guest-init")?, "/init")?;
+        payload.program(&build::tested("guest-init")?, "/init")?;
         for name in PROGRAMS.into_iter().chain(["dash"]) {
             let program = place::program(name)
                 .with_context(|| format!("{name} is not installed; guests need it"))?;
