@@ -1,9 +1,10 @@
 //! The agent: kernel and proxies in, inventory and verdicts in the middle, a snapshot out.
 
+mod config;
+mod snapshot;
+
 use std::{
-    collections::BTreeMap,
     mem,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,26 +17,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use config::{AgentConfig, Change, Configuration, LISTENERS_EXPORTED};
+pub use snapshot::Snapshot;
+
 use crate::{
     across::OutletStats,
-    inventory::{Inventory, Routes, View},
+    inventory::{Inventory, Routes},
     kernel::{
-        self, Health, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Signal, Standing,
+        KernelSource, ListenerId, NetnsId, Reach, Standing,
         flow::Slot,
         netns::{discover_among, of_process},
     },
     proxy::{
-        Directory, EventKind, Homes, ProxyEvent, ProxyKind, SourceStats,
-        source::{Following, Positions, Source},
+        Directory, EventKind, Homes, ProxyEvent, SourceStats,
+        source::{Following, Positions},
         uprobe::{self, Uprobes},
     },
     record::{Moment, Recorder},
-    stock::{Scraped, Stock},
+    stock::Stock,
     time::UnixMs,
-    verdict::{
-        Heard, Inputs, Judge, LastVerdict, LinkReport, Links, Outcome, Report, Totals, Verdict,
-        VerdictKind,
-    },
+    verdict::{Heard, Inputs, Judge, LinkReport, Links, Outcome, Totals, Verdict},
 };
 
 /// How often it is told what became of this host's own connections.
@@ -46,85 +47,6 @@ const TICK: Duration = Duration::from_secs(1);
 const EVENTS_PER_TICK: usize = 20_000;
 /// Proxy events that may wait for the agent; followers wait when it is full.
 const PROXY_QUEUE: usize = 4096;
-/// Listeners exported where nobody says how many.
-pub const LISTENERS_EXPORTED: usize = 1000;
-
-/// What the agent is asked to do.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// Where the proxies speak.
-    pub sources: Vec<Source>,
-    /// Where to keep how far files have been read; nowhere: they are read from their ends.
-    pub state_directory: Option<PathBuf>,
-    /// HAProxy's command sockets, or files with `show servers state`, for its servers' addresses.
-    pub haproxy_servers: Vec<PathBuf>,
-    /// Watch nginx by uprobes in its workers.
-    pub nginx_uprobes: bool,
-    /// The namespaces to look into, by name; none named, all.
-    pub namespaces: Vec<String>,
-    /// Tell the rarer causes of a drop apart from the first drop on.
-    pub watch_causes: bool,
-    /// How many listeners to export at most, busiest first.
-    pub listeners_exported: usize,
-    /// Whether signals may be had that make every system call of the host take longer.
-    pub trace_system_calls: bool,
-    /// Whether signals may be had whose programs run for every connection, trouble or not.
-    pub watch_connections: bool,
-}
-
-impl Default for AgentConfig {
-    fn default() -> Self {
-        Self {
-            sources: Vec::new(),
-            state_directory: None,
-            haproxy_servers: Vec::new(),
-            nginx_uprobes: false,
-            namespaces: Vec::new(),
-            watch_causes: false,
-            listeners_exported: LISTENERS_EXPORTED,
-            trace_system_calls: false,
-            watch_connections: false,
-        }
-    }
-}
-
-/// Everything known at a tick, for whoever exports it.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Everything since start.
-    pub report: Report,
-    /// Every namespace: its name, and the growth of its own counters since start.
-    pub namespaces: BTreeMap<NetnsId, (String, MibCounts)>,
-    /// How each signal is had.
-    pub standings: Vec<Standing>,
-    /// Proxy events by proxy and name.
-    pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
-    /// Verdicts by kind.
-    pub verdicts: BTreeMap<VerdictKind, u64>,
-    /// When the newest of the events that verdicts explain was, by the proxy's clock.
-    pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,
-    /// The agent's own troubles.
-    pub health: Health,
-    /// What each signal heard of the canary; empty while it sings.
-    pub canary: BTreeMap<Signal, kernel::Heard>,
-    /// Why there is no canary.
-    pub no_canary: Option<String>,
-    /// What each source has read, by its name.
-    pub sources: Vec<(String, Arc<SourceStats>)>,
-    /// Those who are told, by their names.
-    pub outlets: Vec<(String, Arc<OutletStats>)>,
-    /// Who owns what.
-    pub view: View,
-    /// How many listeners to export at most.
-    pub listeners_exported: usize,
-    /// What came of reading the configuration, at start and whenever it was read again.
-    pub configuration: Configuration,
-    /// To be told by whoever takes the high-water marks since the last scrape.
-    pub scraped: Scraped,
-    /// Time the last tick took.
-    pub tick: Duration,
-}
-
 /// Somebody who is told what the agent took in and found.
 pub trait Outlet: Send {
     /// Tells of a tick: what it took in, with all that was `heard` since the one before, and the
@@ -139,24 +61,6 @@ pub trait Outlet: Send {
 
     /// Its name, and what became of what it was told.
     fn stats(&self) -> (String, Arc<OutletStats>);
-}
-
-/// What came of reading the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Configuration {
-    /// Whether all of what was read last is in force.
-    pub is_in_force: bool,
-    /// When all of it was, the last time.
-    pub since: UnixMs,
-}
-
-/// A change of what the agent is asked to do.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Other sources, servers and numbers of listeners; what else differs is not looked at.
-    To(Box<AgentConfig>),
-    /// A configuration that could not be read.
-    Refused,
 }
 
 /// The agent's state between two ticks.
@@ -254,8 +158,8 @@ impl Agent {
         self.recorder = Some(recorder);
     }
 
-    /// Runs until `stop` completes, takes on `changes`, publishing a snapshot at every tick; then decides what still
-    /// waits and publishes a last one.
+    /// Runs until `stop` completes, taking on `changes` and publishing a snapshot at every tick; then
+    /// decides what still waits and publishes a last one.
     ///
     /// # Errors
     ///
@@ -439,7 +343,7 @@ impl Agent {
     fn snapshot(&self, tick: Duration, totals: Totals) -> Result<Snapshot> {
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
-        let ledger = self.judge.ledger();
+        let proxies = &self.judge.ledger().proxies;
         Ok(Snapshot {
             report: self.judge.report(
                 UnixMs::now(),
@@ -449,9 +353,9 @@ impl Agent {
             ),
             namespaces: totals.kernel,
             standings: self.kernel.standings().to_vec(),
-            proxy_events: ledger.event_counts().clone(),
-            verdicts: ledger.verdict_counts().clone(),
-            last_verdicts: ledger.last_verdicts().clone(),
+            proxy_events: proxies.event_counts().clone(),
+            verdicts: proxies.verdict_counts().clone(),
+            last_verdicts: proxies.last_verdicts().clone(),
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,

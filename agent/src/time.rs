@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -31,6 +32,40 @@ impl UnixMs {
     /// This instant moved forward.
     pub fn later(self, by: Duration) -> Self {
         Self(self.0.saturating_add(by.as_millis() as u64))
+    }
+}
+
+/// Wall clock and `bpf_ktime_get_ns` (CLOCK_MONOTONIC) read together, to turn one into the other.
+pub struct Clock {
+    wall: UnixMs,
+    monotonic: Duration,
+}
+
+impl Clock {
+    /// Reads both.
+    pub fn read() -> Self {
+        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
+        Self::of(UnixMs::now(), monotonic)
+    }
+
+    /// A reading.
+    pub fn of(wall: UnixMs, monotonic: Duration) -> Self {
+        Self { wall, monotonic }
+    }
+
+    /// The wall clock.
+    pub fn wall(&self) -> UnixMs {
+        self.wall
+    }
+
+    /// CLOCK_MONOTONIC.
+    pub fn monotonic(&self) -> Duration {
+        self.monotonic
+    }
+
+    /// The wall-clock time of `ktime_ns`; now, of what lies ahead.
+    pub fn wall_at(&self, ktime_ns: u64) -> UnixMs {
+        self.wall.earlier(self.monotonic.saturating_sub(Duration::from_nanos(ktime_ns)))
     }
 }
 

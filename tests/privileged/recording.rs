@@ -13,6 +13,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use support::{Listener, Namespace, knock, wait};
 
@@ -31,6 +35,11 @@ struct Running(Child);
 impl Running {
     fn start(command: &mut Command) -> Self {
         Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn stop(mut self) {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap();
     }
 }
 
@@ -143,7 +152,7 @@ fn root_a_running_agent_hands_out_its_last_minutes() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, log) = (directory.path().join("agent.sock"), directory.path().join("error.log"));
     fs::write(&log, "").unwrap();
-    let _running = Running::start(
+    let running = Running::start(
         Command::new(&agent)
             .args(["run", "--listen", "127.0.0.1:0", "--nginx-error-log"])
             .arg(&log)
@@ -172,4 +181,7 @@ fn root_a_running_agent_hands_out_its_last_minutes() {
     let page = Command::new(&agent).arg("report").arg(&file).output().unwrap();
     let page = String::from_utf8(page.stdout).unwrap();
     assert!(page.contains(&addr.to_string()) && page.ends_with("</html>"));
+
+    running.stop();
+    assert!(!socket.exists(), "nobody answers there any more");
 }

@@ -25,8 +25,7 @@ use super::{
 use crate::{
     across::{Joined, Joiner, Outbox, Outgoing, Reader, publish_verdicts},
     export::{self, Correlation},
-    time::UnixMs,
-    verdict::Ledger,
+    verdict::ProxyAccounts,
 };
 
 /// Verdicts that wait for the bus take up no more than this.
@@ -73,7 +72,7 @@ pub(super) async fn correlate(args: CorrelateArgs) -> Result<ExitCode> {
     let desk = Desk {
         reader: Reader::new(bus, name),
         joiner: Joiner::new(args.patience),
-        ledger: Ledger::new(UnixMs::now()),
+        accounts: ProxyAccounts::default(),
         outbox,
         published,
         json: args.json,
@@ -91,7 +90,7 @@ struct Desk {
     reader: Reader,
     joiner: Joiner,
     /// Counts the verdicts that this reader was the first to publish.
-    ledger: Ledger,
+    accounts: ProxyAccounts,
     outbox: Arc<Outbox>,
     published: mpsc::UnboundedReceiver<(Joined, bool)>,
     json: bool,
@@ -112,7 +111,7 @@ impl Desk {
                 Some((verdict, is_new)) = self.published.recv() => {
                     if is_new {
                         self.print(&verdict)?;
-                        self.ledger.book_verdict(verdict.verdict);
+                        self.accounts.book_verdict(verdict.verdict);
                     }
                 }
                 (message, stored) = self.reader.next() => {
@@ -154,7 +153,7 @@ impl Desk {
             waiting: self.reader.waiting,
             reading: Some(self.reader.stats()),
             publishing: Some(self.outbox.stats()),
-            verdicts: self.ledger.verdict_counts().clone(),
+            verdicts: self.accounts.verdict_counts().clone(),
         }
     }
 }

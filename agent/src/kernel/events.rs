@@ -2,19 +2,18 @@
 
 #![allow(unsafe_code, reason = "reads the kernel's records")]
 
-use std::{net::SocketAddr, ptr, time::Duration};
+use std::{net::SocketAddr, ptr};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use floodmark_common::{Class, EventRecord};
 use log::Log;
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
     counters::{address, identity},
     sample::{KernelEvent, QueueDepth},
 };
-use crate::time::UnixMs;
+use crate::time::Clock;
 
 /// The reading end of the ring buffers.
 pub struct Events {
@@ -47,24 +46,6 @@ impl Events {
     }
 }
 
-/// Wall clock and `bpf_ktime_get_ns` (CLOCK_MONOTONIC) read together, to turn one into the other.
-pub(super) struct Clock {
-    wall: UnixMs,
-    /// The kernel's.
-    pub(super) monotonic: Duration,
-}
-
-impl Clock {
-    pub(super) fn read() -> Self {
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
-        Self { wall: UnixMs::now(), monotonic }
-    }
-
-    pub(super) fn wall_at(&self, ktime_ns: u64) -> UnixMs {
-        self.wall.earlier(self.monotonic.saturating_sub(Duration::from_nanos(ktime_ns)))
-    }
-}
-
 fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
     if bytes.len() < size_of::<EventRecord>() {
         return None;
@@ -84,9 +65,12 @@ fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use floodmark_common::{AF_INET, ListenerKey};
 
     use super::*;
+    use crate::time::UnixMs;
 
     fn bytes_of(record: &EventRecord) -> Vec<u8> {
         let start = ptr::from_ref(record).cast::<u8>();
@@ -95,7 +79,7 @@ mod tests {
     }
 
     fn clock() -> Clock {
-        Clock { wall: UnixMs(1_000_000), monotonic: Duration::from_secs(50) }
+        Clock::of(UnixMs(1_000_000), Duration::from_secs(50))
     }
 
     #[test]

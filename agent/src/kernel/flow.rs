@@ -16,10 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     counters::{address, identity},
-    events::Clock,
     sample::{ListenerId, NetnsId},
 };
-use crate::time::UnixMs;
+use crate::time::{Clock, UnixMs};
 
 /// Client events taken at a time; more wait in the ring buffer.
 const MOST_EVENTS: usize = 50_000;
@@ -92,7 +91,7 @@ impl FlowMaps {
     /// When the map cannot be read.
     pub fn arrivals(&mut self) -> Result<BTreeMap<ListenerId, Vec<Slot>>> {
         let clock = Clock::read();
-        let current = (clock.monotonic.as_nanos() as u64 / SLOT_NS) as u32;
+        let current = (clock.monotonic().as_nanos() as u64 / SLOT_NS) as u32;
         let mut found = BTreeMap::new();
         for entry in self.arrivals.iter() {
             let (key, arrivals) = entry.context("reading the ARRIVALS map")?;

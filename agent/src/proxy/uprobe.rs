@@ -30,9 +30,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProxyEvent, SourceStats};
-use crate::kernel::constants;
+use crate::{kernel::constants, time::Clock};
 use binary::{Binary, Identity};
-use record::{Clock, Untrustworthy};
+use record::Untrustworthy;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-nginx"));
 

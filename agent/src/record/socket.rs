@@ -7,7 +7,7 @@ use std::{
         fs::{DirBuilderExt, PermissionsExt},
         net::UnixStream,
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use log::warn;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream as AsyncStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::hindsight::Hindsight;
@@ -25,6 +25,8 @@ use super::hindsight::Hindsight;
 const QUESTION: &[u8; 7] = b"record\n";
 /// How long a client may take for its question or the answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait after a client could not be taken.
+const RESPITE: Duration = Duration::from_millis(100);
 
 /// Answers at `path`, one client after the other; never ends by itself. Only the agent's own user may
 /// ask, for a recording tells who talks with whom.
@@ -46,10 +48,16 @@ pub fn serve(path: &Path, hindsight: Hindsight) -> Result<impl Future<Output = (
     let _ = fs::remove_file(path);
     let listener =
         UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+    let place = Place(path.to_owned());
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(async move {
+        let _place = place;
         loop {
-            let Ok((client, _)) = listener.accept().await else { continue };
+            let Ok((client, _)) = listener.accept().await else {
+                // Without descriptors, say.
+                sleep(RESPITE).await;
+                continue;
+            };
             match timeout(PATIENCE, answer(client, &hindsight)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!("a client of the agent's socket: {error}"),
@@ -57,6 +65,15 @@ pub fn serve(path: &Path, hindsight: Hindsight) -> Result<impl Future<Output = (
             }
         }
     })
+}
+
+/// The socket's path, where nothing is left once nobody answers there.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 async fn answer(mut client: AsyncStream, hindsight: &Hindsight) -> io::Result<()> {

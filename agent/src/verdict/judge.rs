@@ -137,18 +137,18 @@ impl Judge {
 
     /// Takes in what a proxy said.
     pub fn hear(&mut self, heard: &Heard, inventory: &Inventory) {
-        self.ledger.book_proxy_event(&heard.event);
+        self.ledger.proxies.book_event(&heard.event);
         self.correlator.on_event(heard.event.clone(), heard.netns, heard.at, inventory);
     }
 
     /// Takes in what a tick brings.
     pub fn tick(&mut self, inputs: &Inputs<'_>, inventory: &Inventory) -> Outcome {
-        self.ledger.book_arrivals(inputs.arrivals, inventory);
+        self.ledger.listeners.book_arrivals(inputs.arrivals, inventory);
         self.ledger.book_links(inputs.links);
         self.ledger.book_sample(inputs.sample, inventory);
         self.correlator.on_sample(inputs.sample);
         for event in inputs.events {
-            self.ledger.book_event(event);
+            self.ledger.listeners.book_event(event);
             self.correlator.on_kernel_event(event);
         }
         if inputs.hears_proxies {
@@ -162,10 +162,10 @@ impl Judge {
             verdicts.extend(self.correlator.decide_all(inventory));
         }
         for verdict in &verdicts {
-            self.ledger.book_verdict(verdict.clone());
+            self.ledger.proxies.book_verdict(verdict.clone());
         }
         let known = |netns| inputs.totals.kernel.contains_key(&netns);
-        let closed = inputs.forgets.then(|| self.ledger.forget_closed(inputs.now, known));
+        let closed = inputs.forgets.then(|| self.ledger.listeners.forget_closed(inputs.now, known));
         Outcome { verdicts, closed: closed.unwrap_or_default() }
     }
 

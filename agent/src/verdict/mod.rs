@@ -34,7 +34,9 @@ pub use growth::Growth;
 pub use join::{Correlator, SETTLE};
 pub use judge::{Heard, Inputs, Judge, Outcome, Totals};
 pub use keepalive::{LinkReport, Links, Sizing, sizings};
-pub use ledger::{KernelSide, LastVerdict, Ledger, VERDICTS_KEPT, VerdictKind};
+pub use ledger::{
+    Accounts, KernelSide, LastVerdict, Ledger, ProxyAccounts, VERDICTS_KEPT, VerdictKind,
+};
 pub use report::{BlindSpot, ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};
 pub use whatif::{Rate, Replay, Replayed, WhatIf};

@@ -5,16 +5,14 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ptr,
-    time::Duration,
 };
 
 use floodmark_common::{AF_INET, AF_INET6, NginxKind, NginxRecord};
-use nix::time::{ClockId, clock_gettime};
 
 use super::SOURCE;
 use crate::{
     proxy::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
-    time::UnixMs,
+    time::Clock,
 };
 
 const AF_UNIX: u16 = 1;
@@ -28,24 +26,6 @@ pub struct Untrustworthy {
     pub pid: u32,
     /// What is odd.
     pub why: &'static str,
-}
-
-/// Wall clock and `bpf_ktime_get_ns` (CLOCK_MONOTONIC) read together, to turn one into the other.
-pub struct Clock {
-    wall: UnixMs,
-    monotonic: Duration,
-}
-
-impl Clock {
-    /// Reads both.
-    pub fn read() -> Self {
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
-        Self { wall: UnixMs::now(), monotonic }
-    }
-
-    fn wall_at(&self, ktime_ns: u64) -> UnixMs {
-        self.wall.earlier(self.monotonic.saturating_sub(Duration::from_nanos(ktime_ns)))
-    }
 }
 
 /// Reads a record.
@@ -64,7 +44,7 @@ pub fn event(bytes: &[u8], clock: &Clock) -> Result<ProxyEvent, Untrustworthy> {
     let name = record.name.get(..record.name_len as usize).ok_or(odd("a name is too long"))?;
     let name = std::str::from_utf8(name).map_err(|_| odd("a name is no text"))?;
     let carrier =
-        Carrier { source: SOURCE, read_at: clock.wall, stamped: None, pid: Some(record.pid) };
+        Carrier { source: SOURCE, read_at: clock.wall(), stamped: None, pid: Some(record.pid) };
     let at = (clock.wall_at(record.at_ns), 1);
     let event = |kind, upstream| ProxyEvent::new(ProxyKind::Nginx, &carrier, at, kind, upstream);
     if record.kind == NginxKind::NoLivePeers as u32 {
@@ -141,7 +121,10 @@ fn local(record: &NginxRecord, upstream: &Upstream) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::time::UnixMs;
 
     fn record(name: &str) -> NginxRecord {
         let mut record = NginxRecord {
@@ -168,7 +151,7 @@ mod tests {
         let start = ptr::from_ref(record).cast::<u8>();
         // SAFETY: NginxRecord has no padding, so each of its bytes is initialised.
         let bytes = unsafe { std::slice::from_raw_parts(start, size_of::<NginxRecord>()) };
-        event(bytes, &Clock { wall: UnixMs(1_000_000), monotonic: Duration::from_secs(50) })
+        event(bytes, &Clock::of(UnixMs(1_000_000), Duration::from_secs(50)))
     }
 
     #[test]
