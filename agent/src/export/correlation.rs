@@ -17,8 +17,8 @@ use axum::{
 use tokio::sync::watch;
 
 use super::{
-    Web, WebConfig, families::Families, http::PROMETHEUS_TEXT, metrics::about_verdicts,
-    outlets::about_outlet, server,
+    Web, WebConfig, families::Families, http::PROMETHEUS_TEXT, outlets::about_outlet,
+    proxies::about_verdicts, server,
 };
 use crate::{
     across::{HostState, OutletStats},

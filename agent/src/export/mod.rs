@@ -5,12 +5,15 @@ mod families;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod flows;
+mod health;
 mod http;
 mod listeners;
+mod losses;
 mod metrics;
 pub mod otlp;
 mod outlets;
 mod protobuf;
+mod proxies;
 #[cfg(test)]
 mod reference;
 mod server;

@@ -201,7 +201,10 @@ fn everything_exported_by_the_code_is_documented() {
         include_str!("correlation.rs"),
         include_str!("flows.rs"),
         include_str!("listeners.rs"),
+        include_str!("health.rs"),
+        include_str!("losses.rs"),
         include_str!("metrics.rs"),
+        include_str!("proxies.rs"),
         include_str!("outlets.rs"),
     ] {
         let quoted = code.split('"').filter(|word| word.starts_with("floodmark_"));
