@@ -26,6 +26,9 @@ use report::Report;
 
 const ATTRIBUTED: &str = "each loss with listener, cause and peer";
 
+const PROGRAMS: &str = "Floodmark's programs";
+const EMPTY: &str = "empty programs";
+
 /// Measure what is attached to the kernel's handshake.
 #[derive(Parser)]
 struct Cli {
@@ -74,12 +77,8 @@ fn contenders(cli: &Cli) -> Result<Vec<Contender>> {
     let contender = |name, tells, kind| Contender { name, tells, kind };
     let mut contenders = vec![
         contender("nothing", "", Kind::Nothing),
-        contender("Floodmark's programs", ATTRIBUTED, Kind::Programs),
-        contender(
-            "empty programs",
-            "nothing, on Floodmark's hooks",
-            Kind::Empty(read(&cli.empty)?),
-        ),
+        contender(PROGRAMS, ATTRIBUTED, Kind::Programs),
+        contender(EMPTY, "nothing, on Floodmark's hooks", Kind::Empty(read(&cli.empty)?)),
         contender("Floodmark's agent", ATTRIBUTED, Kind::Agent(cli.agent.clone())),
     ];
     contenders.extend(tools::all()?);

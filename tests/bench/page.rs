@@ -3,12 +3,20 @@
 use std::fmt::Write;
 
 use crate::{
+    EMPTY, PROGRAMS,
     report::{PerRun, Program, Report, Summary},
     tools::BCC,
 };
 
 /// What is demanded of every program, in multiples of an empty one.
 const BOUND: f64 = 4.0;
+
+/// What a program gives for what it costs on a dropped SYN.
+const DROPPED: &str = "What a program costs on a dropped SYN it costs on no other: it reads three pairs \
+    of the kernel's counters again to tell the cause, the listener's address and inode and the \
+    sender's address and port, finds the listener's counts, tells a connection's first loss from those \
+    that follow, and sends an event. A count without a listener would be within the bound; a count \
+    for whom and from whom is not.";
 
 /// The report's tables.
 pub fn render(report: &Report) -> String {
@@ -55,7 +63,7 @@ fn above_bound(report: &Report) -> String {
     if above.is_empty() {
         format!("Every program is within {BOUND}.\n\n")
     } else {
-        format!("Above {BOUND}: {}.\n\n", above.join(", "))
+        format!("Above {BOUND}: {}. {DROPPED}\n\n", above.join(", "))
     }
 }
 
@@ -71,7 +79,30 @@ fn contenders(report: &Report) -> String {
     for summary in &report.contenders {
         line(&mut page, &contender(summary));
     }
+    page.push_str(&comparison(&report.contenders));
     page
+}
+
+/// Whom the programs are cheaper than on an accepted connection, and whom they are not.
+fn comparison(contenders: &[Summary]) -> String {
+    let cost = |kind: &str| {
+        let found = contenders.iter().find(|summary| summary.name == kind);
+        found.and_then(|summary| summary.accepted_ns)
+    };
+    let (Some(own), Some(empty)) = (cost(PROGRAMS), cost(EMPTY)) else { return String::new() };
+    let names = |is_wanted: &dyn Fn(f64) -> bool| {
+        let tools = contenders.iter().filter(|summary| summary.is_tool);
+        let wanted = tools.filter(|summary| summary.accepted_ns.is_some_and(is_wanted));
+        let names: Vec<&str> = wanted.map(|summary| summary.name).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join("; ") }
+    };
+    format!(
+        "\nPer accepted connection the programs cost {own:.0} ns, of which {empty:.0} would be spent \
+         on their hooks if they did nothing. Tools that cost more: {}. Tools that cost less: {}; \
+         what these tell is in the table.\n",
+        names(&|ns| ns > own),
+        names(&|ns| ns <= own),
+    )
 }
 
 fn contender(summary: &Summary) -> String {

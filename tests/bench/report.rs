@@ -60,6 +60,8 @@ pub struct Summary {
     pub name: &'static str,
     /// What it tells.
     pub tells: &'static str,
+    /// Whether it is somebody else's.
+    pub is_tool: bool,
     /// Why it could not be measured.
     pub failure: Option<String>,
     /// Programs it attached.
@@ -147,6 +149,7 @@ impl Summary {
         Self {
             name: contender.name,
             tells: contender.tells,
+            is_tool: matches!(contender.kind, Kind::Tool(..)),
             failure,
             programs: outcomes
                 .first()
