@@ -1,5 +1,7 @@
 //! The loaded object together with the kernel's types, as it takes to attach a program.
 
+use std::{cmp::Reverse, collections::BTreeSet};
+
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
@@ -59,7 +61,12 @@ impl Loaded {
         first: usize,
     ) -> (Standing, Option<usize>) {
         let mut refused = Vec::new();
+        let mut unfit = Vec::new();
         for (number, way) in ways.iter().enumerate().skip(first) {
+            if let Some((place, reason)) = self.misfit(way) {
+                unfit.push(Refusal { rung: way.rung, place: Some(place), reason });
+                continue;
+            }
             match self.take_way(way) {
                 Ok(()) => {
                     for extra in way.extras {
@@ -67,6 +74,7 @@ impl Loaded {
                             debug!("{}: {reason}", extra.program);
                         }
                     }
+                    let refused = with_unfit_rungs(refused, unfit);
                     let blind_spot = way.blind_spot.to_owned();
                     let standing = Standing { signal, rung: way.rung, blind_spot, refused };
                     return (standing, Some(number));
@@ -76,8 +84,16 @@ impl Loaded {
                 }
             }
         }
+        let refused = with_unfit_rungs(refused, unfit);
         let blind_spot = "everything".to_owned();
         (Standing { signal, rung: Rung::None, blind_spot, refused }, None)
+    }
+
+    /// Which hook of `way` was written for another kernel than this, and why.
+    fn misfit(&self, way: &Way) -> Option<(String, String)> {
+        way.hooks
+            .iter()
+            .find_map(|hook| Some((hook.place(), hook.objection(&self.btf, &self.layout)?)))
     }
 
     fn take_way(&mut self, way: &Way) -> Result<(), (String, String)> {
@@ -132,6 +148,15 @@ impl Loaded {
             _ => Ok(()),
         };
     }
+}
+
+/// All refusals, best rung first. A way written for another kernel is worth a word only where no way
+/// of its rung fits this one.
+fn with_unfit_rungs(mut refused: Vec<Refusal>, unfit: Vec<Refusal>) -> Vec<Refusal> {
+    let fits: BTreeSet<Rung> = refused.iter().map(|refusal| refusal.rung).collect();
+    refused.extend(unfit.into_iter().filter(|refusal| !fits.contains(&refusal.rung)));
+    refused.sort_by_key(|refusal| Reverse(refusal.rung));
+    refused
 }
 
 /// What the running kernel says of its types, as the agent reads it and as aya does.
@@ -209,6 +234,16 @@ fn is_statistics(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_of_another_kernel_is_told_where_no_other_fits() {
+        let refusal = |rung, reason: &str| Refusal { rung, place: None, reason: reason.to_owned() };
+        let refused = vec![refusal(Rung::Fentry, "refused")];
+        let unfit = vec![refusal(Rung::Fentry, "other arguments"), refusal(Rung::Kprobe, "none")];
+        let told = with_unfit_rungs(refused, unfit);
+        let reasons: Vec<&str> = told.iter().map(|refusal| refusal.reason.as_str()).collect();
+        assert_eq!(reasons, ["refused", "none"]);
+    }
 
     /// A program that calls another function has no exception table on Linux 5.10, where a typed load
     /// that faults then brings the machine down (agent-ebpf/src/program.rs). The bit pattern is
