@@ -76,12 +76,10 @@ constants! {
     BIT_TW_KILL,
     /// Four seconds in jiffies, the limit between TW and TWKilled
     SHORT_TIMEOUT,
-    /// `socket.file`
-    OFF_SOCKET_FILE,
+    /// `socket_alloc.vfs_inode.i_ino`: inode number of the `struct socket` that a `socket_alloc` begins with
+    OFF_SOCKET_INO,
     /// `file.f_inode`
     OFF_FILE_INODE,
-    /// `inode.i_ino`
-    OFF_INODE_INO,
     /// `net.ns.inum`
     OFF_NET_INUM,
     /// `net.mib.net_statistics`

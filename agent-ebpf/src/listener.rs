@@ -7,9 +7,9 @@ use floodmark_common::{
 
 use crate::{
     kernel::{
-        Access, OFF_FILE_INODE, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY,
-        OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET,
-        OFF_SK_V6_RCV_SADDR, OFF_SOCKET_FILE, Probed,
+        Access, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG,
+        OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR,
+        OFF_SOCKET_INO, Probed,
     },
     maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, totals},
     segment::{Peer, in6_addr},
@@ -28,13 +28,11 @@ pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
 /// Identity of the listening socket `sk`.
 #[inline(always)]
 pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
-    // A socket already released reads as inode 0. By helper calls, since a typed load of a null
-    // pointer brings Linux 5.10 down in a program that calls a function (see `program.rs`).
+    // The inode lies right behind the `struct socket` (kernel: include/net/sock.h `SOCK_INODE`). A
+    // socket already released reads as inode 0.
     // SAFETY: `sk` is a `struct sock *`, and each hop has the member read of it.
     unsafe {
         let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
-        let file: *const u8 = Probed::field(socket, &OFF_SOCKET_FILE);
-        let inode: *const u8 = Probed::field(file, &OFF_FILE_INODE);
         let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
@@ -45,7 +43,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
         }
         ListenerKey {
             netns: netns_of::<A>(sk),
-            inode: Probed::field::<u64>(inode, &OFF_INODE_INO) as u32,
+            inode: Probed::field::<u64>(socket, &OFF_SOCKET_INO) as u32,
             addr,
             port: A::field(sk, &OFF_SK_NUM),
             family,

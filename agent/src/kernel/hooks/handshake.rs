@@ -11,9 +11,7 @@ pub(super) const LISTENER: &[&str] = &[
     "OFF_SK_ACK_BACKLOG",
     "OFF_SK_MAX_ACK_BACKLOG",
     "OFF_SK_SOCKET",
-    "OFF_SOCKET_FILE",
-    "OFF_FILE_INODE",
-    "OFF_INODE_INO",
+    "OFF_SOCKET_INO",
     "OFF_NET_INUM",
 ];
 const SEGMENT: &[&str] =
