@@ -28,7 +28,7 @@ pub type RawAddr = [u8; 16];
 pub struct ListenerKey {
     /// `net->ns.inum`: inode number of the network namespace.
     pub netns: u32,
-    /// `sk->sk_socket->file->f_inode->i_ino`; 0 for a socket already released.
+    /// `SOCK_INODE(sk->sk_socket)->i_ino`, as sock_diag tells it; 0 for a socket already released.
     pub inode: u32,
     /// Local address (`skc_rcv_saddr` or `skc_v6_rcv_saddr`).
     pub addr: RawAddr,
@@ -304,6 +304,29 @@ pub struct ServiceTally {
     pub counts: [u64; SERVICE_CLASSES],
 }
 
+/// Number of places in [`RecentServices`], a power of two.
+pub const RECENT_PLACES: usize = 64;
+
+/// A service that one CPU counts without looking it up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentService {
+    /// Which service; the default where the place is free.
+    pub key: ServiceKey,
+    /// How many others may come by before one takes the place over.
+    pub patience: u64,
+    /// What was counted since it has this place. What was counted before is in `SERVICES`.
+    pub tally: ServiceTally,
+}
+
+/// The services that one CPU met of late, each at the place that its key gives it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecentServices {
+    /// By a hash of the key.
+    pub places: [RecentService; RECENT_PLACES],
+}
+
 /// Key of the `NO_PORT` map: to whom a process could not connect for want of a local port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -336,8 +359,6 @@ pub struct NoPortTally {
 pub struct Totals {
     /// Everything counted, by [`Class`].
     pub counts: [u64; CLASSES],
-    /// Everything counted, by [`ServiceClass`].
-    pub service_counts: [u64; SERVICE_CLASSES],
     /// Detail events the ring buffer had no room for.
     pub ring_full: u64,
     /// Counts that found no room in the map they belong to.
@@ -350,14 +371,7 @@ pub struct Totals {
 
 impl Default for Totals {
     fn default() -> Self {
-        Self {
-            counts: [0; CLASSES],
-            service_counts: [0; SERVICE_CLASSES],
-            ring_full: 0,
-            map_full: 0,
-            nested: 0,
-            orphan_exits: 0,
-        }
+        Self { counts: [0; CLASSES], ring_full: 0, map_full: 0, nested: 0, orphan_exits: 0 }
     }
 }
 
@@ -437,9 +451,11 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 4 + 4 + 16 + 2 + 2);
     assert!(size_of::<ListenerTally>() == (CLASSES + 4) * 8 + 2 * 4);
     assert!(size_of::<ServiceKey>() == 4 + 2 + 2);
+    assert!(size_of::<RecentServices>() == RECENT_PLACES * (8 + 8 + SERVICE_CLASSES * 8));
+    assert!(RECENT_PLACES.is_power_of_two());
     assert!(size_of::<NoPortKey>() == 4 + 4 + 16 + 2 + 2);
     assert!(size_of::<NoPortTally>() == 8 + 16);
-    assert!(size_of::<Totals>() == (CLASSES + SERVICE_CLASSES + 4) * 8);
+    assert!(size_of::<Totals>() == (CLASSES + 4) * 8);
     assert!(size_of::<NginxRecord>() == 3 * 8 + 4 * 4 + 2 + 2 + 4 + 32 + NGINX_NAME);
     assert!(size_of::<EventRecord>() == 8 + 28 + 16 + 2 + 2 + 4 * 4);
 };
@@ -447,8 +463,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        EventRecord, ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally,
-        Totals,
+        EventRecord, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RecentServices,
+        ServiceKey, ServiceTally, Totals,
         churn::{ChurnKey, ChurnTally, UnixRefusal},
         flow::Arrivals,
         queue::{ListenCall, QueueTally, SocketKey},
@@ -462,6 +478,8 @@ mod user {
     unsafe impl aya::Pod for ServiceKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for ServiceTally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for RecentServices {}
     // SAFETY: as above.
     unsafe impl aya::Pod for NoPortKey {}
     // SAFETY: as above.

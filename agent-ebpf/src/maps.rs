@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use floodmark_common::{
-    ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+    ListenerKey, ListenerTally, NoPortKey, NoPortTally, RecentServices, ServiceKey, ServiceTally,
+    Totals,
     churn::{ChurnKey, ChurnTally, Connection, UnixRefusal},
     queue::{ListenCall, QueueTally, SocketKey},
 };
@@ -29,7 +30,11 @@ pub const LOSERS_PLACES: u32 = 8192;
 #[map]
 pub static LOSERS: Array<u64> = Array::with_max_entries(LOSERS_PLACES, 0);
 
-/// What became of connections, by service.
+/// What became of connections lately, for the services that this CPU meets most: `service.rs`.
+#[map]
+pub static RECENT_SERVICES: PerCpuArray<RecentServices> = PerCpuArray::with_max_entries(1, 0);
+
+/// What became of connections, by service, but for what is in [`RECENT_SERVICES`].
 #[map]
 pub static SERVICES: PerCpuHashMap<ServiceKey, ServiceTally> =
     PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);

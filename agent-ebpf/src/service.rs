@@ -1,12 +1,14 @@
 //! Counting what became of connections, by service and side.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use floodmark_common::{SERVICE_CLASSES, ServiceClass, ServiceKey, ServiceTally};
+use floodmark_common::{
+    RECENT_PLACES, RecentService, SERVICE_CLASSES, ServiceClass, ServiceKey, ServiceTally,
+};
 
 use crate::{
     kernel::{Access, OFF_SK_PORTPAIR},
     listener::netns_of,
-    maps::{SERVICES, totals},
+    maps::{RECENT_SERVICES, SERVICES, totals},
 };
 
 /// A tally at zero, to insert without taking up the stack.
@@ -25,24 +27,84 @@ pub fn count<A: Access>(sk: *const u8, class: ServiceClass) {
 }
 
 /// Where ephemeral ports begin by default (`net.ipv4.ip_local_port_range`).
-const EPHEMERAL: u16 = 32768;
+const EPHEMERAL: u32 = 32768;
 
 /// Counts for the service between two ports. The lower one is taken for the service's, unless both
 /// are ephemeral: then nobody knows, and keys by client would fill the map; port 0 stands for those.
 #[inline(always)]
 pub fn count_between(netns: u32, local: u16, remote: u16, class: ServiceClass) {
-    totals(|t| t.service_counts[class as usize] += 1);
-    let lower = local.min(remote);
-    let port = if lower < EPHEMERAL { lower } else { 0 };
-    let key = ServiceKey { netns, port, is_local: u16::from(local <= remote) };
-    let known = SERVICES.get_ptr_mut(key);
-    let tally = known.or_else(|| {
-        let _ = SERVICES.insert(key, &BLANK, u64::from(BPF_NOEXIST));
-        SERVICES.get_ptr_mut(key)
-    });
-    match tally {
+    let (lower, is_local) = if local <= remote { (local, 1) } else { (remote, 0) };
+    let port = if u32::from(lower) < EPHEMERAL { lower } else { 0 };
+    let key = ServiceKey { netns, port, is_local };
+    if let Some(recent) = recent(&key) {
+        recent.tally.counts[class as usize] += 1;
+        return;
+    }
+    match tally_of(key) {
         // SAFETY: this CPU's slot of a per-CPU map.
         Some(tally) => unsafe { (*tally).counts[class as usize] += 1 },
         None => totals(|t| t.map_full += 1),
     }
+}
+
+/// How many others may pass by a service's place before one takes it over. Each time that the service
+/// itself comes by, they begin anew: of two that share a place, the busier keeps it.
+const PATIENCE: u64 = 8;
+
+/// This CPU's place for the service, if it has it or may take it over. A busy service is counted
+/// there: an array costs about a sixth of what a look into the map costs.
+#[inline(always)]
+fn recent(key: &ServiceKey) -> Option<&'static mut RecentService> {
+    // Any odd constant spreads well enough for some dozens of places.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let number = u64::from(key.netns) | u64::from(key.port) << 32 | u64::from(key.is_local) << 48;
+    let place = number.wrapping_mul(SPREAD) >> (u64::BITS - RECENT_PLACES.trailing_zeros());
+    // SAFETY: this CPU's slot of a per-CPU map.
+    let recent = unsafe { &mut *RECENT_SERVICES.get_ptr_mut(0)? };
+    let recent = &mut recent.places[place as usize & (RECENT_PLACES - 1)];
+    if recent.key != *key && !take_over(recent, *key) {
+        return None;
+    }
+    recent.patience = PATIENCE;
+    Some(recent)
+}
+
+/// Gives a place to another service, once those before it have used up its owner's patience; the
+/// owner's counts go to the map. Its key goes first, so that who reads the places before and after the
+/// map sees by the key that counts were on their way.
+#[inline(always)]
+fn take_over(recent: &mut RecentService, key: ServiceKey) -> bool {
+    if recent.patience > 0 {
+        recent.patience -= 1;
+        return false;
+    }
+    // Whatever interrupts this program on its CPU leaves the place alone.
+    recent.patience = PATIENCE;
+    if recent.key != ServiceKey::default() {
+        let Some(tally) = tally_of(recent.key) else { return false };
+        let place = core::ptr::from_mut(recent);
+        // SAFETY: both are this CPU's slots. Volatile, so that the key is written before the counts
+        // move, and that no call of `memset` comes of them (see `program.rs`).
+        unsafe {
+            (&raw mut (*place).key).write_volatile(ServiceKey::default());
+            for class in 0..SERVICE_CLASSES {
+                let count = &raw mut (*place).tally.counts[class];
+                (*tally).counts[class] += count.read_volatile();
+                count.write_volatile(0);
+            }
+        }
+    }
+    recent.key = key;
+    true
+}
+
+/// This CPU's slot of the map for the service, made if missing.
+#[inline(always)]
+fn tally_of(key: ServiceKey) -> Option<*mut ServiceTally> {
+    if let Some(tally) = SERVICES.get_ptr_mut(key) {
+        return Some(tally);
+    }
+    // Another CPU may insert first; then its slot for this CPU is there, zeroed.
+    let _ = SERVICES.insert(key, &BLANK, u64::from(BPF_NOEXIST));
+    SERVICES.get_ptr_mut(key)
 }

@@ -53,7 +53,7 @@ pub struct Echo {
     /// Of its listeners.
     pub tally: Tally,
     /// Of its connections, by [`ServiceClass`].
-    pub services: super::counters::ServiceCounts,
+    pub services: super::service_maps::ServiceCounts,
     /// Of its connects without a local port.
     pub no_port: u64,
     /// Of its deepest queue, of its backlogs and of its Unix connects.

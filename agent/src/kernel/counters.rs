@@ -8,14 +8,14 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use floodmark_common::{
-    AF_INET, Class, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RawAddr, SERVICE_CLASSES,
-    ServiceKey, ServiceTally, Totals,
+    AF_INET, Class, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RawAddr, Totals,
 };
 
 use super::{
     object::CountingMaps,
     sample::{ListenerId, NetnsId, QueueDepth, Tally},
     service::NoPortCount,
+    service_maps::ServiceMaps,
 };
 
 /// Growth at one listener since the last reading.
@@ -29,13 +29,11 @@ pub struct Growth {
     pub queue: QueueDepth,
 }
 
-/// Counts of one service, by class.
-pub type ServiceCounts = [u64; SERVICE_CLASSES];
-
 /// The counting maps, and what they held when last read.
 pub struct Counters {
     listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
-    services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    /// What became of connections, by service.
+    pub services: ServiceMaps,
     no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
     totals: PerCpuArray<MapData, Totals>,
     seen: HashMap<ListenerKey, ListenerTally>,
@@ -44,7 +42,8 @@ pub struct Counters {
 impl Counters {
     /// Takes the maps over.
     pub fn new(maps: CountingMaps) -> Self {
-        let CountingMaps { listeners, services, no_port, totals } = maps;
+        let CountingMaps { listeners, services, recent_services, no_port, totals } = maps;
+        let services = ServiceMaps::new(services, recent_services);
         Self { listeners, services, no_port, totals, seen: HashMap::new() }
     }
 
@@ -77,28 +76,13 @@ impl Counters {
             self.seen.remove(&key);
             self.listeners.remove(&key).context("removing from the LISTENERS map")?;
         }
-        let services: Vec<ServiceKey> =
-            self.services.keys().collect::<Result<_, _>>().context("reading the SERVICES map")?;
-        for key in services.iter().filter(|key| !known(NetnsId(key.netns))) {
-            self.services.remove(key).context("removing from the SERVICES map")?;
-        }
+        self.services.forget(&known)?;
         let no_port: Vec<NoPortKey> =
             self.no_port.keys().collect::<Result<_, _>>().context("reading the NO_PORT map")?;
         for key in no_port.iter().filter(|key| !known(NetnsId(key.netns))) {
             self.no_port.remove(key).context("removing from the NO_PORT map")?;
         }
         Ok(())
-    }
-
-    /// What became of connections since start, by service.
-    pub fn services(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
-        let read = |entry: Result<(ServiceKey, PerCpuValues<ServiceTally>), _>| {
-            let (key, per_cpu) = entry.context("reading the SERVICES map")?;
-            let mut counts = [0; SERVICE_CLASSES];
-            per_cpu.iter().for_each(|cpu| add(&mut counts, &cpu.counts));
-            Ok((key, counts))
-        };
-        self.services.iter().map(read).collect()
     }
 
     /// Connects that found no local port, since start.
@@ -124,9 +108,8 @@ impl Counters {
     pub fn totals(&self) -> Result<Totals> {
         let per_cpu = self.totals.get(&0, 0).context("reading the TOTALS map")?;
         Ok(per_cpu.iter().fold(Totals::default(), |mut sum, cpu| {
-            let Totals { counts, service_counts, ring_full, map_full, nested, orphan_exits } = *cpu;
+            let Totals { counts, ring_full, map_full, nested, orphan_exits } = *cpu;
             add(&mut sum.counts, &counts);
-            add(&mut sum.service_counts, &service_counts);
             sum.ring_full += ring_full;
             sum.map_full += map_full;
             sum.nested += nested;
@@ -167,7 +150,7 @@ fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
     })
 }
 
-fn add<const N: usize>(sum: &mut [u64; N], more: &[u64; N]) {
+pub(super) fn add<const N: usize>(sum: &mut [u64; N], more: &[u64; N]) {
     sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
 

@@ -21,6 +21,7 @@ mod object;
 mod remedy;
 mod sample;
 pub mod service;
+mod service_maps;
 pub mod settings;
 mod signal;
 pub mod sock_diag;

@@ -16,7 +16,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use floodmark_common::{
-    ListenerKey, ListenerTally, NoPortKey, NoPortTally, ServiceKey, ServiceTally, Totals,
+    ListenerKey, ListenerTally, NoPortKey, NoPortTally, RecentServices, ServiceKey, ServiceTally,
+    Totals,
 };
 use log::{Log, debug};
 
@@ -61,6 +62,8 @@ pub struct CountingMaps {
     pub listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
     /// What became of connections, by service.
     pub services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    /// Those met most of late, on each CPU.
+    pub recent_services: PerCpuArray<MapData, RecentServices>,
     /// Connects that found no local port.
     pub no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
     /// Totals.
@@ -172,6 +175,7 @@ impl Object {
         let counting = CountingMaps {
             listeners: take("LISTENERS")?.try_into()?,
             services: take("SERVICES")?.try_into()?,
+            recent_services: take("RECENT_SERVICES")?.try_into()?,
             no_port: take("NO_PORT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
         };

@@ -1,7 +1,7 @@
 //! The kernel side in one piece: attached once, sampled at every tick.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io, mem,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use log::warn;
 use super::{
     canary::{self, Echo, Heard, compare},
     causes::{CauseWatch, are_unattributed},
-    counters::{Counters, Growth, ServiceCounts},
+    counters::{Counters, Growth},
     events::Events,
     ladder::{Reach, Rung, Signal, Standing},
     lower_rung::LowerRung,
@@ -22,6 +22,7 @@ use super::{
     object::Object,
     sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, Tally},
     service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
+    service_maps::ServiceCounts,
     watch::Watch,
 };
 use crate::time::{UnixMs, Window};
@@ -41,8 +42,6 @@ pub struct KernelSource {
     mibs: BTreeMap<NetnsId, Mib>,
     /// Shares out what no program counts, where there is such.
     lower_rung: LowerRung,
-    /// What was counted between attaching and the baseline of the MIBs.
-    services_before: HashMap<ServiceKey, ServiceCounts>,
     sampled: UnixMs,
     ring_full: u64,
     canary: Canary,
@@ -126,7 +125,6 @@ impl KernelSource {
             events,
             mibs: BTreeMap::new(),
             lower_rung: LowerRung::default(),
-            services_before: HashMap::new(),
             sampled: UnixMs::now(),
             ring_full: 0,
             canary: Canary::None("none was let go".to_owned()),
@@ -256,7 +254,6 @@ impl KernelSource {
             if !self.mibs.contains_key(&netns) {
                 continue;
             }
-            let counts = self.since_baseline(&key, counts);
             let moved = moved(&counts, self.object.time_wait_at_expiry);
             *sums.entry(netns).or_insert_with(MibCounts::default) += moved;
             let by_word = ServiceClass::ALL.into_iter().zip(counts);
@@ -286,17 +283,7 @@ impl KernelSource {
     }
 
     fn service_counts(&self) -> Result<Vec<(ServiceKey, ServiceCounts)>> {
-        self.counters.as_ref().map_or(Ok(Vec::new()), Counters::services)
-    }
-
-    fn since_baseline(&self, key: &ServiceKey, mut counts: ServiceCounts) -> ServiceCounts {
-        if let Some(before) = self.services_before.get(key) {
-            counts
-                .iter_mut()
-                .zip(before)
-                .for_each(|(now, before)| *now = now.saturating_sub(*before));
-        }
-        counts
+        self.counters.as_ref().map_or(Ok(Vec::new()), |counters| counters.services.counts())
     }
 
     /// The agent's own troubles.
@@ -390,7 +377,10 @@ impl KernelSource {
 
     fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
         self.growth()?;
-        self.services_before = self.service_counts()?.into_iter().collect();
+        // What was counted between attaching and the baseline of the MIBs is not in these.
+        if let Some(counters) = &mut self.counters {
+            counters.services.take_baseline()?;
+        }
         for (netns, cookie, raw) in visit(namespaces, read)? {
             let (since_start, seen) = (MibCounts::default(), self.sampled);
             let mib = Mib { name: netns.name, cookie, raw: raw?, since_start, seen };
