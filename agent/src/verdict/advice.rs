@@ -2,6 +2,7 @@
 //! commands for this process and namespace.
 
 mod backlog;
+mod handshake;
 mod limit;
 mod peer;
 mod place;
@@ -152,8 +153,8 @@ fn of_finding(report: &Report, finding: &Finding) -> Vec<Step> {
             Some(listener) => limit::accept_queue(report, finding, listener),
             None => vec![limit::unknown(finding)],
         },
-        Cause::SynQueueFull => limit::syn_queue(report, finding, listener),
-        Cause::HandshakeDropped => limit::other_drops(report, finding, listener),
+        Cause::SynQueueFull => handshake::syn_queue(report, finding, listener),
+        Cause::HandshakeDropped => handshake::other_drops(report, finding, listener),
         Cause::NotAccepting => vec![peer::not_accepting(finding, listener)],
         Cause::Refused => vec![peer::refused(report, finding)],
         Cause::PathLoss => vec![peer::path_loss(report, finding)],

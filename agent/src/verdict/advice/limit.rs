@@ -1,4 +1,4 @@
-//! Queues of the kernel: the accept queue's limit, the SYN queue's, and what else drops handshakes.
+//! The accept queue's limit.
 
 use super::{
     Change, Step,
@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     inventory::{LimitedBy, Server},
-    kernel::{Class, Tally},
     verdict::{
         finding::Finding,
         report::{ListenerReport, Report},
@@ -93,7 +92,7 @@ pub(super) fn rounded(backlog: u32) -> u32 {
     wanted.div_ceil(1 << unit) << unit
 }
 
-fn blank(cause: Cause) -> Step {
+pub(super) fn blank(cause: Cause) -> Step {
     Step {
         cause,
         what: String::new(),
@@ -104,7 +103,7 @@ fn blank(cause: Cause) -> Step {
 }
 
 /// Both bounds, as far as they are below `target`: the smaller of them holds.
-fn raise(
+pub(super) fn raise(
     report: &Report,
     finding: &Finding,
     listener: &ListenerReport,
@@ -247,119 +246,6 @@ pub(super) fn unknown(finding: &Finding) -> Step {
         what: format!("Raise the backlog of whoever listens at {place}, and somaxconn with it."),
         why: format!("{}; the listener itself was not to be seen.", finding.because),
         commands: vec!["ss -lxtp  # Recv-Q is the queue, Send-Q its limit".to_owned()],
-        ..blank(finding.cause)
-    }
-}
-
-/// A full SYN queue. kernel: `tcp_conn_request` sends cookies instead where they are on; else the
-/// queue's limit is the listener's own (`inet_csk_reqsk_queue_is_full`).
-pub(super) fn syn_queue(
-    report: &Report,
-    finding: &Finding,
-    listener: Option<&ListenerReport>,
-) -> Vec<Step> {
-    let netns = finding.listener.map(|id| id.netns);
-    let owner = listener.and_then(|listener| listener.listener.owners.first());
-    let settings = netns.and_then(|netns| report.settings.get(&netns)).map(|known| &known.settings);
-    let mut steps = Vec::new();
-    if let Some(netns) = netns
-        && settings.and_then(|settings| settings.syncookies) == Some(0)
-    {
-        let wanted = ("net.ipv4.tcp_syncookies", "1");
-        steps.push(Step {
-            what: "Turn SYN cookies on: then a full SYN queue loses nothing.".to_owned(),
-            why: format!(
-                "tcp_syncookies is 0 there, and {} handshakes were dropped for it.",
-                finding.drops
-            ),
-            commands: sysctl(report, netns, owner, wanted),
-            changes: vec![Change::Sysctl {
-                netns,
-                name: wanted.0.to_owned(),
-                value: wanted.1.to_owned(),
-                listen_again: false,
-            }],
-            ..blank(finding.cause)
-        });
-    }
-    let (limit, most) = (
-        listener.map_or(0, |listener| listener.listener.queue.limit),
-        settings.and_then(|settings| settings.max_syn_backlog).unwrap_or(0),
-    );
-    if let Some(listener) = listener {
-        let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
-        let why = format!(
-            "The SYN queue is bounded by the listener's own limit, {limit}, and without cookies by \
-             tcp_max_syn_backlog, {most}, as well."
-        );
-        steps.push(raise(report, finding, listener, target, why));
-    }
-    steps
-}
-
-/// Handshakes dropped for other reasons: the most frequent of them decides.
-pub(super) fn other_drops(
-    report: &Report,
-    finding: &Finding,
-    listener: Option<&ListenerReport>,
-) -> Vec<Step> {
-    let tally = listener.map_or_else(Tally::default, |listener| listener.tally);
-    let owner = listener.and_then(|listener| listener.listener.owners.first());
-    let worst = tally.counts().filter(|(class, _)| class.is_loss()).max_by_key(|(_, n)| *n);
-    let Some((class, count)) = worst else { return vec![look_closer(finding, owner.is_some())] };
-    let (what, why, commands) = match class {
-        Class::SynLastQuarter => {
-            let Some(id) = finding.listener else { return vec![look_closer(finding, false)] };
-            let wanted = ("net.ipv4.tcp_syncookies", "1");
-            return vec![Step {
-                what: "Turn SYN cookies on, or raise tcp_max_syn_backlog.".to_owned(),
-                why: format!(
-                    "{count} SYNs were dropped because three quarters of tcp_max_syn_backlog were in \
-                     use and cookies are off."
-                ),
-                commands: sysctl(report, id.netns, owner, wanted),
-                changes: vec![Change::Sysctl {
-                    netns: id.netns,
-                    name: wanted.0.to_owned(),
-                    value: wanted.1.to_owned(),
-                    listen_again: false,
-                }],
-                ..blank(finding.cause)
-            }];
-        }
-        Class::SynNoMemory | Class::AckChildFailed | Class::CookieChildFailed => (
-            "Give TCP memory: the kernel could not make the connection's socket.",
-            "Memory is short, of the machine, of TCP or of the control group.",
-            vec!["cat /proc/net/sockstat; sysctl net.ipv4.tcp_mem; dmesg | tail"],
-        ),
-        Class::SynNoRoute => (
-            "Mend the route back to the client: the SYN/ACK had none.",
-            "The SYN came in, and its answer has no way out.",
-            vec!["ip route get CLIENT"],
-        ),
-        Class::SynPolicy => (
-            "Look at what forbids the SYN: a security module or a BPF program.",
-            "The kernel asked it and was refused.",
-            vec!["bpftool cgroup tree; ausearch -m avc"],
-        ),
-        _ => return vec![look_closer(finding, owner.is_some())],
-    };
-    vec![Step {
-        what: what.to_owned(),
-        why: format!("{why} {count} handshakes were dropped so."),
-        commands: commands.into_iter().map(str::to_owned).collect(),
-        ..blank(finding.cause)
-    }]
-}
-
-fn look_closer(finding: &Finding, is_known: bool) -> Step {
-    let who = if is_known { "this listener" } else { "a listener" };
-    Step {
-        what: format!("Find out why the kernel drops handshakes of {who}."),
-        why: format!("{}, and the rung in use does not tell why.", finding.because),
-        commands: vec![
-            "floodmark doctor  # says which rung tells more, and what it takes".to_owned(),
-        ],
         ..blank(finding.cause)
     }
 }

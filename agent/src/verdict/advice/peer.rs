@@ -88,13 +88,16 @@ pub(super) fn path_loss(report: &Report, finding: &Finding) -> Step {
     let (host, port) = at.rsplit_once(':').unwrap_or((&at, ""));
     let from = finding.proxy_netns.map(|netns| enter(report, netns, None)).unwrap_or_default();
     let to = finding.listener.map(|id| enter(report, id.netns, None)).unwrap_or_default();
+    let filters = format!("{from}nft list ruleset");
+    let filters = if to == from { filters } else { format!("{filters}; {to}nft list ruleset") };
     step(
         finding,
         format!("Look for what loses segments on the way to {at}: not the listener."),
         sentence(&finding.because),
         vec![
             format!("{from}ip route get {host}; {from}ip neigh show {host}"),
-            format!("{from}nft list ruleset; {from}conntrack -S  # insert_failed, drop"),
+            format!("{filters}  # what drops, on either side"),
+            format!("{from}conntrack -S  # insert_failed, drop"),
             format!("{to}tcpdump -ni any 'tcp port {port} and tcp[tcpflags] & tcp-syn != 0'"),
         ],
     )
