@@ -5,6 +5,7 @@
 //! escapes it.
 
 mod chart;
+mod limits;
 mod page;
 mod summary;
 mod tables;

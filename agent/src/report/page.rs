@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    chart,
+    chart, limits,
     summary::{number, summary},
     tables,
     timeline::Timeline,
@@ -43,6 +43,10 @@ pub fn render(replay: &Replay, timeline: &Timeline, peers: &[PeerReport]) -> Str
                     @for sentence in &summary.sentences { p { (sentence) } }
                 }
                 (what_to_change(&diagnosis))
+                @if !diagnosis.what_if.is_empty() || !diagnosis.keepalive.is_empty() {
+                    h2 { "What would have helped" }
+                    (limits::tables(&diagnosis))
+                }
                 h2 { "What happened when" }
                 (figure(replay, timeline))
                 h2 { "Listeners that lost something" }

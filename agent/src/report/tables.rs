@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Rows of a table at most; the rest is counted.
-const ROWS: usize = 50;
+pub(super) const ROWS: usize = 50;
 
 pub(super) fn listeners(report: &Report) -> Markup {
     let rows = &report.listeners;
@@ -224,6 +224,6 @@ fn rung(rung: Rung) -> &'static str {
     }
 }
 
-fn rest(rows: usize) -> Markup {
+pub(super) fn rest(rows: usize) -> Markup {
     html! { @if rows > ROWS { p.small { "… and " (rows - ROWS) " more." } } }
 }

@@ -1,7 +1,13 @@
 //! The page of a hostile incident.
 
+use std::sync::Arc;
+
 use super::{Timeline, render};
-use crate::record::{Reader, replay};
+use crate::{
+    kernel::NetnsId,
+    record::{Reader, replay},
+    verdict::{Flow, FlowSlot, LinkReport},
+};
 
 /// Replays the recording of the corpora, with `change` made to what came of it.
 fn page(change: impl FnOnce(&mut crate::record::Replay)) -> String {
@@ -38,6 +44,44 @@ fn nothing_is_fetched_and_nothing_runs() {
     let page = page(|_| {});
     for word in ["http://", "https://", "src=", "<script", "@import", "url(", "<link"] {
         assert!(!page.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn it_shows_what_would_have_helped() {
+    // 300 connections at once, at a queue that took 101 of them; one accepted in 10 ms.
+    let mut slots =
+        vec![FlowSlot { at: 0, enqueued: 101, lost: 199, depth: 101, ..Default::default() }];
+    slots.extend((1..=100).map(|at| FlowSlot { at, depth: 101 - at as u32, ..Default::default() }));
+    let link = LinkReport {
+        netns: NetnsId(7),
+        pid: 42,
+        command: "<nginx>".to_owned(),
+        to: ([10, 0, 0, 2], 8000).into(),
+        opened: 300,
+        failed: 0,
+        opened_per_second: 30.0,
+        most_at_once: 24,
+        greatest_fall: 23,
+        mean_lifetime_ms: Some(200.0),
+        longest_pause_ms: 1500,
+    };
+    let page = page(|replayed| {
+        let report = &mut replayed.report;
+        report.listeners[0].listener.queue.limit = 100;
+        report.listeners[0].flow = Some(Arc::new(Flow { slots: slots.into() }));
+        report.links = vec![link];
+    });
+    for words in [
+        "What would have helped",
+        "a backlog of 299; the longest wait",
+        "&lt;nginx&gt;",
+        "<strong>23</strong>",
+        "1 to 2",
+        "1500 ms",
+        ">276<",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
     }
 }
 
