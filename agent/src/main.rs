@@ -8,13 +8,18 @@ fn main() -> ExitCode {
     match cli::command_line().and_then(cli::run) {
         Ok(code) => code,
         Err(error) => match error.downcast::<clap::Error>() {
-            // Says how to use the command, or prints the help that was asked for.
-            Ok(error) => error.exit(),
-            Err(error) => {
-                // One line: the chain of contexts, outermost first.
-                eprintln!("floodmark: {error:#}");
-                ExitCode::from(UNABLE)
-            }
+            Ok(error) => match cli::usage_error(&error) {
+                Some(line) => unable(&line),
+                // Prints the help that was asked for.
+                None => error.exit(),
+            },
+            // One line: the chain of contexts, outermost first.
+            Err(error) => unable(&format!("{error:#}")),
         },
     }
+}
+
+fn unable(line: &str) -> ExitCode {
+    eprintln!("floodmark: {line}");
+    ExitCode::from(UNABLE)
 }

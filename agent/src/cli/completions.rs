@@ -1,12 +1,12 @@
 //! `floodmark completions`: scripts for shells.
 
-use std::{io::stdout, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, HEALTHY};
+use super::{Cli, HEALTHY, output::print};
 
 /// Arguments of `floodmark completions`.
 #[derive(Debug, Args)]
@@ -18,6 +18,8 @@ pub(super) struct CompletionsArgs {
 
 /// Prints the script.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
-    generate(args.shell, &mut Cli::command(), "floodmark", &mut stdout());
+    let mut script = Vec::new();
+    generate(args.shell, &mut Cli::command(), "floodmark", &mut script);
+    print(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::from(HEALTHY))
 }

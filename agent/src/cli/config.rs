@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Subcommand, parser:
 
 use super::{
     HEALTHY,
+    output::print,
     run::RunArgs,
     settings::{self, DEFAULT_FILE, Layers},
 };
@@ -40,11 +41,11 @@ pub(super) fn config(args: ConfigArgs, matches: &ArgMatches, layers: &Layers) ->
             let matches = settings::with_layers(&layers).try_get_matches_from(words)?;
             let options = settings::options(&matches).unwrap_or(&matches);
             RunArgs::from_arg_matches(options)?.check()?;
-            println!("{}: {} settings, all right", file.display(), layers.len());
+            print(&format!("{}: {} settings, all right\n", file.display(), layers.len()))?;
         }
         ConfigCommand::Show(args) => {
             let options = settings::options(matches).unwrap_or(matches);
-            print!("{}", shown(options, layers));
+            print(&shown(options, layers))?;
             args.check()?;
         }
     }

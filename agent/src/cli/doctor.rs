@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write},
     process::ExitCode,
     thread::sleep,
     time::Duration,
@@ -12,7 +13,10 @@ use clap::Args;
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use super::{HEALTHY, TROUBLE};
+use super::{
+    HEALTHY, TROUBLE,
+    output::{print, print_json},
+};
 use crate::kernel::{Heard, KernelSource, Object, Rung, Signal, Standing};
 
 /// Arguments of `floodmark doctor`.
@@ -56,9 +60,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         canary,
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        print_json(&findings)?;
     } else {
-        print(&findings);
+        print(&tell(&findings)?)?;
     }
     let heard = findings.canary.iter().flatten().all(|(_, heard)| heard.is_exact());
     let complete = heard && findings.signals.iter().all(|standing| standing.rung != Rung::None);
@@ -78,32 +82,39 @@ fn with_canary() -> Result<(Vec<Standing>, BTreeMap<Signal, Heard>)> {
     }
 }
 
-fn print(findings: &Findings) {
-    println!("floodmark {} on Linux {} {}", findings.version, findings.kernel, findings.machine);
-    println!("\n{:<20}{:<12}cannot see", "signal", "rung");
+fn tell(findings: &Findings) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    writeln!(
+        out,
+        "floodmark {} on Linux {} {}",
+        findings.version, findings.kernel, findings.machine
+    )?;
+    writeln!(out, "\n{:<20}{:<12}cannot see", "signal", "rung")?;
     for standing in &findings.signals {
-        println!(
+        writeln!(
+            out,
             "{:<20}{:<12}{}",
             standing.signal.name(),
             standing.rung.name(),
             standing.blind_spot
-        );
+        )?;
     }
     for (signal, heard) in findings.canary.iter().flatten() {
         let Heard { happened, heard: times } = heard;
         let verdict = if heard.is_exact() { "heard" } else { "FAILED" };
-        println!("canary: {:<20}{verdict}: {times} of {happened}", signal.name());
+        writeln!(out, "canary: {:<20}{verdict}: {times} of {happened}", signal.name())?;
     }
     let refusals = refusals(&findings.signals);
     if !refusals.is_empty() {
-        println!("\nhigher rungs refused by this kernel:");
+        writeln!(out, "\nhigher rungs refused by this kernel:")?;
     }
     for ((rung, reason), places) in refusals {
-        println!("  {rung}: {reason}");
+        writeln!(out, "  {rung}: {reason}")?;
         if !places.is_empty() {
-            println!("    {}", Vec::from_iter(places).join(", "));
+            writeln!(out, "    {}", Vec::from_iter(places).join(", "))?;
         }
     }
+    Ok(out)
 }
 
 type Places<'a> = BTreeSet<&'a str>;

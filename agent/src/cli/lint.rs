@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use super::{HEALTHY, TROUBLE};
+use super::{
+    HEALTHY, TROUBLE,
+    output::{print, print_json},
+};
 use crate::lint::{
     Report,
     finding::{Facts, Format, Version},
@@ -89,7 +92,7 @@ impl From<FormatArg> for Format {
 /// Exit status 1 where something was found.
 pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
     if args.rules {
-        print!("{}", human::rules());
+        print(&human::rules())?;
         return Ok(ExitCode::from(HEALTHY));
     }
     let mut report = if args.running { look_at_running(args)? } else { look_at_files(args)? };
@@ -98,11 +101,11 @@ pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
         log::warn!("{}", human::harmless(missing));
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json::object(&report))?);
+        print_json(&json::object(&report))?;
     } else if args.sarif {
-        println!("{}", serde_json::to_string_pretty(&sarif::log(&report))?);
+        print_json(&sarif::log(&report))?;
     } else {
-        print!("{}", human::tell(&report));
+        print(&human::tell(&report))?;
     }
     Ok(ExitCode::from(if report.findings.is_empty() { HEALTHY } else { TROUBLE }))
 }
@@ -137,7 +140,11 @@ fn look_at_files(args: &LintArgs) -> Result<Report> {
         } else {
             fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
         };
-        ensure!(!bytes.is_empty(), "{} is empty", if is_input { "standard input" } else { "FILE" });
+        ensure!(
+            !bytes.is_empty(),
+            "{} is empty",
+            if is_input { "standard input".into() } else { file.to_string_lossy() }
+        );
         let path = if args.root.is_some() { Path::new("/").join(file) } else { path };
         let format = args.format.map_or_else(|| guess(&path, &bytes), Format::from);
         report.look(format, &root, &path, &bytes, &facts(args))?;

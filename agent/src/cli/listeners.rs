@@ -4,7 +4,7 @@ mod filter;
 mod table;
 
 use std::{
-    io::{IsTerminal, Write, stdout},
+    io::{IsTerminal, stdout},
     process::ExitCode,
     thread::sleep,
     time::Duration,
@@ -15,7 +15,10 @@ use clap::Args;
 use serde::Serialize;
 
 use self::filter::Filter;
-use super::{HEALTHY, TROUBLE};
+use super::{
+    HEALTHY, TROUBLE,
+    output::{print, print_json},
+};
 use crate::{
     inventory::{LimitedBy, Listener, Trouble, UnixListener, View},
     kernel::{KernelSource, Rung, netns::discover},
@@ -69,7 +72,7 @@ pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
     let mut stock = Stock::take(discover()?)?;
     stock.inventory.count_connections(&stock.namespaces)?;
     let view = args.filter.apply(stock.view(usize::MAX));
-    print(args, &view, usize::MAX)?;
+    list(args, &view, usize::MAX)?;
     let found = args.filter.only_trouble && !is_empty(&view);
     Ok(ExitCode::from(if found { TROUBLE } else { HEALTHY }))
 }
@@ -85,18 +88,16 @@ fn watch(args: &ListenersArgs) -> Result<ExitCode> {
         let rows = if is_screen { table::height().saturating_sub(6) } else { usize::MAX };
         if is_screen {
             // ECMA-48: home, and clear from there on.
-            print!("\x1b[H\x1b[J");
+            print("\x1b[H\x1b[J")?;
         }
-        print(args, &view, rows)?;
-        stdout().flush()?;
+        list(args, &view, rows)?;
         sleep(LOOK);
     }
 }
 
-fn print(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
+fn list(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
     if !args.json {
-        print!("{}", table::tell(view, rows));
-        return Ok(());
+        return print(&table::tell(view, rows));
     }
     let listeners = view.listeners.iter().map(|listener| Judged {
         listener,
@@ -120,11 +121,10 @@ fn print(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
         peers: &view.peers,
     };
     if args.watch {
-        println!("{}", serde_json::to_string(&listing)?);
+        print(&format!("{}\n", serde_json::to_string(&listing)?))
     } else {
-        println!("{}", serde_json::to_string_pretty(&listing)?);
+        print_json(&listing)
     }
-    Ok(())
 }
 
 fn is_empty(view: &View) -> bool {

@@ -12,6 +12,7 @@ mod lint;
 mod listeners;
 mod man;
 mod outlets;
+mod output;
 mod proxies;
 mod record;
 mod reload;
@@ -21,6 +22,7 @@ mod run;
 mod service;
 mod settings;
 mod story;
+mod usage;
 mod watch;
 
 use std::{env, ffi::OsString, io::Write, process::ExitCode};
@@ -31,6 +33,7 @@ use log::warn;
 use proxies::ProxyArgs;
 use settings::Layers;
 use story::plain;
+pub use usage::usage_error;
 
 use crate::capabilities;
 
@@ -61,13 +64,14 @@ enum Command {
     /// Make the verdicts that no host's agent could make alone, of what agents tell on a NATS subject
     #[command(after_help = examples::CORRELATE)]
     Correlate(correlate::CorrelateArgs),
-    /// Watch for a while, then say what is wrong, on what evidence, and what to change
+    /// Watch for a while, or read a recording, then say what is wrong, on what evidence, and what to
+    /// change
     #[command(after_help = examples::DIAGNOSE)]
     Diagnose(diagnose::DiagnoseArgs),
     /// Keep an incident in a file, to be replayed and reported elsewhere and later
     #[command(after_help = examples::RECORD)]
     Record(record::RecordArgs),
-    /// Tell the story of a recording as diagnose would have told it
+    /// Tell the story of a recording, as diagnose does of one
     #[command(after_help = examples::REPLAY)]
     Replay(replay::ReplayArgs),
     /// Write one page of HTML about an incident, from a recording or from now on

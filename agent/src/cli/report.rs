@@ -1,12 +1,6 @@
 //! `floodmark report`: one page of HTML about an incident.
 
-use std::{
-    fs,
-    io::{Read, Write, stdout},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, io::Read, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
@@ -15,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     ProxyArgs,
     diagnose::{duration, status_of},
+    output::print,
     record::open,
     run::stop_signal,
 };
@@ -51,7 +46,7 @@ pub(super) struct ReportArgs {
 /// Exit status as of `floodmark diagnose`.
 pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
     let (page, status) = match (&args.file, args.duration) {
-        (Some(file), _) => write(open(file)?)?,
+        (Some(file), _) => write(open(file)?).with_context(|| file.display().to_string())?,
         (None, Some(duration)) => {
             let pieces = watch_for(duration, &args).await?;
             write(Reader::open(pieces.concat().as_slice())?)?
@@ -62,7 +57,7 @@ pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
         Some(path) => {
             fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
         }
-        None => stdout().write_all(page.as_bytes()).context("writing the page")?,
+        None => print(&page)?,
     }
     Ok(status)
 }

@@ -31,7 +31,12 @@ impl Directory {
     pub fn new(paths: Vec<PathBuf>) -> Self {
         let place =
             |path| Place { path, servers: Servers::default(), asked: None, has_complained: false };
-        Self { places: paths.into_iter().map(place).collect() }
+        let mut places: Vec<Place> = paths.into_iter().map(place).collect();
+        // A wrong path is told of now, not when the first name comes.
+        for place in &mut places {
+            place.current();
+        }
+        Self { places }
     }
 
     /// Adds the peer's address to an event that has only its name.

@@ -23,7 +23,8 @@ const SYN_ACK: u8 = 0x12;
 
 /// Moves the thread into a new namespace with its loopback up.
 pub fn settle_in() -> Result<NetnsId> {
-    unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace for the canary")?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .context("making a network namespace for the canary, which takes CAP_SYS_ADMIN")?;
     raise_loopback().context("raising the canary's loopback")?;
     Ok(of_this_thread()?)
 }

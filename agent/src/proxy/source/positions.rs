@@ -52,7 +52,8 @@ impl Positions {
     pub fn open(directory: &Path) -> Result<Self> {
         let file = directory.join(FILE);
         let shown = file.display();
-        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+        fs::create_dir_all(directory)
+            .with_context(|| format!("making directory {}", directory.display()))?;
         let places = match fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text)
                 .with_context(|| format!("{shown} is damaged; remove it to begin anew"))?,
