@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,12 +10,12 @@ use anyhow::{Context, Result};
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::{Cli, HEALTHY};
+use super::{Cli, HEALTHY, output::print};
 
 /// Arguments of `floodmark man`.
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Write floodmark.1 and a page for each command into this directory, for a package
+    /// Write floodmark.1 and a page for each command, nested ones too, into this directory, for a package
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -25,48 +24,54 @@ pub(super) struct ManArgs {
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
     match &args.directory {
         Some(directory) => write(directory)?,
-        None => stdout().write_all(&render(Cli::command())?).context("printing the page")?,
+        None => {
+            let mut page = Vec::new();
+            Man::new(whole()).render(&mut page).context("rendering the manual page")?;
+            print(&String::from_utf8_lossy(&page))?;
+        }
     }
     Ok(ExitCode::from(HEALTHY))
 }
 
 fn write(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    for page in pages() {
-        let path = directory.join(format!("{}.1", page.get_name()));
-        fs::write(&path, render(page)?).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
+    fs::create_dir_all(directory)
+        .with_context(|| format!("making directory {}", directory.display()))?;
+    clap_mangen::generate_to(whole(), directory)
+        .with_context(|| format!("writing pages into {}", directory.display()))
 }
 
-/// The command, and each of its own, called by its page's name.
-fn pages() -> Vec<Command> {
-    let whole = Cli::command();
-    let own = whole.get_subcommands().map(|own| {
-        let name = format!("floodmark-{}", own.get_name());
-        own.clone().name(name.clone()).bin_name(name.replacen('-', " ", 1)).display_name(name)
-    });
-    own.chain([whole.clone()]).collect()
-}
-
-fn render(page: Command) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    Man::new(page).render(&mut text).context("rendering a manual page")?;
-    Ok(text)
+/// Without `help`, which is no command of its own and has no page.
+fn whole() -> Command {
+    Cli::command().disable_help_subcommand(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The pages that must be there: of a command and of all below it.
+    fn expected(command: &Command, name: &str) -> Vec<String> {
+        let below = command.get_subcommands().flat_map(|own| {
+            let name = format!("{name}-{}", own.get_name());
+            expected(own, &name)
+        });
+        below.chain([name.to_owned()]).collect()
+    }
+
     #[test]
-    fn every_command_has_a_page_with_examples() {
+    fn every_command_has_a_page_and_every_page_named_is_there() {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path()).unwrap();
-        for name in ["floodmark", "floodmark-run", "floodmark-lint", "floodmark-watch"] {
+        let names = expected(&Cli::command(), "floodmark");
+        assert!(names.contains(&"floodmark-config-check".to_owned()), "{names:?}");
+        for name in &names {
             let page = fs::read_to_string(directory.path().join(format!("{name}.1"))).unwrap();
-            assert!(page.contains(".TH floodmark"), "{page}");
-            assert!(name == "floodmark" || page.contains("Examples:"), "{page}");
+            assert!(page.contains(&format!(".TH {name} ")), "{page}");
+            let is_own = name.matches('-').count() == 1;
+            assert!(!is_own || page.contains("Examples:"), "{page}");
+            let synopsis = format!("\\fB{}\\fR", name.replace('-', " "));
+            assert!(page.contains(&synopsis), "{page}");
         }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), names.len());
     }
 }
