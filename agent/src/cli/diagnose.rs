@@ -1,10 +1,11 @@
-//! `floodmark diagnose`: watch for a while, then tell.
+//! `floodmark diagnose`: watch for a while, or read a recording, then tell.
 
 mod enough;
 mod question;
 
 use std::{
     io::{IsTerminal, stderr},
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -16,7 +17,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use tokio::sync::{mpsc, watch};
 
-use super::{HEALTHY, ProxyArgs, TROUBLE, run::stop_signal, story};
+use super::{
+    HEALTHY, ProxyArgs, TROUBLE,
+    output::{print, print_json},
+    replay::tell_recording,
+    run::stop_signal,
+    story,
+};
 use crate::{
     agent::{Agent, AgentConfig, Snapshot},
     verdict::{Diagnosis, Question, Report},
@@ -27,6 +34,9 @@ pub(super) use question::parse as parse_question;
 /// Arguments of `floodmark diagnose`.
 #[derive(Debug, Args)]
 pub(super) struct DiagnoseArgs {
+    /// A recording, of `floodmark record`: tell its story instead of watching this host
+    #[arg(conflicts_with_all = ["duration", "full", "ProxyArgs"])]
+    file: Option<PathBuf>,
     /// How long to watch at most; an interrupt ends it early and tells what was seen
     #[arg(long, default_value = "30s", value_parser = duration)]
     duration: Duration,
@@ -46,6 +56,9 @@ pub(super) struct DiagnoseArgs {
 
 /// Exit status 0 where nothing was lost and no peer failed, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
+    if let Some(file) = &args.file {
+        return tell_recording(file, args.what_if, args.json);
+    }
     let stop = stop_signal()?;
     let config =
         AgentConfig { watch_causes: true, watch_connections: true, ..args.proxy.config()? };
@@ -71,9 +84,9 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
 fn tell(report: &Report, question: Option<Question>, json: bool) -> Result<ExitCode> {
     let diagnosis = Diagnosis::of(report, question);
     if json {
-        println!("{}", serde_json::to_string_pretty(&diagnosis.clone().without_flows())?);
+        print_json(&diagnosis.clone().without_flows())?;
     } else {
-        print!("{}", story::tell(&diagnosis));
+        print(&story::tell(&diagnosis))?;
     }
     Ok(status_of(&diagnosis))
 }
@@ -123,4 +136,27 @@ pub(super) fn duration(text: &str) -> Result<Duration> {
         text.parse().map_err(|_| anyhow!("not a duration; write it like 30s, 5m or 1h30m"))?;
     let duration = Duration::try_from(parsed).map_err(|_| anyhow!("a duration is not negative"))?;
     (!duration.is_zero()).then_some(duration).context("must be more than nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::super::Cli;
+
+    fn is_taken(words: &str) -> bool {
+        let words = ["floodmark", "diagnose"].into_iter().chain(words.split_whitespace());
+        Cli::command().try_get_matches_from(words).is_ok()
+    }
+
+    #[test]
+    fn a_recording_is_told_of_and_nothing_watched() {
+        assert!(is_taken("incident.fmr --json --what-if backlog=1024"));
+        for watching in
+            ["--duration 5s", "--full", "--nginx-uprobes", "--nginx-error-log /var/log/error.log"]
+        {
+            assert!(!is_taken(&format!("incident.fmr {watching}")), "{watching}");
+            assert!(is_taken(watching), "{watching}");
+        }
+    }
 }

@@ -24,7 +24,9 @@ pub(super) const DIAGNOSE: &str = "Examples:
   # a whole minute, for a script: the exit status tells, the object says what
   floodmark diagnose --duration 60s --full --json
   # would a longer queue have helped?
-  floodmark diagnose --what-if backlog=4096";
+  floodmark diagnose --what-if backlog=4096
+  # the day after, on another machine
+  floodmark diagnose incident.fmr";
 
 /// Of `record`.
 pub(super) const RECORD: &str = "Examples:

@@ -2,17 +2,18 @@
 
 use std::{
     fmt::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
     diagnose::{parse_question, status_of},
+    output::{print, print_json},
     record::open,
     story,
 };
@@ -66,13 +67,23 @@ struct Difference<'a> {
 
 /// Exit status as of `floodmark diagnose`.
 pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
-    let replayed = go_through(open(&args.file)?, |_, _| {})?;
-    let diagnosis = Diagnosis::of(&replayed.report, args.what_if);
-    if args.json {
+    tell_recording(&args.file, args.what_if, args.json)
+}
+
+/// Replays a recording and prints what it comes to, as a story or as JSON.
+pub(super) fn tell_recording(
+    file: &Path,
+    question: Option<Question>,
+    json: bool,
+) -> Result<ExitCode> {
+    let replayed =
+        go_through(open(file)?, |_, _| {}).with_context(|| file.display().to_string())?;
+    let diagnosis = Diagnosis::of(&replayed.report, question);
+    if json {
         let diagnosis = diagnosis.clone().without_flows();
-        println!("{}", serde_json::to_string_pretty(&as_json(&replayed, &diagnosis))?);
+        print_json(&as_json(&replayed, &diagnosis))?;
     } else {
-        print!("{}\n{}", story::tell(&diagnosis), tell(&replayed));
+        print(&format!("{}\n{}", story::tell(&diagnosis), tell(&replayed)))?;
     }
     Ok(status_of(&diagnosis))
 }
