@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use floodmark::verdict::Cause;
 
+use super::obstacle::Obstacle;
 use crate::verdicts::behave::Mode;
 
 /// How a fault is brought about and how it shows.
@@ -48,8 +49,10 @@ pub struct Case {
     pub load: Load,
     /// Whether half of the advised backlog is to be tried as well, which must lose.
     pub tries_half: bool,
-    /// Whether the first advice is one that a program can apply.
-    pub is_applicable: bool,
+    /// What stands between the hosts.
+    pub obstacle: Option<Obstacle>,
+    /// Whether the first advice takes a person: the case does what they would.
+    pub by_person: bool,
 }
 
 const PLAIN: Case = Case {
@@ -64,8 +67,12 @@ const PLAIN: Case = Case {
     watched: Duration::from_secs(2),
     load: Load::Burst(300),
     tries_half: false,
-    is_applicable: true,
+    obstacle: None,
+    by_person: false,
 };
+
+/// What a person is told of when the application itself is at fault.
+const BY_PERSON: Case = Case { load: Load::Requests(3), by_person: true, ..PLAIN };
 
 /// Every case.
 pub const CASES: &[Case] = &[
@@ -94,6 +101,15 @@ pub const CASES: &[Case] = &[
         mode: Some(Mode::Fine),
         backlog: 4,
         app_settings: &[("ipv4/tcp_syncookies", "0")],
+        load: Load::HalfOpen(12),
+        ..PLAIN
+    },
+    Case {
+        name: "last_quarter",
+        cause: Cause::HandshakeDropped,
+        mode: Some(Mode::Fine),
+        // Of 8 places the first SYNs take 7, as 8 - 7 < 8 / 4; the accept queue has room.
+        app_settings: &[("ipv4/tcp_syncookies", "0"), ("ipv4/tcp_max_syn_backlog", "8")],
         load: Load::HalfOpen(12),
         ..PLAIN
     },
@@ -126,28 +142,40 @@ pub const CASES: &[Case] = &[
         load: Load::Requests(3),
         ..PLAIN
     },
-    Case {
-        name: "slow",
-        cause: Cause::ApplicationSlow,
-        mode: Some(Mode::Slow),
-        load: Load::Requests(3),
-        is_applicable: false,
-        ..PLAIN
-    },
-    Case {
-        name: "closed",
-        cause: Cause::ApplicationClosed,
-        mode: Some(Mode::Close),
-        load: Load::Requests(3),
-        is_applicable: false,
-        ..PLAIN
-    },
+    Case { name: "slow", cause: Cause::ApplicationSlow, mode: Some(Mode::Slow), ..BY_PERSON },
+    Case { name: "closed", cause: Cause::ApplicationClosed, mode: Some(Mode::Close), ..BY_PERSON },
     Case {
         name: "invalid",
         cause: Cause::ApplicationFailed,
         mode: Some(Mode::Invalid),
-        load: Load::Requests(3),
-        is_applicable: false,
-        ..PLAIN
+        ..BY_PERSON
+    },
+    Case {
+        name: "syns_filtered",
+        cause: Cause::PathLoss,
+        mode: Some(Mode::Fine),
+        obstacle: Some(Obstacle::SynFilter),
+        ..BY_PERSON
+    },
+    Case {
+        name: "answers_filtered",
+        cause: Cause::PathLoss,
+        mode: Some(Mode::Fine),
+        obstacle: Some(Obstacle::AnswerFilter),
+        ..BY_PERSON
+    },
+    Case {
+        name: "no_route",
+        cause: Cause::Unreachable,
+        mode: Some(Mode::Fine),
+        obstacle: Some(Obstacle::NoRoute),
+        ..BY_PERSON
+    },
+    Case {
+        name: "host_down",
+        cause: Cause::NoKernelEvidence,
+        mode: None,
+        obstacle: Some(Obstacle::HostDown),
+        ..BY_PERSON
     },
 ];

@@ -3,6 +3,8 @@
 
 mod case;
 mod keepalive;
+mod obstacle;
+mod person;
 mod stage;
 
 use std::{path::PathBuf, process::Command, thread, time::Duration};
@@ -44,7 +46,9 @@ struct Outcome {
     named: Option<&'static str>,
     /// The first advice.
     advice: String,
-    /// What of it a program applied; empty where it takes a person.
+    /// Whether it takes a person; the case did what they would.
+    by_person: bool,
+    /// What of it a program applied.
     applied: Vec<Change>,
     /// Harm before it was applied, after, and with half of the advised backlog.
     before: u64,
@@ -111,6 +115,7 @@ fn play(case: &Case, args: &AdviceArgs) -> Result<Outcome> {
         truth: case.cause.name(),
         named: diagnosis.findings.first().map(|finding| finding.cause.name()),
         advice: first.map(|step| format!("{} {}", step.what, step.why)).unwrap_or_default(),
+        by_person: case.by_person,
         applied: Vec::new(),
         before,
         after: None,
@@ -118,12 +123,14 @@ fn play(case: &Case, args: &AdviceArgs) -> Result<Outcome> {
         holds: false,
     };
     let named = outcome.named == Some(outcome.truth) && before > 0;
-    let Some(step) = first.filter(|_| case.is_applicable) else {
-        outcome.holds = named && first.is_some_and(|step| !step.commands.is_empty());
-        return Ok(outcome);
+    let Some(step) = first else { return Ok(outcome) };
+    let is_taken = if case.by_person {
+        person::takes(case, step, &mut stage)?
+    } else {
+        outcome.applied.clone_from(&step.changes);
+        present.apply(&mut stage, case, step)?;
+        !step.changes.is_empty()
     };
-    outcome.applied.clone_from(&step.changes);
-    present.apply(&mut stage, case, step)?;
     if matches!(case.load, Load::Requests(_)) {
         // nginx has marked its peer, and takes it back once it has answered.
         stage.requests(1)?;
@@ -135,7 +142,7 @@ fn play(case: &Case, args: &AdviceArgs) -> Result<Outcome> {
         outcome.with_half = Some(stage.load(case.load)?);
     }
     let half_loses = outcome.with_half.is_none_or(|lost| lost > 0);
-    outcome.holds = named && !outcome.applied.is_empty() && outcome.after == Some(0) && half_loses;
+    outcome.holds = named && is_taken && outcome.after == Some(0) && half_loses;
     Ok(outcome)
 }
 

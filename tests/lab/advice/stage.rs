@@ -19,7 +19,10 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::case::{Case, Load};
+use super::{
+    case::{Case, Load},
+    obstacle::Obstacle,
+};
 use crate::{
     nginx::ADDR,
     topology::{Namespace, Topology, ip},
@@ -31,7 +34,7 @@ pub const PORT: u16 = 8000;
 /// An address of the proxy's host that the application cannot answer.
 const UNANSWERED: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 9);
 /// A hardware address that nobody has.
-const NOBODY: &str = "02:00:00:00:00:99";
+pub const NOBODY: &str = "02:00:00:00:00:99";
 /// Until what was dropped has come again, and again.
 const AFTERMATH: Duration = Duration::from_millis(4500);
 /// Longer than nginx waits for anything here.
@@ -40,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The hosts, and what runs on them.
 pub struct Stage {
     topology: Topology,
+    obstacle: Option<Obstacle>,
     directory: PathBuf,
     app: Option<Child>,
     nginx: Option<Child>,
@@ -72,10 +76,13 @@ impl Stage {
         {
             settings.iter().try_for_each(|(name, value)| set(namespace, name, value))?;
         }
+        if let Some(obstacle) = case.obstacle {
+            obstacle.put_up(&topology)?;
+        }
         let directory = std::env::temp_dir().join(format!("fmlab-{label}"));
         fs::create_dir_all(&directory).context("making a folder for nginx")?;
         fs::write(directory.join("error.log"), "").context("making nginx's error log")?;
-        Ok(Self { topology, directory, app: None, nginx: None })
+        Ok(Self { topology, obstacle: case.obstacle, directory, app: None, nginx: None })
     }
 
     /// nginx's error log.
@@ -85,7 +92,13 @@ impl Stage {
 
     /// The application's address as the proxy knows it.
     pub fn app_addr(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.topology.apps[0].1, PORT)
+        let elsewhere = self.obstacle.and_then(Obstacle::address);
+        SocketAddrV4::new(elsewhere.unwrap_or(self.topology.apps[0].1), PORT)
+    }
+
+    /// Takes away what stands between the hosts.
+    pub fn take_away(&self, obstacle: Obstacle) -> Result<()> {
+        obstacle.take_away(&self.topology)
     }
 
     /// Starts the application in place of the one that runs.
