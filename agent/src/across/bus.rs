@@ -1,6 +1,13 @@
 //! The connection to a NATS server and the streams on it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use async_nats::{
@@ -56,11 +63,15 @@ impl Bus {
     ///
     /// When an address or a file is not what it must be.
     pub async fn connect(config: &BusConfig, name: &str) -> Result<Self> {
+        let has_complained = Arc::new(AtomicBool::new(false));
         let mut options = ConnectOptions::new()
             .name(format!("floodmark {name}"))
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT)
-            .event_callback(|event| async move { say(&event) });
+            .event_callback(move |event| {
+                let has_complained = Arc::clone(&has_complained);
+                async move { say(&event, &has_complained) }
+            });
         if let Some(file) = &config.credentials {
             options = options
                 .credentials_file(file)
@@ -130,9 +141,16 @@ pub(super) fn subject(kind: &str, what: &str) -> String {
     format!("floodmark.v{VERSION}.{kind}.{}", what.chars().map(safe).collect::<String>())
 }
 
-fn say(event: &Event) {
+/// Says why there is no connection once, not at each try.
+fn say(event: &Event, has_complained: &AtomicBool) {
     match event {
-        Event::Connected => info!("connected to the NATS server"),
+        Event::Connected => {
+            has_complained.store(false, Ordering::Relaxed);
+            info!("connected to the NATS server");
+        }
+        Event::ClientError(error) if !has_complained.swap(true, Ordering::Relaxed) => {
+            warn!("the NATS server is not to be had, and is tried again: {error}");
+        }
         Event::Disconnected => warn!("the NATS server is away; what is to be told waits"),
         other => info!("NATS: {other}"),
     }
