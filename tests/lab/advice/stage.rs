@@ -132,8 +132,7 @@ impl Stage {
             .spawn()
             .context("starting the application")?;
         self.app = Some(app);
-        thread::sleep(Duration::from_millis(500));
-        Ok(())
+        self.reach(self.app_addr()).context("waiting for the application")
     }
 
     /// Starts nginx in place of the one that runs, with these lines in its server and its upstream.
@@ -147,14 +146,19 @@ impl Stage {
         command.arg("-p").arg(&self.directory).arg("-c").arg(&file).args(["-e", "error.log"]);
         let nginx = command.stdin(Stdio::null()).spawn().context("starting nginx")?;
         self.nginx = Some(nginx);
+        self.reach(ADDR).with_context(|| format!("see {}", self.directory.display()))
+    }
+
+    /// Waits until somebody listens there for the proxy's host.
+    fn reach(&self, addr: SocketAddrV4) -> Result<()> {
         for _ in 0..100 {
-            let reach = || TcpStream::connect(SocketAddr::from(ADDR)).is_ok();
+            let reach = || TcpStream::connect(SocketAddr::from(addr)).is_ok();
             if self.topology.proxy.inside(reach)? {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(50));
         }
-        bail!("nginx does not listen; see {}", self.directory.display())
+        bail!("nobody listens at {addr}")
     }
 
     /// Opens connections to the application and leaves them.
