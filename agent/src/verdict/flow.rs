@@ -70,6 +70,8 @@ pub struct Flows(BTreeMap<ListenerId, Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
+    /// The socket that the queue belongs to, where the kernel tells the group only; 0 until it is known.
+    inode: u32,
     flow: Flow,
     has_lost: bool,
     /// Segments dropped in the interval before: they come again about a second later (RFC 6298, 2.1).
@@ -79,8 +81,8 @@ struct Kept {
 impl Flows {
     /// Takes in what the kernel saw enter the queues since the last time.
     pub fn arrived(&mut self, id: ListenerId, slots: &[Slot]) {
-        if !self.0.contains_key(&id) && self.0.len() >= MOST_LISTENERS {
-            return;
+        if !self.0.contains_key(&id) {
+            self.make_room();
         }
         let kept = self.0.entry(id).or_default();
         for slot in slots {
@@ -91,6 +93,28 @@ impl Flows {
             place.depth = slot.depth.max(before);
         }
         kept.flow.keep(if kept.has_lost { MOST_SLOTS } else { PRELUDE });
+    }
+
+    /// Forgets the listener that nothing has come to for longest, if there are too many.
+    fn make_room(&mut self) {
+        let newest = |(_, kept): &(&ListenerId, &Kept)| kept.flow.slots.back().map(|slot| slot.at);
+        if self.0.len() >= MOST_LISTENERS
+            && let Some(silent) = self.0.iter().min_by_key(newest).map(|(id, _)| *id)
+        {
+            self.0.remove(&silent);
+        }
+    }
+
+    /// Takes in whose queue a group's is now. What came to the one before, if there was one, goes with it.
+    pub fn belongs(&mut self, listener: &Listener) {
+        let Some(group) = self.key(listener).filter(|key| key.inode == 0) else { return };
+        let Some(kept) = self.0.get_mut(&group) else { return };
+        let before = std::mem::replace(&mut kept.inode, listener.id.inode);
+        if before != 0 && before != listener.id.inode {
+            let own = std::mem::replace(kept, Kept { inode: listener.id.inode, ..Kept::default() });
+            self.make_room();
+            self.0.insert(ListenerId { inode: before, ..group }, own);
+        }
     }
 
     /// Takes in a look at a queue.
@@ -124,9 +148,12 @@ impl Flows {
             .find(|id| self.0.contains_key(id) && (id.inode != 0 || is_alone))
     }
 
-    /// What came to a listener, where it lost something.
-    pub fn of(&self, id: &ListenerId) -> Option<&Flow> {
-        self.0.get(id).filter(|kept| kept.has_lost).map(|kept| &kept.flow)
+    /// What came to a listener that may have closed meanwhile, where it lost something.
+    pub fn of(&self, listener: &Listener) -> Option<&Flow> {
+        let key = self.key(listener)?;
+        let kept = self.0.get(&key)?;
+        let is_own = key.inode != 0 || [0, listener.id.inode].contains(&kept.inode);
+        (is_own && kept.has_lost).then_some(&kept.flow)
     }
 
     /// Forgets those that have gone.
@@ -167,13 +194,17 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::NetnsId;
+    use crate::kernel::{NetnsId, QueueDepth};
 
     const SECOND: Window = Window { from: UnixMs(1000), to: UnixMs(2000) };
     const NEXT: Window = Window { from: UnixMs(2000), to: UnixMs(3000) };
 
     fn id() -> ListenerId {
         ListenerId { netns: NetnsId(1), addr: ([10, 0, 0, 1], 80).into(), inode: 1 }
+    }
+
+    fn listener(inode: u32) -> Listener {
+        Listener::unknown(ListenerId { inode, ..id() }, QueueDepth::default(), None)
     }
 
     fn slot(ms: u64, enqueued: u32, depth: u32) -> Slot {
@@ -187,7 +218,7 @@ mod tests {
         flows.dropped(SECOND, &[(id(), (40, 0))].into());
         flows.arrived(id(), &[slot(2500, 25, 11)]);
         flows.dropped(NEXT, &[(id(), (15, 0))].into());
-        let slots = &flows.of(&id()).unwrap().slots;
+        let slots = &flows.of(&listener(1)).unwrap().slots;
         let told: Vec<_> = slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect();
         assert_eq!(told, [(120, 1, 0, 0), (150, 10, 0, 40), (250, 25, 25, 0)]);
     }
@@ -199,7 +230,7 @@ mod tests {
         flows.dropped(SECOND, &[(id(), (40, 40))].into());
         flows.arrived(id(), &[slot(2500, 5, 11)]);
         flows.dropped(NEXT, &[(id(), (50, 12))].into());
-        let last = *flows.of(&id()).unwrap().slots.back().unwrap();
+        let last = *flows.of(&listener(1)).unwrap().slots.back().unwrap();
         assert_eq!((last.again, last.lost), (2, 12), "38 came again and were dropped, 2 got in");
     }
 
@@ -211,6 +242,38 @@ mod tests {
         flows.looked(&id(), UnixMs(99_000), 7);
         let kept = &flows.0[&id()].flow.slots;
         assert_eq!((kept.len(), kept.back().unwrap().depth), (PRELUDE + 1, 7));
-        assert_eq!(flows.of(&id()), None, "it has lost nothing");
+        assert_eq!(flows.of(&listener(1)), None, "it has lost nothing");
+    }
+
+    /// The tracepoint rung tells a port's connections, not whose listener took them.
+    #[test]
+    fn a_restarted_listener_does_not_inherit_what_came_to_the_one_before() {
+        let group = ListenerId { inode: 0, ..id() };
+        let mut flows = Flows::default();
+        flows.arrived(group, &[slot(1500, 10, 11)]);
+        flows.belongs(&listener(1));
+        flows.dropped(SECOND, &[(group, (40, 40))].into());
+        flows.belongs(&listener(2));
+        assert_eq!(flows.of(&listener(2)), None);
+        flows.arrived(group, &[slot(2500, 5, 3)]);
+        flows.dropped(NEXT, &[(group, (7, 7))].into());
+        flows.belongs(&listener(2));
+        let lost = |inode| flows.of(&listener(inode)).map(|flow| flow.slots[0].lost);
+        assert_eq!((lost(1), lost(2)), (Some(40), Some(7)));
+    }
+
+    #[test]
+    fn the_listener_silent_for_longest_makes_room() {
+        let mut flows = Flows::default();
+        let inodes = 1..=MOST_LISTENERS as u32 + 1;
+        for inode in inodes {
+            flows.arrived(
+                ListenerId { inode, ..id() },
+                &[slot(10_000 - 10 * u64::from(inode), 1, 1)],
+            );
+        }
+        assert_eq!(flows.0.len(), MOST_LISTENERS);
+        let silent = ListenerId { inode: MOST_LISTENERS as u32, ..id() };
+        assert!(!flows.0.contains_key(&silent));
     }
 }

@@ -126,6 +126,7 @@ impl Accounts {
         }
         self.flows.dropped(sample.window, &drops);
         for listener in inventory.listeners() {
+            self.flows.belongs(listener);
             if let Some(key) = self.flows.key(listener) {
                 self.flows.looked(&key, sample.window.to, listener.queue.len);
             }
@@ -147,7 +148,7 @@ impl Accounts {
             closed.insert(id);
         }
         self.others.retain(|netns, _| known(*netns));
-        self.flows.retain(|id| known(id.netns));
+        self.flows.retain(|id| known(id.netns) && !closed.contains(id));
         closed
     }
 
@@ -170,8 +171,7 @@ impl Accounts {
     }
 
     fn flow_of(&self, listener: &Listener) -> Option<Arc<Flow>> {
-        let flow = self.flows.of(&self.flows.key(listener)?)?;
-        Some(Arc::new(flow.clone()))
+        self.flows.of(listener).cloned().map(Arc::new)
     }
 
     /// What is told of each, worst first.
