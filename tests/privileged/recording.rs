@@ -159,7 +159,14 @@ fn root_a_running_agent_hands_out_its_last_minutes() {
             .arg("--socket")
             .arg(&socket),
     );
-    wait(3000);
+    // It attaches first, which takes an emulated machine a while.
+    for _ in 0..300 {
+        if socket.exists() {
+            break;
+        }
+        wait(100);
+    }
+    wait(1000);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let addr = overflow(&namespace, &log);
     wait(5000);

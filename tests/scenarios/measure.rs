@@ -9,7 +9,7 @@ use floodmark::kernel::{
     netns::{Netns, discover},
 };
 
-use crate::{claim::Claim, namespace::prefix};
+use crate::{claim::Claim, namespace::prefix, report::MAP_FULL};
 
 /// Lost handshakes that the agent has no kprobe for, so that the counters they are in grow by more
 /// than what it attributes.
@@ -77,7 +77,7 @@ impl Measure {
     pub fn troubles(&self) -> Result<BTreeMap<String, u64>> {
         let totals = self.source.health()?.totals;
         let troubles = [
-            ("map_full", totals.map_full),
+            (MAP_FULL, totals.map_full),
             ("nested", totals.nested),
             ("orphan_exits", totals.orphan_exits),
         ];

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::claim::{Claim, Expected};
 
+/// Counts that found no room, as [`Run::troubles`] calls them.
+pub const MAP_FULL: &str = "map_full";
+
 /// Everything of one run.
 #[derive(Debug, Serialize)]
 pub struct Run {
@@ -145,9 +148,12 @@ impl Run {
         println!("{passed} passed, {skipped} skipped, {failed} failed");
     }
 
-    /// Whether everything that could be played passed.
+    /// Whether everything that could be played passed. The kernel may have no memory for a map's new
+    /// entry at once: if that was a loss's, the scenario's counts do not add up; if a queue's mark or a
+    /// connection's, no scenario asks for it.
     pub fn is_ok(&self) -> bool {
+        let wrong = self.troubles.iter().filter(|(trouble, _)| *trouble != MAP_FULL);
         self.scenarios.iter().all(|report| report.ok)
-            && self.troubles.values().all(|count| *count == 0)
+            && wrong.map(|(_, count)| count).sum::<u64>() == 0
     }
 }

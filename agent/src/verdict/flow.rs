@@ -1,7 +1,10 @@
 //! What came to a listener and what was accepted from it, slot by slot: the record that what-if
 //! replays.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +20,9 @@ pub const SLOT_MS: u64 = 10;
 const MOST_SLOTS: usize = 6000;
 /// Slots kept of one that has not yet, so that what led to its first loss is known.
 const PRELUDE: usize = 300;
+/// When a SYN that was dropped has come again: after a second (RFC 6298, 2.1; `TCP_TIMEOUT_INIT`), the
+/// client's timer's and the sample's delay.
+const COMES_AGAIN: Duration = Duration::from_millis(1050);
 /// Listeners of which slots are kept.
 const MOST_LISTENERS: usize = 256;
 
@@ -74,8 +80,8 @@ struct Kept {
     inode: u32,
     flow: Flow,
     has_lost: bool,
-    /// Segments dropped in the interval before: they come again about a second later (RFC 6298, 2.1).
-    dropped_before: u64,
+    /// Segments dropped that have not come again yet, and by when they will have.
+    returning: Vec<(UnixMs, u64)>,
 }
 
 impl Flows {
@@ -127,8 +133,8 @@ impl Flows {
     }
 
     /// Takes in what was dropped in `window` for a full accept queue: segments, and connections that
-    /// had lost none before, where the latter are told. Where they are not, what was dropped in the
-    /// interval before is taken to have come again.
+    /// had lost none before, where the latter are told. Where they are not, what was dropped a second
+    /// before is taken to have come again.
     pub fn dropped(&mut self, window: Window, drops: &BTreeMap<ListenerId, (u64, u64)>) {
         for (id, kept) in &mut self.0 {
             let (dropped, connections) = drops.get(id).copied().unwrap_or_default();
@@ -169,7 +175,9 @@ impl Kept {
         let inside =
             slots.partition_point(before(window.from))..slots.partition_point(before(window.to));
         let came: u64 = slots.range(inside.clone()).map(|slot| u64::from(slot.enqueued)).sum();
-        let again = self.dropped_before.min(dropped + came);
+        let has_returned = self.returning.extract_if(.., |(by, _)| *by <= window.to);
+        let returned: u64 = has_returned.map(|(_, count)| count).sum();
+        let again = returned.min(dropped + came);
         let first = match connections {
             // Who came again and was dropped again is not counted as a connection of its own.
             0 => dropped.saturating_sub(again),
@@ -180,14 +188,17 @@ impl Kept {
             slot.again = again.min(u64::from(slot.enqueued)) as u32;
             again -= u64::from(slot.again);
         }
+        if dropped == 0 {
+            return;
+        }
+        self.has_lost = true;
+        // Drops begin when the queue is at its deepest.
+        let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
+        let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
+        self.returning.push((UnixMs(at * SLOT_MS).later(COMES_AGAIN), dropped));
         if first > 0 {
-            // Drops begin when the queue is at its deepest.
-            let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
-            let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
             self.flow.at(at).lost += u32::try_from(first).unwrap_or(u32::MAX);
         }
-        self.has_lost |= dropped > 0;
-        self.dropped_before = dropped;
     }
 }
 
@@ -243,6 +254,22 @@ mod tests {
         let kept = &flows.0[&id()].flow.slots;
         assert_eq!((kept.len(), kept.back().unwrap().depth), (PRELUDE + 1, 7));
         assert_eq!(flows.of(&listener(1)), None, "it has lost nothing");
+    }
+
+    /// Nobody can have come again yet: the burst goes on.
+    #[test]
+    fn a_burst_on_both_sides_of_a_sample_is_one() {
+        let third = Window { from: UnixMs(3000), to: UnixMs(4000) };
+        let mut flows = Flows::default();
+        flows.arrived(id(), &[slot(1990, 11, 11)]);
+        flows.dropped(SECOND, &[(id(), (40, 0))].into());
+        flows.arrived(id(), &[slot(2000, 1, 11)]);
+        flows.dropped(NEXT, &[(id(), (60, 0))].into());
+        flows.arrived(id(), &[slot(3000, 10, 11)]);
+        flows.dropped(third, &[(id(), (90, 0))].into());
+        let slots = &flows.of(&listener(1)).unwrap().slots;
+        let told: Vec<_> = slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect();
+        assert_eq!(told, [(199, 11, 0, 40), (200, 1, 0, 60), (300, 10, 10, 0)]);
     }
 
     /// The tracepoint rung tells a port's connections, not whose listener took them.
