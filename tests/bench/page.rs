@@ -15,8 +15,7 @@ const BOUND: f64 = 4.0;
 const DROPPED: &str = "What a program costs on a dropped SYN it costs on no other: it reads three pairs \
     of the kernel's counters again to tell the cause, the listener's address and inode and the \
     sender's address and port, finds the listener's counts, tells a connection's first loss from those \
-    that follow, and sends an event. A count without a listener would be within the bound; a count \
-    for whom and from whom is not.";
+    that follow, and sends an event.";
 
 /// The report's tables.
 pub fn render(report: &Report) -> String {

@@ -117,10 +117,11 @@ fn root_a_flood_from_many_sources_leaves_memory_flat_and_counts_exact() {
     // What is kept for a time grows with the time, not with who sent what is kept.
     let few = namespace.run(|| flood(1000, to));
     wait(2500);
-    let (before, by_few) = (agent.memory(), agent.memory().saturating_sub(begin));
+    let before = agent.memory();
     let sent = few + namespace.run(|| flood(SOURCES, to));
     wait(2500);
-    let (after, by_many) = (agent.memory(), agent.memory().saturating_sub(before));
+    let after = agent.memory();
+    let (by_few, by_many) = (before.saturating_sub(begin), after.saturating_sub(before));
 
     let report = Agent::report();
     let (tally, peers, of_peers) = lost(&report, to.port()).unwrap();

@@ -55,7 +55,7 @@ pub fn cargo() -> Command {
 ///
 /// When the build fails.
 pub fn release(package: &str, name: &str) -> Result<PathBuf> {
-    program(executables(&["build", "--release", "--package", package, "--bin", name])?, name)
+    program(&executables(&["build", "--release", "--package", package, "--bin", name])?, name)
 }
 
 /// Builds the program `name` for tests, as the tests are built: with overflow checks.
@@ -64,18 +64,28 @@ pub fn release(package: &str, name: &str) -> Result<PathBuf> {
 ///
 /// When the build fails.
 pub fn tested(name: &str) -> Result<PathBuf> {
-    program(executables(&EVERYTHING)?, name)
+    program(&executables(&EVERYTHING)?, name)
+}
+
+/// The agent and the lab's program, built for tests.
+///
+/// # Errors
+///
+/// When the build fails.
+pub fn agent_and_lab() -> Result<(PathBuf, PathBuf)> {
+    let built = executables(&EVERYTHING)?;
+    Ok((program(&built, "floodmark")?, program(&built, "floodmark-lab")?))
 }
 
 /// Every program and test at once, since cargo compiles the libraries anew for another selection of
 /// packages.
 const EVERYTHING: [&str; 2] = ["build", "--all-targets"];
 
-fn program(built: Vec<Executable>, name: &str) -> Result<PathBuf> {
+fn program(built: &[Executable], name: &str) -> Result<PathBuf> {
     built
-        .into_iter()
+        .iter()
         .find(|executable| executable.name == name && !executable.is_test)
-        .map(|executable| executable.path)
+        .map(|executable| executable.path.clone())
         .with_context(|| format!("there is no program {name}"))
 }
 

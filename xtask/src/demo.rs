@@ -52,8 +52,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
 fn on_host(flags: &[&str]) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Lab])?;
-    let agent = build::tested("floodmark")?;
-    let lab = build::tested("floodmark-lab")?;
+    let (agent, lab) = build::agent_and_lab()?;
     let demo = [
         OsString::from("demo"),
         "--agent".into(),
@@ -77,9 +76,8 @@ fn in_guest(series: &str, flags: &[&str]) -> Result<ExitCode> {
     let series = vm::series::find(series)?;
     setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
     let mut payload = Payload::base()?;
-    let agent = build::tested("floodmark")?;
+    let (agent, lab) = build::agent_and_lab()?;
     payload.program(&agent, vm::AGENT)?;
-    let lab = build::tested("floodmark-lab")?;
     payload.program(&lab, vm::LAB)?;
     let mut command = vec![vm::LAB, "demo", "--agent", vm::AGENT, "--app", "standin"];
     command.extend(flags);

@@ -83,22 +83,25 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
 fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
     let envoy = envoy::ensure()?;
-    let agent = build::tested("floodmark")?;
-    let lab = build::tested("floodmark-lab")?;
-    let mut command = root::command(&lab, "cargo xtask lab verdicts")?;
-    command.arg("verdicts").arg("--agent").arg(agent).arg("--envoy").arg(envoy);
+    let mut command = lab("verdicts")?;
+    command.arg("--envoy").arg(envoy);
     command.args(["--rounds", &args.rounds.to_string()]);
     select(&mut command, &args.only, args.json);
     play(command)
 }
 
 fn advice(args: &AdviceArgs) -> Result<ExitCode> {
-    let agent = build::tested("floodmark")?;
-    let lab = build::tested("floodmark-lab")?;
-    let mut command = root::command(&lab, "cargo xtask lab advice")?;
-    command.arg("advice").arg("--agent").arg(agent);
+    let mut command = lab("advice")?;
     select(&mut command, &args.only, args.json);
     play(command)
+}
+
+/// The lab's program at one of its verbs, with the agent to be tried.
+fn lab(verb: &str) -> Result<Command> {
+    let (agent, lab) = build::agent_and_lab()?;
+    let mut command = root::command(&lab, &format!("cargo xtask lab {verb}"))?;
+    command.arg(verb).arg("--agent").arg(agent);
+    Ok(command)
 }
 
 /// Which cases, and how they are told.
@@ -112,10 +115,8 @@ fn select(command: &mut Command, only: &[String], json: bool) {
 }
 
 fn chain(args: &ChainArgs) -> Result<ExitCode> {
-    let agent = build::tested("floodmark")?;
-    let lab = build::tested("floodmark-lab")?;
-    let mut command = root::command(&lab, "cargo xtask lab chain")?;
-    command.arg("chain").arg("--agent").arg(agent).arg("--python").arg(tornado::python());
+    let mut command = lab("chain")?;
+    command.arg("--python").arg(tornado::python());
     command.arg("--prometheus").arg(prometheus::root());
     if args.quick {
         command.arg("--quick");
@@ -124,10 +125,7 @@ fn chain(args: &ChainArgs) -> Result<ExitCode> {
 }
 
 fn across(args: &AcrossArgs) -> Result<ExitCode> {
-    let agent = build::tested("floodmark")?;
-    let lab = build::tested("floodmark-lab")?;
-    let mut command = root::command(&lab, "cargo xtask lab across")?;
-    command.arg("across").arg("--agent").arg(agent);
+    let mut command = lab("across")?;
     if args.json {
         command.arg("--json");
     }

@@ -136,14 +136,9 @@ fn all_steps() -> Result<Vec<Step>> {
     };
     let mut steps = vec![
         Step::new("fmt", || Ok(cargo(["fmt", "--all", "--check"]))),
-        Step::new("clippy", || {
-            Ok(cargo(
-                [&["clippy"], &HOST_CODE[..], &["--all-targets", "--", "-Dwarnings"]].concat(),
-            ))
-        }),
+        Step::new("clippy", || Ok(cargo(["clippy", "--all-targets", "--", "-Dwarnings"]))),
         Step::new("unit", || {
-            let privileged = ["--", "--skip", build::PRIVILEGED_PREFIX];
-            let mut cargo = cargo([&["test"], &HOST_CODE[..], &privileged].concat());
+            let mut cargo = cargo(["test", "--", "--skip", build::PRIVILEGED_PREFIX]);
             cargo.env("PATH", place::path_with_tools()?);
             Ok(cargo)
         }),
@@ -176,9 +171,6 @@ fn all_steps() -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// All packages but the one that is compiled for the kernel.
-const HOST_CODE: [&str; 3] = ["--workspace", "--exclude", "floodmark-ebpf"];
-
 fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut cargo = build::cargo();
     cargo.args(arguments);
@@ -187,14 +179,13 @@ fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 
 /// The tests that need root, on this host's kernel. They share its counters: one at a time.
 fn privileged_tests() -> Result<Command> {
-    let agent = build::tested("floodmark")?;
-    let lab = build::tested("floodmark-lab")?;
+    let (agent, lab) = build::agent_and_lab()?;
     // Whatever runs a program as root, cargo calls to run the tests.
     let as_root = root::command("env", "cargo xtask test")?;
     let runner: Vec<&OsStr> =
         [as_root.get_program()].into_iter().chain(as_root.get_args()).collect();
-    let only = ["--", build::PRIVILEGED_PREFIX, "--test-threads=1"];
-    let mut cargo = cargo([&["test", "--no-fail-fast"], &only[..]].concat());
+    let only = [build::PRIVILEGED_PREFIX, "--test-threads=1"];
+    let mut cargo = cargo(["test", "--no-fail-fast", "--"].into_iter().chain(only));
     cargo
         .env(vm::AGENT_VARIABLE, agent)
         .env(vm::LAB_VARIABLE, lab)

@@ -9,9 +9,12 @@ use super::{
 };
 use crate::verdict::{Diagnosis, ListenerWhatIf, Sizing, WhatIf};
 
-/// Both tables, as far as there is something to say.
+/// Both tables under their heading, as far as there is something to say.
 pub(super) fn tables(diagnosis: &Diagnosis) -> Markup {
     html! {
+        @if !diagnosis.what_if.is_empty() || !diagnosis.keepalive.is_empty() {
+            h2 { "What would have helped" }
+        }
         @if !diagnosis.what_if.is_empty() {
             h3 { "With another queue" }
             (what_if(&diagnosis.what_if))

@@ -43,10 +43,7 @@ pub fn render(replay: &Replay, timeline: &Timeline, peers: &[PeerReport]) -> Str
                     @for sentence in &summary.sentences { p { (sentence) } }
                 }
                 (what_to_change(&diagnosis))
-                @if !diagnosis.what_if.is_empty() || !diagnosis.keepalive.is_empty() {
-                    h2 { "What would have helped" }
-                    (limits::tables(&diagnosis))
-                }
+                (limits::tables(&diagnosis))
                 h2 { "What happened when" }
                 (figure(replay, timeline))
                 h2 { "Listeners that lost something" }

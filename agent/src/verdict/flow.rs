@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    mem,
     time::Duration,
 };
 
@@ -111,25 +112,29 @@ impl Flows {
         }
     }
 
-    /// Takes in whose queue a group's is now. What came to the one before, if there was one, goes with it.
-    pub fn belongs(&mut self, listener: &Listener) {
-        let Some(group) = self.key(listener).filter(|key| key.inode == 0) else { return };
-        let Some(kept) = self.0.get_mut(&group) else { return };
-        let before = std::mem::replace(&mut kept.inode, listener.id.inode);
-        if before != 0 && before != listener.id.inode {
-            let own = std::mem::replace(kept, Kept { inode: listener.id.inode, ..Kept::default() });
-            self.make_room();
-            self.0.insert(ListenerId { inode: before, ..group }, own);
+    /// Takes in a look at a listener's queue.
+    pub fn looked(&mut self, listener: &Listener, at: UnixMs) {
+        let Some(key) = self.key(listener) else { return };
+        if key.inode == 0 {
+            self.belongs(key, listener.id.inode);
+        }
+        if let Some(kept) = self.0.get_mut(&key)
+            && kept.flow.slots.back().is_some_and(|last| last.at < at.0 / SLOT_MS)
+        {
+            kept.flow.at(at.0 / SLOT_MS).depth = listener.queue.len;
         }
     }
 
-    /// Takes in a look at a queue.
-    pub fn looked(&mut self, id: &ListenerId, at: UnixMs, depth: u32) {
-        if let Some(kept) = self.0.get_mut(id)
-            && kept.flow.slots.back().is_some_and(|last| last.at < at.0 / SLOT_MS)
-        {
-            kept.flow.at(at.0 / SLOT_MS).depth = depth;
+    /// Takes in whose queue a group's is now. What came to the one before, if there was one, goes with it.
+    fn belongs(&mut self, group: ListenerId, inode: u32) {
+        let Some(kept) = self.0.get_mut(&group) else { return };
+        if [0, inode].contains(&kept.inode) {
+            kept.inode = inode;
+            return;
         }
+        let own = mem::replace(kept, Kept { inode, ..Kept::default() });
+        self.make_room();
+        self.0.insert(ListenerId { inode: own.inode, ..group }, own);
     }
 
     /// Takes in what was dropped in `window` for a full accept queue: segments, and connections that
@@ -218,6 +223,12 @@ mod tests {
         Listener::unknown(ListenerId { inode, ..id() }, QueueDepth::default(), None)
     }
 
+    /// Begin, arrivals, those of them that came again, and first losses of each slot.
+    fn told(flows: &Flows) -> Vec<(u64, u32, u32, u32)> {
+        let slots = &flows.of(&listener(1)).unwrap().slots;
+        slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect()
+    }
+
     fn slot(ms: u64, enqueued: u32, depth: u32) -> Slot {
         Slot { at: UnixMs(ms), enqueued, depth }
     }
@@ -229,9 +240,7 @@ mod tests {
         flows.dropped(SECOND, &[(id(), (40, 0))].into());
         flows.arrived(id(), &[slot(2500, 25, 11)]);
         flows.dropped(NEXT, &[(id(), (15, 0))].into());
-        let slots = &flows.of(&listener(1)).unwrap().slots;
-        let told: Vec<_> = slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect();
-        assert_eq!(told, [(120, 1, 0, 0), (150, 10, 0, 40), (250, 25, 25, 0)]);
+        assert_eq!(told(&flows), [(120, 1, 0, 0), (150, 10, 0, 40), (250, 25, 25, 0)]);
     }
 
     #[test]
@@ -250,7 +259,8 @@ mod tests {
         let mut flows = Flows::default();
         let many: Vec<Slot> = (0..2000).map(|n| slot(1000 + 20 * n, 1, 1)).collect();
         flows.arrived(id(), &many);
-        flows.looked(&id(), UnixMs(99_000), 7);
+        let queue = QueueDepth { len: 7, ..QueueDepth::default() };
+        flows.looked(&Listener { queue, ..listener(1) }, UnixMs(99_000));
         let kept = &flows.0[&id()].flow.slots;
         assert_eq!((kept.len(), kept.back().unwrap().depth), (PRELUDE + 1, 7));
         assert_eq!(flows.of(&listener(1)), None, "it has lost nothing");
@@ -267,9 +277,7 @@ mod tests {
         flows.dropped(NEXT, &[(id(), (60, 0))].into());
         flows.arrived(id(), &[slot(3000, 10, 11)]);
         flows.dropped(third, &[(id(), (90, 0))].into());
-        let slots = &flows.of(&listener(1)).unwrap().slots;
-        let told: Vec<_> = slots.iter().map(|s| (s.at, s.enqueued, s.again, s.lost)).collect();
-        assert_eq!(told, [(199, 11, 0, 40), (200, 1, 0, 60), (300, 10, 10, 0)]);
+        assert_eq!(told(&flows), [(199, 11, 0, 40), (200, 1, 0, 60), (300, 10, 10, 0)]);
     }
 
     /// The tracepoint rung tells a port's connections, not whose listener took them.
@@ -278,13 +286,13 @@ mod tests {
         let group = ListenerId { inode: 0, ..id() };
         let mut flows = Flows::default();
         flows.arrived(group, &[slot(1500, 10, 11)]);
-        flows.belongs(&listener(1));
+        flows.looked(&listener(1), SECOND.from);
         flows.dropped(SECOND, &[(group, (40, 40))].into());
-        flows.belongs(&listener(2));
+        flows.looked(&listener(2), SECOND.to);
         assert_eq!(flows.of(&listener(2)), None);
         flows.arrived(group, &[slot(2500, 5, 3)]);
         flows.dropped(NEXT, &[(group, (7, 7))].into());
-        flows.belongs(&listener(2));
+        flows.looked(&listener(2), NEXT.to);
         let lost = |inode| flows.of(&listener(inode)).map(|flow| flow.slots[0].lost);
         assert_eq!((lost(1), lost(2)), (Some(40), Some(7)));
     }

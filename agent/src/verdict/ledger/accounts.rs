@@ -126,10 +126,7 @@ impl Accounts {
         }
         self.flows.dropped(sample.window, &drops);
         for listener in inventory.listeners() {
-            self.flows.belongs(listener);
-            if let Some(key) = self.flows.key(listener) {
-                self.flows.looked(&key, sample.window.to, listener.queue.len);
-            }
+            self.flows.looked(listener, sample.window.to);
         }
     }
 
