@@ -42,12 +42,20 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 /// How the names of tests begin that need root.
 pub const PRIVILEGED_PREFIX: &str = "root_";
 
-/// Cargo, as it was called, in the repository.
+/// Cargo, as it was called, in the repository. What `cargo run` told this program of its own package is
+/// not handed down: some libraries' build scripts ask for it, and all would be compiled anew after each
+/// change between this verb and a cargo called by hand.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(place::workspace());
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| OF_THIS_PACKAGE.iter().any(|start| name.starts_with(start))) {
+        cargo.env_remove(name);
+    }
     cargo
 }
+
+const OF_THIS_PACKAGE: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// Builds the program `name` of `package` for use, and for measuring.
 ///
