@@ -9,6 +9,7 @@ pub mod manifests;
 mod packages;
 pub mod prometheus;
 pub mod qemu;
+pub mod supply;
 pub mod tornado;
 
 use std::process::ExitCode;

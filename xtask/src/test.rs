@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use crate::{
     build, place, root,
     setup::{self, Group},
-    step, supply, vm,
+    step, vm,
 };
 use summary::{Outcome, Summary};
 
@@ -27,8 +27,8 @@ pub struct Args {
     /// Leave the virtual machines out.
     #[arg(long)]
     no_vm: bool,
-    /// Run only these steps: fmt, clippy, unit, rules, host, scenarios, demo, chain, verdicts, across,
-    /// advice, vm (all machines) or vm-6.1 ...
+    /// Run only these steps: fmt, clippy, unit, rules, manifests, supply, host, scenarios, demo, chain,
+    /// verdicts, across, advice, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -144,6 +144,7 @@ fn all_steps() -> Result<Vec<Step>> {
         }),
         Step::new("rules", rules::command),
         Step::new("manifests", xtask(&["manifests"])),
+        Step::new("supply", xtask(&["supply"])),
         Step::new("host", privileged_tests),
         Step::new("scenarios", || {
             let scenarios = build::tested("floodmark-scenarios")?;
@@ -155,9 +156,6 @@ fn all_steps() -> Result<Vec<Step>> {
         Step::new("across", xtask(&["lab", "across"])),
         Step::new("advice", xtask(&["lab", "advice", "--only", "backlog,keepalive"])),
     ];
-    if supply::is_installed() {
-        steps.push(Step::new("supply", supply::command));
-    }
     // The longest first, so that both machines end at about the same time.
     for kernel in vm::series::by_default().map(|series| series.name) {
         steps.push(Step::new(format!("vm-{kernel}"), xtask(&["vm", "--kernel", kernel])));
