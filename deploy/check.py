@@ -1,10 +1,11 @@
-"""Checks the Helm chart and what is made of it for kustomize, without a cluster.
+"""Checks the Helm chart, what is made of it for kustomize, the unit and the dashboards, without a cluster.
 
-Renders the chart with Helm's own engine, holds the result against the JSON schemas of Kubernetes, and
-compares it with deploy/kustomize, which `--write` makes anew. One line per check; exit status 1 where
-one fails.
+Renders the chart with Helm's own engine, holds the result against the JSON schemas of Kubernetes and the
+models of the Prometheus operator, and compares it with deploy/kustomize, which `--write` makes anew. One
+line per check; exit status 1 where one fails.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,13 +15,18 @@ from pathlib import Path
 import helm_python as helm
 import kubernetes_validate
 import yaml
+from cloudcoil.models.prometheus_operator import v1 as operator
+from grafana_foundation_sdk.cog import encoder, plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 DEPLOY = Path(__file__).parent
 CHART = DEPLOY / "helm" / "floodmark"
 # The oldest that the chart admits and the newest that the schemas know.
 VERSIONS = ("1.30", "1.37")
 # Kinds of the Prometheus operator, of which Kubernetes has no schema.
-FOREIGN = "monitoring.coreos.com/v1"
+OPERATOR = "monitoring.coreos.com/v1"
+# What Grafana's Prometheus plugin reads beside what Grafana's own model of a dashboard has.
+PLUGINS_OWN = {"titleFormat", "textFormat", "definition"}
 MONITORING = {
     "podMonitor": {"enabled": True},
     "prometheusRule": {"enabled": True},
@@ -54,10 +60,53 @@ def render(values):
 
 def validate(documents):
     for document in documents:
-        if document["apiVersion"] == FOREIGN or "kustomize" in document["apiVersion"]:
+        if "kustomize" in document["apiVersion"]:
+            continue
+        if document["apiVersion"] == OPERATOR:
+            model = getattr(operator, document["kind"]).model_validate(document)
+            is_known_whole(document, model.model_dump(mode="json", by_alias=True, exclude_unset=True))
             continue
         for version in VERSIONS:
             kubernetes_validate.validate(document, version, strict=True)
+
+
+def unknown(document, taken, path=""):
+    """Where the document says something that a model of it has not taken in: a name that there is not."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            where = f"{path}/{name}"
+            yield from unknown(value, taken[name], where) if name in taken else [where]
+    elif isinstance(document, list):
+        for number, (value, other) in enumerate(zip(document, taken, strict=True)):
+            yield from unknown(value, other, f"{path}/{number}")
+
+
+def is_known_whole(document, taken, plugins_own=frozenset()):
+    strange = [path for path in unknown(document, taken) if path.split("/")[-1] not in plugins_own]
+    assert not strange, f"no such thing: {', '.join(strange)}"
+
+
+def operators_names():
+    """A misspelt name is found, which the models alone let through."""
+    (monitor,) = (d for d in render(MONITORING) if d["kind"] == "PodMonitor")
+    validate([monitor])
+    monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "15s"
+    try:
+        validate([monitor])
+    except AssertionError as error:
+        assert "intervall" in str(error), error
+        return
+    raise AssertionError("it was taken")
+
+
+def dashboards():
+    plugins.register_default_plugins()
+    files = sorted((DEPLOY / "grafana").glob("*.json"))
+    assert files
+    for file in files:
+        document = json.loads(file.read_text())
+        taken = encoder.JSONEncoder().encode(Dashboard.from_json(document))
+        is_known_whole(document, json.loads(taken), PLUGINS_OWN)
 
 
 def refuses(values):
@@ -147,9 +196,11 @@ def main():
     write = "--write" in sys.argv
     checks = {"unit: verified, and an exposure of 4.0 at most": unit, "chart: lint": lint}
     for name, values in CASES.items():
-        checks[f"chart: {name} against the schemas of {', '.join(VERSIONS)}"] = (
+        checks[f"chart: {name} against the schemas of {', '.join(VERSIONS)} and the operator"] = (
             lambda values=values: validate(render(values))
         )
+    checks["chart: a misspelt name in what is the operator's is found"] = operators_names
+    checks["dashboards: every name is one that Grafana knows"] = dashboards
     for name, values in REFUSED.items():
         checks[f"chart: refuses {name}"] = lambda values=values: refuses(values)
     checks["chart: not privileged, read-only, capabilities as the unit's"] = lambda: is_confined(
