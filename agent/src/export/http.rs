@@ -20,7 +20,9 @@ use tokio::sync::watch;
 
 use super::{
     metrics::{render, render_protobuf},
-    protobuf, server,
+    protobuf,
+    rendered::Rendered,
+    server,
     web::{Web, authorised},
 };
 use crate::{agent::Snapshot, kernel::Rung, time::UnixMs};
@@ -50,7 +52,7 @@ pub async fn serve(
 ) -> Result<()> {
     let guarded = Router::new()
         .route("/", get(landing))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics).with_state(Arc::new(Metrics::of(latest.clone()))))
         .route("/api/v1/report", get(report))
         .route("/api/v1/listeners", get(listeners))
         .layer(from_fn_with_state(Arc::clone(&web.users), authorised));
@@ -66,15 +68,29 @@ fn not_yet() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "not ready: nothing sampled yet\n").into_response()
 }
 
+/// The newest snapshot as metrics, in both forms.
+struct Metrics {
+    latest: Latest,
+    text: Rendered,
+    protobuf: Rendered,
+}
+
+impl Metrics {
+    fn of(latest: Latest) -> Self {
+        Self { latest, text: Rendered::default(), protobuf: Rendered::default() }
+    }
+}
+
 /// Text, or protobuf for a Prometheus that takes native histograms and so asks for it.
-async fn metrics(State(latest): State<Latest>, headers: HeaderMap) -> Response {
-    let Some(snapshot) = current(&latest) else { return not_yet() };
+async fn metrics(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
+    let Some(snapshot) = current(&metrics.latest) else { return not_yet() };
     snapshot.scraped.tell();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let rendered = if accept.is_some_and(|accept| accept.contains(PROTOBUF)) {
-        render_protobuf(&snapshot).map(|bytes| (protobuf::MEDIA_TYPE, bytes))
+        metrics.protobuf.of(&snapshot, render_protobuf).map(|bytes| (protobuf::MEDIA_TYPE, bytes))
     } else {
-        render(&snapshot).map(|text| (PROMETHEUS_TEXT, text.into_bytes()))
+        let text = |snapshot: &Snapshot| render(snapshot).map(String::into_bytes);
+        metrics.text.of(&snapshot, text).map(|text| (PROMETHEUS_TEXT, text))
     };
     match rendered {
         Ok((kind, body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),

@@ -16,6 +16,7 @@ mod protobuf;
 mod proxies;
 #[cfg(test)]
 mod reference;
+mod rendered;
 mod server;
 mod web;
 
