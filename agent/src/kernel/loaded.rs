@@ -40,8 +40,12 @@ impl Loaded {
     ///
     /// When the kernel's BTF cannot be read, or a map cannot be made.
     pub fn load(reach: Reach) -> Result<Self> {
-        let (btf, layout, aya_btf) = kernel_types()?;
+        let (btf, layout, aya_btf);
         let mut loader = EbpfLoader::new();
+        // It has read all of the kernel's types for itself, which take as much memory as the whole agent
+        // does later: once is enough.
+        loader.btf(None);
+        (btf, layout, aya_btf) = kernel_types()?;
         loader.btf(Some(&aya_btf));
         let values: Vec<(&str, u64)> = layout.values().collect();
         for (name, value) in &values {
