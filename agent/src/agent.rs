@@ -4,6 +4,7 @@ mod config;
 mod snapshot;
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ use crate::{
     across::OutletStats,
     inventory::{Inventory, Routes},
     kernel::{
-        KernelSource, ListenerId, NetnsId, Reach, Standing,
+        KernelSource, ListenerId, MibCounts, NetnsId, Reach, Standing,
         flow::Slot,
         netns::{discover_among, of_process},
     },
@@ -341,17 +342,13 @@ impl Agent {
     }
 
     fn snapshot(&self, tick: Duration, totals: Totals) -> Result<Snapshot> {
+        let now = UnixMs::now();
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
         let proxies = &self.judge.ledger().proxies;
         Ok(Snapshot {
-            report: self.judge.report(
-                UnixMs::now(),
-                self.kernel.standings(),
-                &totals,
-                &self.stock.inventory,
-            ),
-            namespaces: totals.kernel,
+            report: self.judge.report(now, self.kernel.standings(), &totals, &self.stock.inventory),
+            namespaces: self.lately_seen(now, totals.kernel),
             standings: self.kernel.standings().to_vec(),
             proxy_events: proxies.event_counts().clone(),
             verdicts: proxies.verdict_counts().clone(),
@@ -367,6 +364,17 @@ impl Agent {
             scraped: self.stock.scraped(),
             tick,
         })
+    }
+
+    /// Those that are there, or were a moment ago.
+    fn lately_seen(
+        &self,
+        now: UnixMs,
+        mut kernel: BTreeMap<NetnsId, (String, MibCounts)>,
+    ) -> BTreeMap<NetnsId, (String, MibCounts)> {
+        let horizon = Snapshot::horizon(now);
+        kernel.retain(|netns, _| self.kernel.has_seen(*netns, horizon));
+        kernel
     }
 }
 

@@ -10,15 +10,20 @@ use crate::{
     proxy::{ProxyKind, SourceStats},
     stock::Scraped,
     time::UnixMs,
-    verdict::{LastVerdict, Report, VerdictKind},
+    verdict::{LastVerdict, ListenerReport, Report, VerdictKind},
 };
+
+/// How long the counters of a listener or namespace that has gone are still exported: so that their last
+/// increase is scraped, at least once at the minute that Prometheus takes unless told otherwise, and no
+/// longer.
+const AFTERGLOW: Duration = Duration::from_secs(120);
 
 /// Everything known at a tick, for whoever exports it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Everything since start.
     pub report: Report,
-    /// Every namespace: its name, and the growth of its own counters since start.
+    /// Every namespace that is there, or was a moment ago: its name, and the growth of its own counters since start.
     pub namespaces: BTreeMap<NetnsId, (String, MibCounts)>,
     /// How each signal is had.
     pub standings: Vec<Standing>,
@@ -48,4 +53,17 @@ pub struct Snapshot {
     pub scraped: Scraped,
     /// Time the last tick took.
     pub tick: Duration,
+}
+
+impl Snapshot {
+    /// What was there at this time or later is exported.
+    pub(super) fn horizon(now: UnixMs) -> UnixMs {
+        now.earlier(AFTERGLOW)
+    }
+
+    /// Listeners with losses that are there, or were a moment ago, worst first.
+    pub fn losers(&self) -> impl Iterator<Item = &ListenerReport> {
+        let horizon = Self::horizon(self.report.window.to);
+        self.report.listeners.iter().filter(move |listener| listener.last_seen >= horizon)
+    }
 }

@@ -131,6 +131,7 @@ pub(crate) fn listener(port: u16, command: &str) -> ListenerReport {
         peers_other: 0,
         dropped: None,
         worst_per_second: 0.0,
+        last_seen: UnixMs::now(),
         flow: None,
     }
 }

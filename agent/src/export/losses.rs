@@ -41,7 +41,7 @@ pub(super) fn about_losses(families: &mut Families, report: &ListenerReport) {
 
 /// Every listener is there from its first scrape on, at 0, so that the first overflow is an increase.
 pub(super) fn about_overflows(families: &mut Families, snapshot: &Snapshot) {
-    let losers = snapshot.report.listeners.iter().take(snapshot.listeners_exported);
+    let losers = snapshot.losers().take(snapshot.listeners_exported);
     let listeners: BTreeMap<ListenerId, &Listener> =
         losers.map(|lost| &lost.listener).chain(&snapshot.view.listeners).map(by_id).collect();
     let overflows: BTreeMap<ListenerId, u64> =
@@ -137,30 +137,31 @@ pub(super) fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
 }
 
 pub(super) fn about_services(families: &mut Families, snapshot: &Snapshot) {
-    let name_of = |netns: NetnsId| {
-        let known = snapshot.namespaces.get(&netns);
-        known.map_or_else(|| format!("net:[{netns}]"), |(name, _)| name.clone())
-    };
-    for service in snapshot.report.services.iter().take(SERVICES_EXPORTED) {
-        let (netns, port) = (name_of(service.netns), service.port.to_string());
+    let named = |netns: NetnsId| snapshot.namespaces.get(&netns).map(|(name, _)| name.as_str());
+    let services = snapshot.report.services.iter();
+    let services = services.filter_map(|service| Some((named(service.netns)?, service)));
+    for (netns, service) in services.take(SERVICES_EXPORTED) {
+        let port = service.port.to_string();
         let side = if service.is_local { "service" } else { "client" };
         for (event, count) in &service.counts {
             families.counter(
                 "floodmark_connection_events_total",
                 "Connections that entered TIME_WAIT or FIN_WAIT2, how those ended, and SYNs sent \
                  again, by the service's port (the lower one) and the side this host is on.",
-                &[("netns", &netns), ("port", &port), ("side", side), ("event", event)],
+                &[("netns", netns), ("port", &port), ("side", side), ("event", event)],
                 *count,
             );
         }
     }
-    for no_port in snapshot.report.no_port.iter().take(SERVICES_EXPORTED) {
+    let no_port = snapshot.report.no_port.iter();
+    let no_port = no_port.filter_map(|refused| Some((named(refused.netns)?, refused)));
+    for (netns, no_port) in no_port.take(SERVICES_EXPORTED) {
         families.counter(
             "floodmark_connect_no_port_total",
             "Connects that failed with EADDRNOTAVAIL: no ephemeral port left towards the \
              destination.",
             &[
-                ("netns", &name_of(no_port.netns)),
+                ("netns", netns),
                 ("destination", &no_port.destination.to_string()),
                 ("pid", &no_port.pid.to_string()),
                 ("command", &no_port.command),

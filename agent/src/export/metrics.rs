@@ -42,14 +42,13 @@ fn families(snapshot: &Snapshot) -> Families {
     let mut families = Families::default();
     families.extend(PROCESS.collect());
     about_health(&mut families, snapshot);
-    let losers = &snapshot.report.listeners;
-    let exported = &losers[..losers.len().min(snapshot.listeners_exported)];
-    exported.iter().for_each(|listener| about_losses(&mut families, listener));
+    let exported = snapshot.losers().take(snapshot.listeners_exported);
+    exported.for_each(|listener| about_losses(&mut families, listener));
     families.gauge(
         "floodmark_listener_losses_not_exported",
         "Listeners with losses left out of this scrape, beyond those that lost most.",
         &[],
-        (losers.len() - exported.len()) as f64,
+        snapshot.losers().skip(snapshot.listeners_exported).count() as f64,
     );
     about_overflows(&mut families, snapshot);
     about_listeners(&mut families, &snapshot.view);

@@ -240,6 +240,11 @@ impl KernelSource {
         pairs.map(|(netns, mib)| (*netns, (mib.name.clone(), mib.since_start))).collect()
     }
 
+    /// Whether a namespace was there at `since` or later.
+    pub fn has_seen(&self, netns: NetnsId, since: UnixMs) -> bool {
+        self.mibs.get(&netns).is_some_and(|mib| mib.seen >= since)
+    }
+
     /// What became of connections since start, by service, busiest first; and for each namespace the
     /// growth of its counters that this stands for.
     ///

@@ -8,7 +8,7 @@ use super::{cycle::Cycle, flow::Flow, keepalive::LinkReport, verdict::Verdict};
 use crate::{
     inventory::{Listener, Namespace},
     kernel::{Attribution, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
-    time::Window,
+    time::{UnixMs, Window},
 };
 
 /// A diagnosis: the story's facts, without its words.
@@ -107,6 +107,9 @@ pub struct ListenerReport {
     /// The most it dropped in one interval, as handshakes per second.
     #[serde(default)]
     pub worst_per_second: f64,
+    /// When it was last known to listen, or to lose something.
+    #[serde(default)]
+    pub last_seen: UnixMs,
     /// What came to it and was accepted, where the kernel was watched for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow: Option<Arc<Flow>>,

@@ -65,6 +65,7 @@ mod tests {
             peers_other: 0,
             dropped: None,
             worst_per_second: 0.0,
+            last_seen: UnixMs(0),
             flow: None,
         };
         let window = Window { from: UnixMs(0), to: UnixMs(1000 * seconds) };

@@ -40,6 +40,7 @@ fn report() -> Report {
             peers_other: 0,
             dropped: Some(Window { from: UnixMs(1000), to: UnixMs(10_000) }),
             worst_per_second: 171.0,
+            last_seen: UnixMs(0),
             flow: Some(Arc::new(Flow { slots: std::iter::once(full).chain(after).collect() })),
         }],
         namespaces: vec![NetnsReport {

@@ -2,6 +2,7 @@ use std::{
     collections::BTreeSet,
     io::Write,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use super::{
@@ -125,6 +126,23 @@ fn exports_no_more_losers_than_it_may_and_says_how_many_are_missing() {
     assert_eq!(values(&text, "floodmark_listener_losses_not_exported", &[]), [3.0]);
     // Worst first, as the report has them.
     assert!(text.contains("10.0.0.2:200\"") && !text.contains("10.0.0.2:201\""));
+}
+
+/// Its last increase must be scraped, and then it is to go, whatever it lost.
+#[test]
+fn who_has_gone_is_exported_for_two_minutes() {
+    let name = "floodmark_listener_overflows_total";
+    let mut snapshot = snapshot();
+    snapshot.view = View::default();
+    let now = snapshot.report.window.to;
+    for (ago, exported) in [(119, 1), (121, 0)] {
+        snapshot.report.listeners[0].last_seen = now.earlier(Duration::from_secs(ago));
+        let text = render(&snapshot).unwrap();
+        assert_eq!(values(&text, name, &["10.0.0.2:8000"]).len(), exported, "{ago}");
+        assert_eq!(text.contains("listener=\"10.0.0.2:8000\""), exported > 0, "{ago}");
+    }
+    snapshot.namespaces.remove(&APP);
+    assert!(!render(&snapshot).unwrap().contains("\"app1\""));
 }
 
 #[test]

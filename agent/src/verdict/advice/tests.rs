@@ -32,6 +32,7 @@ fn lost(limit: u32, somaxconn: u32, class: Class, count: u64) -> ListenerReport 
         peers_other: 0,
         dropped: Some(Window { from: UnixMs(0), to: UnixMs(10_000) }),
         worst_per_second: 5.0,
+        last_seen: UnixMs(0),
         flow: None,
     }
 }

@@ -193,6 +193,7 @@ impl Accounts {
                     dropped: account.dropped,
                     flow: account.listener.as_ref().and_then(|listener| self.flow_of(listener)),
                     worst_per_second: account.worst_per_second,
+                    last_seen: account.alive,
                 }
             })
             .collect();
