@@ -29,6 +29,8 @@ fn main() {
 
 fn build() -> Result<(), String> {
     let linker = find_linker()?;
+    // Registers differ: of the machine that the agent is for, not of this one.
+    let architecture = env::var("CARGO_CFG_TARGET_ARCH").map_err(|error| error.to_string())?;
     let mut cargo = compiler()?;
     // The object's line information names files: as they are called everywhere, not where they lie here.
     let flags = format!(
@@ -41,6 +43,7 @@ fn build() -> Result<(), String> {
         .current_dir(workspace().join("agent-ebpf"))
         // Opens the unstable features that aya-ebpf needs, for that one crate.
         .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        .env("AYA_BPF_TARGET_ARCH", architecture)
         .env("CARGO_TARGET_DIR", workspace().join("target/bpf"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", flags);
