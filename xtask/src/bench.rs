@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     thread,
     time::Duration,
@@ -76,6 +76,9 @@ struct SoakArgs {
     /// How long, as 30m or 600s.
     #[arg(long, default_value = "30m", value_parser = duration)]
     duration: Duration,
+    /// The program that `cargo xtask dist` made; otherwise one is built for this host.
+    #[arg(long)]
+    agent: Option<PathBuf>,
 }
 
 /// Measure how many lines of proxies' logs are read per second.
@@ -108,7 +111,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Kernel(args) => kernel(args),
         What::Inventory(args) => inventory(args),
-        What::Soak(args) => soak(args.duration),
+        What::Soak(args) => soak(args),
         What::Proxy(args) => proxy(args),
         What::Record(args) => record(args),
     }
@@ -238,12 +241,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn soak(duration: Duration) -> Result<ExitCode> {
+fn soak(args: &SoakArgs) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Lab])?;
-    let agent = build::release("floodmark", "floodmark")?;
-    let lab = build::release("floodmark-tests", "floodmark-lab")?;
+    let (agent, how) = match &args.agent {
+        Some(agent) => (agent.clone(), "as it is shipped: static, with musl"),
+        None => (build::release("floodmark", "floodmark")?, "by `cargo build --release`"),
+    };
+    let lab = build::tested("floodmark-lab")?;
     let status = root::command(&lab, "cargo xtask bench soak")?
-        .args(["soak", "--seconds", &duration.as_secs().to_string(), "--agent"])
+        .args(["soak", "--seconds", &args.duration.as_secs().to_string()])
+        .args(["--build", how, "--agent"])
         .arg(agent)
         .arg("--page")
         .arg(place::workspace().join(SOAK_PAGE))

@@ -18,6 +18,8 @@ pub struct Row {
     pub after: Duration,
     /// Resident memory in KiB.
     pub rss_kib: u64,
+    /// What of it is the agent's own: not the program's file, nor maps it shares with the kernel.
+    pub own_kib: u64,
     /// Open descriptors.
     pub descriptors: u64,
     /// Threads.
@@ -69,6 +71,7 @@ impl Measure {
         Ok(Row {
             after: begun.elapsed(),
             rss_kib: field("VmRSS:"),
+            own_kib: field("RssAnon:"),
             descriptors: fs::read_dir(format!("/proc/{}/fd", self.pid))?.count() as u64,
             threads: field("Threads:"),
             zombies: self.zombies()?,

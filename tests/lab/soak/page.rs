@@ -27,6 +27,8 @@ impl Check {
 pub struct Soak {
     /// From which rungs it was seen.
     pub rungs: String,
+    /// How the agent was built.
+    pub build: String,
     /// How long it was.
     pub seconds: u64,
     /// The agent over time.
@@ -43,11 +45,12 @@ impl Soak {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         format!(
             "# Soak\n\nWritten by `cargo xtask bench soak`: everything that happens to an agent in a \
-             day, in {:.0} minutes. Linux {}, {} processors; {}.\n\n{self}",
+             day, in {:.0} minutes. Linux {}, {} processors; {}. The agent was built {}.\n\n{self}",
             self.seconds as f64 / 60.0,
             release.trim(),
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             self.rungs,
+            self.build,
         )
     }
 }
@@ -74,15 +77,17 @@ impl fmt::Display for Soak {
         )?;
         writeln!(
             f,
-            "| minute | memory KiB | descriptors | threads | zombies | series | scrape ms | \
-             unattributed | of namespaces gone |\n| --: | --: | --: | --: | --: | --: | --: | --: | --: |"
+            "| minute | memory KiB | its own KiB | descriptors | threads | zombies | series | \
+             scrape ms | unattributed | of namespaces gone |\n\
+             | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
         )?;
         for row in self.rows.iter().step_by((self.rows.len() / ROWS).max(1)) {
             writeln!(
                 f,
-                "| {:.1} | {} | {} | {} | {} | {} | {:.0} | {} | {} |",
+                "| {:.1} | {} | {} | {} | {} | {} | {} | {:.0} | {} | {} |",
                 row.after.as_secs_f64() / 60.0,
                 row.rss_kib,
+                row.own_kib,
                 row.descriptors,
                 row.threads,
                 row.zombies,
@@ -94,8 +99,9 @@ impl fmt::Display for Soak {
         }
         writeln!(
             f,
-            "\nListeners that closed are kept for ten minutes, and for so long memory and series grow. \
-             The last column is what listeners lost that lived for 0.3 s in namespaces that lived \
+            "\nMemory is what is resident, and what of that is neither the program's file nor maps that it \
+             shares with the kernel. Who closed is exported for two minutes and its account kept for \
+             ten, so series grow for as long, and memory. The last column is what listeners lost that lived for 0.3 s in namespaces that lived \
              for 3 s: hooks attribute it, a look each second comes too late.\n"
         )?;
         for Check { what, holds, detail } in &self.checks {
