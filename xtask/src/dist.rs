@@ -2,6 +2,7 @@
 
 mod build;
 mod image;
+mod machine;
 mod trial;
 
 use std::{
@@ -29,6 +30,12 @@ pub struct Args {
     /// Install the package into a fresh Debian 12, run the agent there, and remove it.
     #[arg(long = "try")]
     try_it: bool,
+    /// The same on a Debian 12 with systemd and Debian's kernel, in a virtual machine.
+    #[arg(long)]
+    try_systemd: bool,
+    /// Take what was built last, instead of building it.
+    #[arg(long, conflicts_with = "check")]
+    no_build: bool,
 }
 
 /// Runs the verb.
@@ -39,7 +46,9 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Group::Build, Group::Dist])?;
     let out = place::target("dist/out");
-    make(&Source::here()?, &out)?;
+    if !args.no_build {
+        make(&Source::here()?, &out)?;
+    }
     if args.check {
         let again = Source::clone_of_head(&place::target("dist/again"))?;
         let other = place::target("dist/out-again");
@@ -47,7 +56,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         compare(&out, &other)?;
     }
     if args.try_it {
-        trial::run(&out)?;
+        trial::run(&package(&out)?)?;
+    }
+    if args.try_systemd {
+        machine::run(&package(&out)?)?;
     }
     for name in names(&out)? {
         println!("{}", out.join(name).display());
@@ -93,6 +105,12 @@ fn compare(one: &Path, other: &Path) -> Result<()> {
         ensure!(is_same, "{name} differs between two builds");
     }
     Ok(())
+}
+
+/// The Debian package in `out`.
+fn package(out: &Path) -> Result<PathBuf> {
+    let name = names(out)?.into_iter().find(|name| name.ends_with(".deb"));
+    Ok(out.join(name.context("no package was built")?))
 }
 
 fn names(directory: &Path) -> Result<Vec<String>> {

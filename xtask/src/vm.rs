@@ -2,7 +2,7 @@
 //!
 //! Never with KVM: a nested one may open and then hang the guest, and a boot takes seconds anyway.
 
-mod archive;
+pub mod archive;
 pub mod kernel;
 mod modules;
 mod packages;
@@ -20,7 +20,7 @@ use crate::{
     setup::{self, Group},
 };
 use payload::Payload;
-pub use qemu::{GuestOutput, Machine, run, run_on};
+pub use qemu::{GuestOutput, Machine, run, run_on, run_system};
 use series::Series;
 
 /// Where the agent lies in a guest.

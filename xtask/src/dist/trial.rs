@@ -4,27 +4,35 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::names;
 use crate::{place, root, step};
 
-/// Unpacks a Debian 12 below `target/dist`, once, and tries the package of `out` in it.
+/// Unpacks a Debian 12 with these packages, unless it is there.
+///
+/// # Errors
+///
+/// When Debian cannot be fetched.
+pub fn debian(system: &Path, packages: &str) -> Result<()> {
+    if system.join("usr/bin/dpkg").exists() {
+        return Ok(());
+    }
+    let mut command = root::command("debootstrap", "cargo xtask dist --try")?;
+    let include = format!("--include={packages}");
+    step::must(
+        "dist: unpack Debian 12",
+        "Debian's archive must be reachable",
+        command.args(["--variant=minbase", &include, "bookworm"]).arg(system),
+    )?;
+    Ok(())
+}
+
+/// Tries the package in a Debian 12 below `target/dist`.
 ///
 /// # Errors
 ///
 /// When Debian cannot be fetched, or the trial fails.
-pub fn run(out: &Path) -> Result<()> {
+pub fn run(package: &Path) -> Result<()> {
     let system = place::target("dist/debian");
-    if !system.join("usr/bin/dpkg").exists() {
-        let debootstrap = ["--variant=minbase", "--include=adduser", "bookworm"];
-        let mut command = root::command("debootstrap", "cargo xtask dist --try")?;
-        step::must(
-            "dist: unpack Debian 12",
-            "Debian's archive must be reachable",
-            command.args(debootstrap).arg(&system),
-        )?;
-    }
-    let package = names(out)?.into_iter().find(|name| name.ends_with(".deb"));
-    let package = out.join(package.context("no package was built")?);
+    debian(&system, "adduser")?;
     let script = place::target("dist/trial.sh");
     fs::write(&script, include_str!("trial.sh")).context("write the trial's script")?;
     let mut trial: Command = root::command("unshare", "cargo xtask dist --try")?;

@@ -18,6 +18,7 @@ pub fn packages() -> Vec<Package> {
         Package::with_program("umoci", "umoci"),
         Package::with_program("debootstrap", "debootstrap"),
         Package::with_program("bpftool", "bpftool"),
+        Package::with_program("cpio", "cpio"),
     ]
 }
 

@@ -15,6 +15,8 @@ use crate::{place, setup::qemu, step::Progress};
 /// QEMU's status for the value that init writes to the exit device: (value << 1) | 1.
 const PASSED: i32 = 33;
 const FAILED: i32 = 35;
+/// QEMU's status when the guest turned itself off.
+const OFF: i32 = 0;
 /// The status of timeout(1) for a command that ran out of time.
 const TIMED_OUT: i32 = 124;
 
@@ -82,16 +84,44 @@ pub fn run_on(
     command: &[&str],
     timeout: Duration,
 ) -> Result<GuestOutput> {
+    boot(machine, kernel, "", timeout, |initramfs| {
+        payload.write(initramfs, &modules::load(kernel)?, command)
+    })
+}
+
+/// Boots `kernel` with a whole system, which `write` puts into the file that it is given: an initramfs.
+/// The kernel is told `more`, which names the system's own first process. When that is done, it is to
+/// write `VM-RESULT` with an exit code on the console, and to turn the machine off.
+///
+/// # Errors
+///
+/// As [`run_on`].
+pub fn run_system(
+    kernel: &Kernel,
+    more: &str,
+    timeout: Duration,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<GuestOutput> {
+    boot(Machine::Pair, kernel, more, timeout, write)
+}
+
+fn boot(
+    machine: Machine,
+    kernel: &Kernel,
+    more: &str,
+    timeout: Duration,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<GuestOutput> {
     let dir = place::target("vm/guests");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let prefix = format!("{}-", kernel.release);
     let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(&dir)?;
     let guest = Guest::in_directory(dir.path());
-    payload.write(&guest.initramfs, &modules::load(kernel)?, command)?;
+    write(&guest.initramfs)?;
 
     let progress = Progress::start(&format!("guest {}", kernel.release));
     let started = Instant::now();
-    let status = guest.boot(machine, kernel, timeout);
+    let status = guest.boot(machine, kernel, more, timeout);
     let ended = status.and_then(|status| guest.outcome(status, timeout));
     progress.finish(ended.as_ref().is_ok_and(|output| output.code == 0), started.elapsed());
     if ended.is_err() {
@@ -119,7 +149,13 @@ impl Guest {
     }
 
     /// Runs QEMU to its end and returns its exit status.
-    fn boot(&self, machine: Machine, kernel: &Kernel, timeout: Duration) -> Result<i32> {
+    fn boot(
+        &self,
+        machine: Machine,
+        kernel: &Kernel,
+        more: &str,
+        timeout: Duration,
+    ) -> Result<i32> {
         let qemu = qemu::command();
         let status = Command::new("timeout")
             // In the foreground, so that an interrupt from the terminal reaches QEMU, too.
@@ -135,7 +171,7 @@ impl Guest {
             .args(["-m", &self.megabytes()?.to_string()])
             .args(["-serial", &format!("file:{}", self.console.display())])
             .args(["-serial", &format!("file:{}", self.stdout.display())])
-            .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic {more}")])
             .arg("-kernel")
             .arg(&kernel.image)
             .arg("-initrd")
@@ -159,6 +195,7 @@ impl Guest {
         match (status, code) {
             (PASSED, Some(0)) => {}
             (FAILED, Some(code)) if code != 0 => {}
+            (OFF, Some(_)) => {}
             (TIMED_OUT, _) => bail!("no end within {} s; console: {log}", timeout.as_secs()),
             _ => bail!("the guest broke down (QEMU's status {status}); console: {log}"),
         }
