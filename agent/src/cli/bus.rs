@@ -11,10 +11,11 @@ use crate::across::{Bus, BusConfig};
 /// How to reach a NATS server.
 #[derive(Debug, Args)]
 pub(super) struct BusArgs {
-    /// File with the user's JWT and seed for the NATS server
+    /// File with what the NATS server knows this user by: a JWT and its seed, a seed, USER:PASSWORD or
+    /// a token
     #[arg(long, value_name = "FILE")]
     nats_credentials: Option<PathBuf>,
-    /// File with certificates (PEM) of authorities to trust for tls:// besides the system's
+    /// File with certificates (PEM) of authorities to trust for tls:// instead of the system's
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     /// File with this client's certificate (PEM), where the server asks for one

@@ -2,7 +2,7 @@
 
 mod records;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use log::{info, warn};
@@ -116,20 +116,32 @@ pub async fn export_logs(channel: Channel, outbox: Arc<Records>, host: String) {
                 pause = PAUSE;
             }
             Err(status) if is_final(&status) => {
-                warn!("the Collector refuses {count} records: {status}");
+                warn!("the Collector refuses {count} records: {}", reason(&status));
                 stats.failed();
                 stats.rejected(count as u64);
                 outbox.done();
             }
             Err(status) => {
                 if stats.failed() {
-                    warn!("records for the Collector wait: {status}");
+                    warn!("records for the Collector wait: {}", reason(&status));
                 }
                 sleep(pause).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
             }
         }
     }
+}
+
+/// What a person wants to know of a failure: what it says, and what lies at its root.
+fn reason(status: &Status) -> String {
+    let mut root = status.source();
+    while let Some(below) = root.and_then(Error::source) {
+        root = Some(below);
+    }
+    root.map_or_else(
+        || format!("{}: {}", status.code().description(), status.message()),
+        |root| format!("{}: {root}", status.message()),
+    )
 }
 
 /// Whether it is of no use to try again. OTLP/gRPC names the codes that are worth another try

@@ -1,4 +1,5 @@
-//! Everybody in it: two hosts, nginx, the applications, the agents, the bus and its readers.
+//! Everybody in it: two hosts, nginx, the applications, the agents, the bus and its readers, the
+//! Collector.
 
 use std::{
     fs,
@@ -6,9 +7,8 @@ use std::{
     mem,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
+    process::{Child, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,9 +18,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde::de::DeserializeOwned;
 
-use super::bus::{Bus, free_port, listens};
+use super::{
+    bus::{Bus, Door},
+    collector::{Collector, Told},
+    program::Program,
+};
 use crate::topology::{Namespace, Topology};
 
 /// What the hosts are called.
@@ -35,100 +38,16 @@ const PROXY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
 /// How long verdicts may take to come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program of Floodmark's, with what it prints.
-pub struct Program<T> {
-    path: PathBuf,
-    args: Vec<String>,
-    addr: SocketAddr,
-    child: Option<Child>,
-    /// All that it printed, through restarts.
-    printed: Arc<Mutex<Vec<T>>>,
-    readers: Vec<JoinHandle<()>>,
-}
-
-impl<T: DeserializeOwned + Send + 'static> Program<T> {
-    fn new(path: &Path, args: &[&str]) -> Result<Self> {
-        let addr = free_port()?;
-        let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        args.extend(["--listen".to_owned(), addr.to_string()]);
-        let (child, printed, readers) = Default::default();
-        Ok(Self { path: path.to_owned(), args, addr, child, printed, readers })
-    }
-
-    /// Starts it and waits until it serves.
-    pub fn start(&mut self) -> Result<()> {
-        let mut child = Command::new(&self.path)
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", self.path.display()))?;
-        let stdout = BufReader::new(child.stdout.take().context("its output")?);
-        let printed = Arc::clone(&self.printed);
-        self.readers.push(thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                match serde_json::from_str(&line) {
-                    Ok(one) => printed.lock().unwrap_or_else(PoisonError::into_inner).push(one),
-                    Err(error) => eprintln!("not understood ({error}): {line}"),
-                }
-            }
-        }));
-        self.child = Some(child);
-        listens(self.addr)
-    }
-
-    /// Kills it as a crash would.
-    pub fn kill(&mut self) -> Result<()> {
-        self.end(Signal::SIGKILL)
-    }
-
-    fn end(&mut self, signal: Signal) -> Result<()> {
-        if let Some(mut child) = self.child.take() {
-            kill(Pid::from_raw(child.id() as i32), signal).context("ending a program")?;
-            child.wait()?;
-        }
-        Ok(())
-    }
-
-    /// What it serves at `path`.
-    pub fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.addr)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-
-    fn count(&self) -> usize {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Interrupts it and takes all that it printed.
-    fn finish(mut self) -> Result<Vec<T>> {
-        self.end(Signal::SIGINT)?;
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
-        Ok(mem::take(&mut self.printed.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
-impl<T> Drop for Program<T> {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// Everybody.
 pub struct Cast {
     /// The server between them.
     pub bus: Bus,
+    /// The Collector.
+    pub collector: Collector,
     /// The proxy host's agent.
     pub proxy: Program<Verdict>,
-    app: Program<Verdict>,
+    /// The application host's.
+    pub app: Program<Verdict>,
     /// Those who join.
     pub readers: Vec<Program<Joined>>,
     nginx: Child,
@@ -140,14 +59,15 @@ pub struct Cast {
 
 impl Cast {
     /// Starts all of them.
-    pub fn start(agent: &Path) -> Result<Self> {
+    pub fn start(agent: &Path, collector: &Path) -> Result<Self> {
         let label = std::process::id().to_string();
         let directory = std::env::temp_dir().join(format!("fmlab-{label}-across"));
         fs::create_dir_all(&directory).context("making a folder")?;
         let topology = Topology::new(&label)?;
-        let mut bus = Bus::new(&directory)?;
+        let mut bus = Bus::new(&directory, &Door::default())?;
         bus.start()?;
-        let nats = format!("nats://{}", bus.addr);
+        let mut collector = Collector::new(collector, &directory)?;
+        collector.start()?;
         let (app_netns, app_addr) = &topology.apps[0];
         let (mut apps, mut fillers) = (Vec::new(), Vec::new());
         for port in PORTS {
@@ -158,29 +78,40 @@ impl Cast {
                 fillers.push(topology.proxy.inside(connect)?.context("filling an accept queue")?);
             }
         }
-        let log = directory.join("error.log");
-        let log = log.to_string_lossy();
-        let (proxy_netns, app_netns) = (topology.proxy.name(), app_netns.name());
-        let common = ["run", "--nats", &nats, "--verdicts", "--hindsight", "0"];
-        let of_proxy =
-            ["--host-name", PROXY_HOST, "--netns", proxy_netns, "--nginx-error-log", &log];
-        let of_app = ["--host-name", APP_HOST, "--netns", app_netns];
+        let log = directory.join("error.log").display().to_string();
+        let otlp = format!("http://{}", collector.addr);
+        let common = ["run", "--otlp", &otlp, "--verdicts", "--hindsight", "0"];
+        let of_proxy = [
+            "--host-name",
+            PROXY_HOST,
+            "--netns",
+            topology.proxy.name(),
+            "--nginx-error-log",
+            &log,
+        ];
+        let of_app = ["--host-name", APP_HOST, "--netns", app_netns.name()];
+        let args = |own: &[&str]| -> Vec<String> {
+            own.iter().map(|arg| (*arg).to_owned()).chain(bus.options()).collect()
+        };
+        let mut readers = Vec::new();
+        for name in ["reader-1", "reader-2"] {
+            readers.push(Program::new(agent, &args(&["correlate", "--name", name, "--json"]))?);
+        }
+        let proxy = Program::new(agent, &args(&[&common[..], &of_proxy].concat()))?;
+        let app = Program::new(agent, &args(&[&common[..], &of_app].concat()))?;
         let nginx = nginx(&topology.proxy, &directory, *app_addr)?;
         let mut cast = Self {
             bus,
-            proxy: Program::new(agent, &[&common[..], &of_proxy].concat())?,
-            app: Program::new(agent, &[&common[..], &of_app].concat())?,
-            readers: Vec::new(),
+            collector,
+            proxy,
+            app,
+            readers,
             nginx,
             apps,
             _fillers: fillers,
             topology,
             directory,
         };
-        for name in ["reader-1", "reader-2"] {
-            let args = ["correlate", "--nats", &nats, "--name", name, "--json"];
-            cast.readers.push(Program::new(agent, &args)?);
-        }
         cast.proxy.start()?;
         cast.app.start()?;
         for reader in &mut cast.readers {
@@ -231,6 +162,19 @@ impl Cast {
         })
     }
 
+    /// Waits until neither agent has anything left to tell the Collector.
+    pub fn wait_for_the_collector(&self) -> Result<()> {
+        until("the Collector has it all", || {
+            for agent in [&self.proxy, &self.app] {
+                let metrics = agent.get("/metrics")?;
+                if value(&metrics, "floodmark_outlet_waiting{outlet=\"otlp\"}") != Some(0.0) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
     /// Whatever counts a loss, of everybody.
     pub fn counters(&self) -> Result<Vec<(String, f64)>> {
         const LOSSES: [&str; 3] = [
@@ -251,17 +195,29 @@ impl Cast {
         Ok(counted.collect())
     }
 
-    /// Ends all and gives what the proxy host's agent said, and what the readers did.
-    pub fn finish(mut self) -> Result<(Vec<Verdict>, Vec<Joined>)> {
+    /// Ends all and gives what each of them said.
+    pub fn finish(mut self) -> Result<Said> {
         let mut joined = Vec::new();
         for reader in self.readers.drain(..) {
             joined.extend(reader.finish()?);
         }
-        let proxy = mem::replace(&mut self.proxy, Program::new(Path::new(""), &[])?);
-        let alone = proxy.finish()?;
+        let nobody = || Program::new(Path::new(""), &[]);
+        let alone = mem::replace(&mut self.proxy, nobody()?).finish()?;
+        mem::replace(&mut self.app, nobody()?).finish()?;
+        let told = self.collector.told()?;
         fs::remove_dir_all(&self.directory).context("cleaning up")?;
-        Ok((alone, joined))
+        Ok(Said { alone, joined, told })
     }
+}
+
+/// What was said in the end.
+pub struct Said {
+    /// By the proxy host's agent.
+    pub alone: Vec<Verdict>,
+    /// By the readers.
+    pub joined: Vec<Joined>,
+    /// To the Collector, by both agents.
+    pub told: Vec<Told>,
 }
 
 impl Drop for Cast {
@@ -273,6 +229,11 @@ impl Drop for Cast {
             let _ = app.wait();
         }
     }
+}
+
+/// A sample's value.
+pub fn value(metrics: &str, series: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {

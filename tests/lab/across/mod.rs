@@ -1,9 +1,13 @@
 //! The join across hosts: a real nginx on one, its applications on another, an agent on each that
-//! sees nothing of the other's, a real NATS server between them and two readers of it. The server is
-//! killed in the middle of an incident, and a reader with it.
+//! sees nothing of the other's, a real NATS server between them and two readers of it, and a real
+//! OpenTelemetry Collector that both tell. The server is killed in the middle of an incident, and a
+//! reader and the Collector with it.
 
-mod bus;
+pub mod bus;
 mod cast;
+mod collector;
+mod program;
+mod telling;
 
 use std::{collections::BTreeSet, path::PathBuf, thread, time::Duration};
 
@@ -15,7 +19,8 @@ use floodmark::{
 };
 use serde::Serialize;
 
-use cast::{APP_HOST, Cast, PROXY_HOST};
+use cast::{APP_HOST, Cast, PROXY_HOST, Said, value};
+use collector::Told;
 
 /// The requests of an act; each is tried at two peers.
 const REQUESTS: usize = 2;
@@ -30,6 +35,9 @@ pub struct AcrossArgs {
     /// The agent under test
     #[arg(long)]
     agent: PathBuf,
+    /// The Collector's program
+    #[arg(long)]
+    collector: PathBuf,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -42,6 +50,8 @@ struct Played {
     alone: Vec<Verdict>,
     /// Those of both readers together.
     joined: Vec<Joined>,
+    /// What the Collector received.
+    told: Vec<Told>,
     checks: Vec<Check>,
 }
 
@@ -55,7 +65,7 @@ struct Check {
 
 /// Plays it; true where all checks hold.
 pub fn across(args: &AcrossArgs) -> Result<bool> {
-    let played = play(&args.agent)?;
+    let played = play(args)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&played)?);
     } else {
@@ -82,29 +92,40 @@ fn print(joined: &Joined) {
     );
 }
 
-fn play(agent: &std::path::Path) -> Result<Played> {
-    let mut cast = Cast::start(agent)?;
+fn play(args: &AcrossArgs) -> Result<Played> {
+    let mut cast = Cast::start(&args.agent, &args.collector)?;
     let mut checks = Vec::new();
     cast.fail(REQUESTS)?;
     cast.wait_for(EVENTS)?;
 
+    cast.wait_for_the_collector()?;
     cast.bus.kill()?;
+    cast.collector.kill()?;
     cast.readers[0].kill()?;
     cast.fail(REQUESTS)?;
     thread::sleep(AWAY);
     let metrics = cast.proxy.get("/metrics")?;
     let ready = cast.proxy.get("/readyz")?;
-    let waiting = value(&metrics, "floodmark_outlet_waiting{outlet=\"nats\"}");
-    checks.push(Check {
-        what: "that the bus is away shows",
-        holds: value(&metrics, "floodmark_outlet_connected{outlet=\"nats\"}") == Some(0.0)
-            && waiting.is_some_and(|waiting| waiting > 0.0)
-            && ready.contains("nats is away"),
-        detail: format!("{} messages wait", waiting.unwrap_or_default()),
-    });
+    for (what, outlet) in
+        [("that the bus is away shows", "nats"), ("that the Collector is away shows", "otlp")]
+    {
+        let of = |series: &str| {
+            value(&metrics, &format!("floodmark_outlet_{series}{{outlet=\"{outlet}\"}}"))
+        };
+        let waiting = of("waiting");
+        checks.push(Check {
+            what,
+            holds: of("connected") == Some(0.0)
+                && waiting.is_some_and(|waiting| waiting > 0.0)
+                && ready.contains(&format!("{outlet} is away")),
+            detail: format!("{} messages wait", waiting.unwrap_or_default()),
+        });
+    }
     cast.bus.start()?;
+    cast.collector.start()?;
     cast.readers[0].start()?;
     cast.wait_for(2 * EVENTS)?;
+    cast.wait_for_the_collector()?;
     let counters = cast.counters()?;
     let lost: f64 = counters.iter().map(|(_, count)| count).sum();
     checks.push(Check {
@@ -112,9 +133,11 @@ fn play(agent: &std::path::Path) -> Result<Played> {
         holds: lost == 0.0 && !counters.is_empty(),
         detail: format!("{counters:?}"),
     });
-    let (alone, joined) = cast.finish()?;
+    let overflows = overflows(&cast.app.get("/metrics")?);
+    let Said { alone, joined, told } = cast.finish()?;
     checks.extend(compare(&alone, &joined));
-    Ok(Played { alone, joined, checks })
+    checks.extend(telling::compare(&alone, overflows, &told));
+    Ok(Played { alone, joined, told, checks })
 }
 
 fn compare(alone: &[Verdict], joined: &[Joined]) -> Vec<Check> {
@@ -148,7 +171,9 @@ fn compare(alone: &[Verdict], joined: &[Joined]) -> Vec<Check> {
     ]
 }
 
-/// A sample's value.
-fn value(metrics: &str, series: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+/// The overflows of listeners, by an agent's metrics.
+fn overflows(metrics: &str) -> u64 {
+    let series = "floodmark_listener_overflows_total{";
+    let counts = metrics.lines().filter(|line| line.starts_with(series));
+    counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }

@@ -193,6 +193,20 @@ async fn what_a_collector_will_not_have_is_counted() {
     }
 }
 
+#[tokio::test]
+async fn a_failure_is_said_with_its_root() {
+    let (addr, _, serving) = stand_in(None, None).await;
+    serving.abort();
+    let _ = serving.await;
+    let mut client = LogsServiceClient::new(channel(&format!("http://{addr}")).unwrap());
+    let status = client.export(request("a", Vec::new())).await.unwrap_err();
+    assert_eq!(reason(&status), "tcp connect error: Connection refused (os error 111)");
+    assert_eq!(
+        reason(&Status::invalid_argument("no such thing")),
+        "Client specified an invalid argument: no such thing"
+    );
+}
+
 #[test]
 fn an_address_is_a_url() {
     for url in ["localhost:4317", "ftp://x", "http//x"] {
