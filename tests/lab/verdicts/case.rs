@@ -5,7 +5,7 @@ use floodmark::verdict::Cause;
 use super::behave::Mode;
 
 /// A proxy under test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Proxy {
     /// Debian's nginx.
     Nginx,
@@ -48,6 +48,8 @@ pub enum Home {
     Unreachable,
     /// On the plain host, by an address that is translated on the way, as a Service's is.
     Service,
+    /// On the plain host, as a container whose port Docker's userland proxy listens on.
+    Published,
 }
 
 /// A way to fail.
@@ -146,6 +148,16 @@ pub const CASES: &[Case] = &[
         name: "service",
         truth: Cause::AcceptQueueOverflow,
         home: Home::Service,
+        mode: Some(Mode::Stuck),
+        backlog: 1,
+        fillers: 2,
+        ..PLAIN
+    },
+    // Docker's proxy takes the connection and waits in vain for its own.
+    Case {
+        name: "published",
+        truth: Cause::AcceptQueueOverflow,
+        home: Home::Published,
         mode: Some(Mode::Stuck),
         backlog: 1,
         fillers: 2,

@@ -4,13 +4,14 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
-    process::{Child, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use std::io::{BufRead, BufReader, Write};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
 use super::case::{Case, Home};
@@ -28,18 +29,19 @@ pub struct Hosts {
     /// Where the proxies live.
     pub proxy: Namespace,
     apps: Vec<Namespace>,
+    docker_proxy: PathBuf,
 }
 
 /// What keeps a case's fault up; it ends with the value.
 pub struct Fault {
-    app: Option<Child>,
+    processes: Vec<Child>,
     _fillers: Vec<TcpStream>,
     _pending: Vec<Socket>,
 }
 
 impl Hosts {
-    /// Makes them.
-    pub fn new(label: &str) -> Result<Self> {
+    /// Makes them. `docker_proxy` is its program.
+    pub fn new(label: &str, docker_proxy: &Path) -> Result<Self> {
         let proxy = Namespace::new(format!("fmlab-{label}-proxy"))?;
         let mut apps = Vec::new();
         for (number, home) in (1_u8..).zip(HOMES) {
@@ -81,7 +83,7 @@ impl Hosts {
         ip(&["-n", proxy.name(), "route", "add", "unreachable", "10.80.0.0/16"])?;
         serve(&proxy)?;
         set(&proxy, "ip_local_port_range", PORTS)?;
-        Ok(Self { proxy, apps })
+        Ok(Self { proxy, apps, docker_proxy: docker_proxy.to_owned() })
     }
 
     /// The two addresses by which the proxies know a case's application.
@@ -90,6 +92,8 @@ impl Hosts {
         let lost = HOMES.iter().position(|other| *other == Home::SynsLost).unwrap_or(0) as u8 + 1;
         match (number, home) {
             (Some(number), _) => [2, 3].map(|host| Ipv4Addr::new(10, 79, number, host)),
+            // The proxies' own host.
+            (None, Home::Published) => [1, 2].map(|host| Ipv4Addr::new(127, 0, 0, host)),
             (None, Home::Service) => [2, 3].map(|host| Ipv4Addr::new(10, 96, 0, host)),
             (None, Home::Unreachable) => [2, 3].map(|host| Ipv4Addr::new(10, 80, 0, host)),
             // On the link that loses all, at addresses that nobody has.
@@ -99,26 +103,24 @@ impl Hosts {
 
     /// Starts the application of a case on `port`, and whatever fills its queues.
     pub fn start(&self, case: &Case, port: u16) -> Result<Fault> {
-        let mut fault = Fault { app: None, _fillers: Vec::new(), _pending: Vec::new() };
-        let host = if case.home == Home::Service { Home::Plain } else { case.home };
+        let (processes, _fillers, _pending) = Default::default();
+        let mut fault = Fault { processes, _fillers, _pending };
+        let host = match case.home {
+            Home::Service | Home::Published => Home::Plain,
+            own => own,
+        };
         let (Some(mode), Some(home)) = (case.mode, HOMES.iter().position(|h| *h == host)) else {
             return Ok(fault);
         };
         let mode = clap::ValueEnum::to_possible_value(&mode).context("a mode has a name")?;
-        let mut app = self.apps[home]
-            .command("/proc/self/exe")?
-            .args(["behave", mode.get_name(), &port.to_string(), &case.backlog.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting an application")?;
-        let mut said = String::new();
-        BufReader::new(app.stdout.take().context("its output")?).read_line(&mut said)?;
-        fault.app = Some(app);
-        if said.trim() != "listening" {
-            bail!("the application of {} does not listen on port {port}", case.name);
-        }
-        let addr = SocketAddrV4::new(Self::addresses(case.home)[0], port);
+        let mut app = self.apps[home].command("/proc/self/exe")?;
+        app.args(["behave", mode.get_name(), &port.to_string(), &case.backlog.to_string()]);
+        fault.start(app, "listening")?;
+        let container = SocketAddrV4::new(Self::addresses(host)[0], port);
+        let addr = match case.home {
+            Home::Published => container,
+            _ => SocketAddrV4::new(Self::addresses(case.home)[0], port),
+        };
         for _ in 0..case.fillers {
             let connect = || TcpStream::connect_timeout(&addr.into(), Duration::from_secs(2));
             let mut stream = self.proxy.inside(connect)?.context("filling an accept queue")?;
@@ -138,12 +140,26 @@ impl Hosts {
             };
             fault._pending.push(self.proxy.inside(begin)?.context("filling a SYN queue")?);
         }
+        if case.home == Home::Published {
+            fault.start(self.docker_proxy(container)?, "0")?;
+        }
         if case.exhausted {
             for addr in Self::addresses(case.home) {
                 self.exhaust(SocketAddrV4::new(addr, port), &mut fault)?;
             }
         }
         Ok(fault)
+    }
+
+    /// Docker's proxy for a container, as dockerd starts it: it says on its third descriptor that it
+    /// listens (moby: cmd/docker-proxy/main.go).
+    fn docker_proxy(&self, container: SocketAddrV4) -> Result<Command> {
+        let port = container.port().to_string();
+        let mut command = self.proxy.command("/bin/sh")?;
+        command.args(["-c", "exec \"$0\" \"$@\" 3>&1"]).arg(&self.docker_proxy);
+        command.args(["-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", &port]);
+        command.args(["-container-ip", &container.ip().to_string(), "-container-port", &port]);
+        Ok(command)
     }
 
     /// Connects to `addr` until no port is left for it.
@@ -182,11 +198,26 @@ fn serve(proxy: &Namespace) -> Result<()> {
     Ok(())
 }
 
+impl Fault {
+    /// Starts a program that says `ready` when it listens.
+    fn start(&mut self, mut command: Command, ready: &str) -> Result<()> {
+        let shown = format!("{command:?}");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("starting {shown}"))?;
+        let stdout = child.stdout.take().context("its output")?;
+        self.processes.push(child);
+        let mut said = String::new();
+        BufReader::new(stdout).read_line(&mut said)?;
+        ensure!(said.trim() == ready, "{shown} does not listen: {said}");
+        Ok(())
+    }
+}
+
 impl Drop for Fault {
     fn drop(&mut self) {
-        if let Some(app) = &mut self.app {
-            let _ = app.kill();
-            let _ = app.wait();
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
 }

@@ -44,9 +44,15 @@ pub struct VerdictsArgs {
     /// The agent
     #[arg(long)]
     agent: PathBuf,
+    /// The proxies that play
+    #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy,envoy")]
+    proxies: Vec<Proxy>,
     /// Envoy's program
-    #[arg(long)]
+    #[arg(long, default_value = "envoy")]
     envoy: PathBuf,
+    /// Docker's userland proxy
+    #[arg(long, default_value = "docker-proxy")]
+    docker_proxy: PathBuf,
     /// How often each case is played with each proxy
     #[arg(long, default_value_t = 3)]
     rounds: u32,
@@ -70,7 +76,7 @@ pub fn verdicts(args: &VerdictsArgs) -> Result<bool> {
     if played.is_ok() {
         let _ = fs::remove_dir_all(&directory);
     }
-    let (judged, score) = judge(&played?);
+    let (judged, score) = judge(&played?, &runs(args));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&json!({"cases": judged, "score": score}))?);
     } else {
@@ -100,19 +106,14 @@ fn print_score(score: &Score) {
 }
 
 fn play(args: &VerdictsArgs, label: &str, directory: &Path) -> Result<Vec<Verdict>> {
-    let hosts = Hosts::new(label)?;
+    let hosts = Hosts::new(label, &args.docker_proxy)?;
     // HAProxy logs to the agent's socket, and the agent asks HAProxy's.
     let agent = Agent::start(&args.agent, &Proxies::sources(directory))?;
-    let proxies = Proxies::start(&hosts.proxy, directory, &args.envoy)?;
+    let proxies = Proxies::start(&hosts.proxy, directory, &args.proxies, &args.envoy)?;
     thread::sleep(SWEEP);
     for round in 0..args.rounds {
         // A case is played once at a time: its application has a port of its own.
-        let mut runs: Vec<(usize, Proxy)> = Vec::new();
-        for (number, case) in CASES.iter().enumerate() {
-            if args.only.is_empty() || args.only.iter().any(|only| only == case.name) {
-                runs.extend(case.proxies.iter().map(|proxy| (number, *proxy)));
-            }
-        }
+        let mut runs = runs(args);
         shuffle(&mut runs, round);
         for wave in runs.chunks(args.at_once.max(1)) {
             play_wave(&hosts, &proxies, wave)?;
@@ -121,6 +122,18 @@ fn play(args: &VerdictsArgs, label: &str, directory: &Path) -> Result<Vec<Verdic
     thread::sleep(LAST);
     drop(proxies);
     agent.finish()
+}
+
+/// Each case asked for, with each proxy that plays it.
+fn runs(args: &VerdictsArgs) -> Vec<(usize, Proxy)> {
+    let mut runs = Vec::new();
+    for (number, case) in CASES.iter().enumerate() {
+        if args.only.is_empty() || args.only.iter().any(|only| only == case.name) {
+            let proxies = case.proxies.iter().filter(|proxy| args.proxies.contains(proxy));
+            runs.extend(proxies.map(|proxy| (number, *proxy)));
+        }
+    }
+    runs
 }
 
 /// Some cases at once.

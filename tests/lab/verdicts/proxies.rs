@@ -38,8 +38,13 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Starts them. `envoy` is its program.
-    pub fn start(namespace: &Namespace, directory: &Path, envoy: &Path) -> Result<Self> {
+    /// Starts `playing`. `envoy` is its program.
+    pub fn start(
+        namespace: &Namespace,
+        directory: &Path,
+        playing: &[Proxy],
+        envoy: &Path,
+    ) -> Result<Self> {
         let mut proxies = Self { directory: directory.to_owned(), children: Vec::new() };
         let at = |name: &str| directory.join(name);
         fs::write(at("nginx.conf"), nginx(directory))?;
@@ -48,26 +53,34 @@ impl Proxies {
         for log in ["error.log", "access.json", "outlier.log"] {
             fs::write(at(log), "")?;
         }
-        let mut nginx = namespace.command("/usr/sbin/nginx")?;
-        nginx.arg("-p").arg(directory).arg("-c").arg(at("nginx.conf")).args(["-e", "error.log"]);
-        proxies.spawn(nginx)?;
-        let mut haproxy = namespace.command("/usr/sbin/haproxy")?;
-        haproxy.arg("-db").arg("-f").arg(at("haproxy.cfg"));
-        proxies.spawn(haproxy)?;
-        let mut command = namespace.command(envoy)?;
-        command.arg("-c").arg(at("envoy.json")).args([
-            "--concurrency",
-            "1",
-            "--file-flush-interval-msec",
-            "200",
-            "--disable-hot-restart",
-            "-l",
-            "error",
-        ]);
-        proxies.spawn(command)?;
+        for proxy in playing {
+            let program = match proxy {
+                Proxy::Nginx => Path::new("/usr/sbin/nginx"),
+                Proxy::Haproxy => Path::new("/usr/sbin/haproxy"),
+                Proxy::Envoy => envoy,
+            };
+            let mut command = namespace.command(program)?;
+            match proxy {
+                Proxy::Nginx => {
+                    command.arg("-p").arg(directory).arg("-c").arg(at("nginx.conf"));
+                    command.args(["-e", "error.log"])
+                }
+                Proxy::Haproxy => command.arg("-db").arg("-f").arg(at("haproxy.cfg")),
+                Proxy::Envoy => command.arg("-c").arg(at("envoy.json")).args([
+                    "--concurrency",
+                    "1",
+                    "--file-flush-interval-msec",
+                    "200",
+                    "--disable-hot-restart",
+                    "-l",
+                    "error",
+                ]),
+            };
+            proxies.spawn(command)?;
+        }
         let begun = Instant::now();
-        while Proxy::ALL.iter().any(|proxy| UnixStream::connect(proxies.socket(*proxy)).is_err()) {
-            if begun.elapsed() > Duration::from_secs(30) {
+        while playing.iter().any(|proxy| UnixStream::connect(proxies.socket(*proxy)).is_err()) {
+            if begun.elapsed() > Duration::from_secs(60) {
                 bail!("a proxy does not listen; see {}", directory.display());
             }
             thread::sleep(Duration::from_millis(100));

@@ -19,17 +19,18 @@ const WANTED: [&str; 7] =
 /// A module's file name and content, decompressed.
 pub type Module = (String, Vec<u8>);
 
-/// Reads every module that is wanted and not built in, those first that others need.
+/// Reads every module that is wanted, of `more` too, and not built in, those first that others need.
 ///
 /// # Errors
 ///
 /// When the kernel lacks one, or it cannot be read.
-pub fn load(kernel: &Kernel) -> Result<Vec<Module>> {
+pub fn load(kernel: &Kernel, more: &[&str]) -> Result<Vec<Module>> {
     let read = |name: &str| {
         let file = kernel.modules.join(name);
         fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
     };
-    let order = in_order(&WANTED, &read("modules.dep")?, &read("modules.builtin")?)?;
+    let wanted = [&WANTED[..], more].concat();
+    let order = in_order(&wanted, &read("modules.dep")?, &read("modules.builtin")?)?;
     order.iter().map(|path| decompressed(&kernel.modules.join(path))).collect()
 }
 

@@ -52,6 +52,8 @@ const LINKS: [(&str, &str); 6] = [
 #[derive(Clone, Debug, Default)]
 pub struct Payload {
     files: BTreeMap<String, PathBuf>,
+    /// Kernel modules beside those that every guest has.
+    pub modules: Vec<&'static str>,
 }
 
 impl Payload {

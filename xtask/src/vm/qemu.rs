@@ -85,7 +85,7 @@ pub fn run_on(
     timeout: Duration,
 ) -> Result<GuestOutput> {
     boot(machine, kernel, "", timeout, |initramfs| {
-        payload.write(initramfs, &modules::load(kernel)?, command)
+        payload.write(initramfs, &modules::load(kernel, &payload.modules)?, command)
     })
 }
 
