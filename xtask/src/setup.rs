@@ -117,6 +117,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
                 prometheus::ensure()?;
                 tornado::ensure()?;
                 crossplane::ensure()?;
+                part::OTHERS_LOGS.ensure()?;
             }
             Group::Vm => qemu::ensure()?,
             Group::Bench => {}

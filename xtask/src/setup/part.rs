@@ -18,6 +18,12 @@ pub struct Part {
 /// Docker's userland proxy.
 pub const DOCKER_PROXY: Part =
     Part { package: "docker.io", path: "usr/sbin/docker-proxy", at: "tools/bin/docker-proxy" };
+/// Lines of some hundred programs' logs, which fail2ban's tests read.
+pub const OTHERS_LOGS: Part = Part {
+    package: "fail2ban",
+    path: "usr/lib/python3/dist-packages/fail2ban/tests/files/logs",
+    at: "tools/others-logs",
+};
 
 impl Part {
     /// Where it is, fetched unless that was done.

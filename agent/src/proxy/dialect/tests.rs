@@ -106,6 +106,30 @@ fn finds_each_event_of_the_corpora_and_no_other() {
     }
 }
 
+/// Other programs' lines, and other things that proxies say, hold no event but one: the data of
+/// fail2ban's tests, which `cargo xtask setup` fetches.
+#[test]
+fn finds_nothing_in_others_logs() {
+    const THE_ONE: &str = "25 76952 5645766 attempt_failed Connect 111 127.0.0.1:3000";
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tools/others-logs");
+    let Ok(logs) = fs::read_dir(&folder) else {
+        println!("skipped: there is no {}", folder.display());
+        return;
+    };
+    let any = [None, Some(Dialect::Nginx), Some(Dialect::Haproxy)];
+    let any = any.into_iter().chain([Some(Dialect::Envoy), Some(Dialect::Caddy)]);
+    for log in logs.map(|log| log.unwrap().path()).filter(|path| path.is_file()) {
+        for dialect in any.clone() {
+            let found = events_of(dialect, &log, NGINX);
+            let found: Vec<String> = found.iter().map(|(line, event)| told(*line, event)).collect();
+            let has_one = log.ends_with("nginx-http-auth");
+            let is_read = matches!(dialect, None | Some(Dialect::Nginx));
+            let expected: &[&str] = if has_one && is_read { &[THE_ONE] } else { &[] };
+            assert_eq!(found, expected, "{}, as {dialect:?}", log.display());
+        }
+    }
+}
+
 /// A source that may bring any dialect finds the same.
 #[test]
 fn a_lines_looks_tell_its_dialect() {
