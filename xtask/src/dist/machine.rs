@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::trial;
 use crate::{
     place, root,
-    setup::{self, Group},
+    setup::{self, Group, prometheus},
     step,
     vm::{self, archive::Writer, kernel::Kernel},
 };
@@ -55,6 +55,7 @@ ExecStopPost=/bin/sh -c 'echo VM-RESULT $${EXIT_STATUS:-125} > /dev/ttyS0; syste
 /// When Debian or its kernel cannot be fetched, or the trial fails.
 pub fn run(package: &Path) -> Result<()> {
     setup::ensure(&[Group::Vm])?;
+    prometheus::ensure()?;
     let kernel = vm::kernel::of_series(vm::series::find(KERNEL)?, false)?;
     let system = packed()?;
     let write = |to: &Path| {
@@ -99,6 +100,8 @@ fn add(to: &Path, package: &Path, kernel: &Kernel) -> Result<()> {
         archive.file(&format!("{modules}/{}", name.trim_start_matches("./")), false, &content)?;
     }
     archive.file(PACKAGE_THERE, false, &fs::read(package)?)?;
+    let prometheus = prometheus::root().join("usr/bin/prometheus");
+    archive.file("/root/prometheus", true, &fs::read(prometheus)?)?;
     archive.file("/root/machine.sh", true, include_bytes!("machine.sh"))?;
     archive.file("/root/incident.py", false, include_bytes!("incident.py"))?;
     archive.file("/etc/systemd/system/trial.service", false, UNIT.as_bytes())?;

@@ -1,10 +1,10 @@
 # The package on a fresh Debian 12 with a systemd of its own: installed by apt, started by systemd, the
-# incident counted, reloaded, removed; nothing left. Run as root by `trial.service` in the machine.
+# incident counted and alerted, reloaded, removed; nothing left. Run as root by `trial.service` in the machine.
 URL=http://127.0.0.1:9435
 
 say() { printf 'trial: %s\n' "$*"; }
 die() { say "FAILED: $*"; journalctl --no-pager --unit floodmark | tail -30 >&2; exit 1; }
-until_true() { for _ in $(seq 120); do ! "$@" || return 0; sleep 0.5; done; die "in vain: $*"; }
+until_true() { for _ in $(seq 480); do ! "$@" || return 0; sleep 0.5; done; die "in vain: $*"; }
 shows() { curl --silent --fail "$URL$1" | grep --quiet "$2"; }
 property() { systemctl show --value --property "$1" floodmark; }
 # systemd has programs of its own, for each unit whose devices are its own.
@@ -49,6 +49,20 @@ incident=$!
 until_true shows /metrics '^floodmark_listener_overflows_total{.*127.0.0.1:19436.*} [1-9][0-9]'
 say "the overflow is counted: $(curl --silent $URL/metrics | grep '^floodmark_listener_overflows_total{.*127.0.0.1:19436')"
 shows /metrics '^floodmark_listener_info{.*127.0.0.1:19436.*unit="trial.service"' || die 'its owner is not named'
+
+# By the rules that the package brings, which want a minute of it.
+cat > /root/prometheus.yml <<YML
+global: { scrape_interval: 5s, evaluation_interval: 5s }
+rule_files: [/usr/share/doc/floodmark/prometheus/floodmark.rules.yml]
+scrape_configs: [{ job_name: floodmark, honor_labels: true, static_configs: [{ targets: ["127.0.0.1:9435"] }] }]
+YML
+/root/prometheus --config.file=/root/prometheus.yml --storage.tsdb.path=/tmp/prometheus \
+    --web.listen-address=127.0.0.1:19090 --log.level=error &
+prometheus=$!
+alerts() { curl --silent "http://127.0.0.1:19090/api/v1/query?query=ALERTS%7Balertstate=%22firing%22%7D"; }
+fires() { alerts | grep --quiet '"FloodmarkAcceptQueueOverflow".*"listener":"127.0.0.1:19436".*"owner":"unit trial.service"'; }
+until_true fires
+say "the incident is alerted: $(alerts | grep --only-matching '"alertname":[^}]*' | head -1)"
 counted=$(curl --silent $URL/metrics | sed -n 's/^floodmark_listener_overflows_total{.*127.0.0.1:19436.*} //p')
 
 echo 'listeners = 10' >> /etc/floodmark/floodmark.toml
@@ -64,6 +78,11 @@ say "reloaded with $after overflows kept; a wrong configuration is refused by sy
 sed -i '$d' /etc/floodmark/floodmark.toml
 kill $incident
 wait $incident || true
+alerts_no_more() { ! fires; }
+until_true alerts_no_more
+say 'the alert resolves once the listener is gone'
+kill $prometheus
+wait $prometheus || true
 
 systemctl restart floodmark || die 'systemctl restart'
 until_true shows /readyz '^ready'
