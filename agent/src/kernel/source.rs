@@ -411,12 +411,14 @@ impl KernelSource {
                 }
             };
             let mib = self.mibs.entry(netns.id).or_insert_with(|| Mib {
-                name: netns.name,
+                name: String::new(),
                 cookie,
                 raw: MibCounts::default(),
                 since_start: MibCounts::default(),
                 seen: now,
             });
+            // It may have been given a name since, or be another that has come by the id.
+            mib.name = netns.name;
             if cookie != mib.cookie || raw.went_back(&mib.raw) {
                 // Another namespace has come by the id: all it has counted is growth.
                 mib.raw = MibCounts::default();
