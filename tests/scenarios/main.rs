@@ -4,6 +4,7 @@
 mod claim;
 mod counters;
 mod drives;
+mod faults;
 mod measure;
 mod namespace;
 mod peer;

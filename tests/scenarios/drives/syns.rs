@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::{
     claim::{at_least, exactly},
     counters::until_counted,
+    faults::Refusal,
     namespace::Namespace,
     peer::Peer,
     scenario::{Driven, Scenario},
@@ -22,6 +23,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("syn_overflow_crafted", crafted),
     Scenario::new("syn_no_route_back", no_route_back),
     Scenario::new("syn_to_broadcast", to_broadcast),
+    Scenario::new("syn_refused_by_policy", refused_by_policy),
 ];
 
 /// A queue of backlog 2 takes 3 and no more of 20; a listener next to it loses nothing.
@@ -110,4 +112,22 @@ fn to_broadcast(_: &[Namespace]) -> Result<Driven> {
     let claims =
         [exactly("syn/not_unicast", 10).all_of("ListenDrops"), exactly("ListenOverflows", 0)];
     Ok(Driven::new(claims, (listener, tun)))
+}
+
+/// `security_inet_conn_request` refuses, on behalf of a security module. IPv4 and IPv6, ten each.
+fn refused_by_policy(_: &[Namespace]) -> Result<Driven> {
+    let tun = Tun::open()?;
+    let listener = Listener::new("[::]:0", 64)?;
+    let refusal = Refusal::of_port(listener.addr.port())?;
+    for here in [IpAddr::from(HERE), HERE_V6.into()] {
+        for peer in Peer::several(&tun, 1..=10, listener.at(here)) {
+            peer.syn()?;
+        }
+    }
+    let claims = [
+        exactly("syn/policy", 20).all_of("ListenDrops"),
+        exactly("ListenDrops", 20).at(listener.addr),
+        exactly("ListenOverflows", 0),
+    ];
+    Ok(Driven::new(claims, (listener, tun, refusal)))
 }
