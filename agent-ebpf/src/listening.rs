@@ -3,8 +3,8 @@
 use aya_ebpf::{
     EbpfContext, Global,
     helpers::generated::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
+    macros::{btf_tracepoint, fentry, fexit},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use floodmark_common::queue::{ListenCall, SocketKey};
 
@@ -73,7 +73,23 @@ fn note<A: Access>(ctx: &impl EbpfContext, sk: *const u8, backlog: i32) {
     let _ = LISTENS.insert(key, call, 0);
 }
 
-/// What makes the agent look again.
+/// What makes the agent look again. kernel: net/ipv4/inet_connection_sock.c `inet_csk_listen_start(sk)`; at
+/// its exit, since only then the socket is to be seen among those that listen.
+#[fexit(function = "inet_csk_listen_start")]
+pub fn listening_began(_: FExitContext) -> i32 {
+    note_change();
+    0
+}
+
+/// The same. kernel: `inet_csk_listen_stop(sk)`, which `tcp_close` and `tcp_disconnect` call once the socket
+/// is no longer to be seen.
+#[fentry(function = "inet_csk_listen_stop")]
+pub fn listening_ended(_: FEntryContext) -> i32 {
+    note_change();
+    0
+}
+
+/// Lower rung, at the price of running for every change of every socket.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn listeners_changed(ctx: BtfTracePointContext) -> i32 {
     count_change(&ctx);
@@ -94,9 +110,14 @@ fn count_change(ctx: &BtfTracePointContext) -> bool {
     if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } != IPPROTO_TCP {
         return false;
     }
+    note_change();
+    true
+}
+
+#[inline(always)]
+fn note_change() {
     if let Some(changes) = LISTEN_CHANGES.get_ptr_mut(0) {
         // SAFETY: this CPU's slot of a per-CPU map.
         unsafe { *changes += 1 };
     }
-    true
 }

@@ -80,10 +80,6 @@ const fn time_wait_kprobe(hooks: &'static [Hook]) -> Way {
     Way { extras: TIME_WAIT_ENDS_KPROBE, ..way(Rung::Kprobe, hooks, KPROBE) }
 }
 
-const fn listen(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
-    Way { extras: LISTENERS_CHANGED, ..way(rung, hooks, blind_spot) }
-}
-
 /// A way whose programs run for every connection.
 const fn watching(rung: Rung, hooks: &'static [Hook], blind_spot: &'static str) -> Way {
     Way { for_every_connection: true, ..way(rung, hooks, blind_spot) }
@@ -254,7 +250,7 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::ListenCalls,
         &[
-            listen(
+            way(
                 Rung::Fentry,
                 LISTEN_CALLS,
                 "sockets older than the agent, whose backlog is inferred",

@@ -110,14 +110,18 @@ pub const ACCEPTS_SYSCALL: &[Hook] = &[tracepoint(
     &[LISTENER, WAITS, DESCRIPTOR, REGISTERS],
 )];
 
-/// Calls of `listen(2)`.
-pub const LISTEN_CALLS: &[Hook] = &[exit_of(
-    "listen_left",
-    "__sys_listen",
-    &["int", "int"],
-    2,
-    &[LISTENER, DESCRIPTOR, &["OFF_NET_SOMAXCONN"]],
-)];
+/// Calls of `listen(2)`, and that a socket begins or ceases to listen.
+pub const LISTEN_CALLS: &[Hook] = &[
+    exit_of(
+        "listen_left",
+        "__sys_listen",
+        &["int", "int"],
+        2,
+        &[LISTENER, DESCRIPTOR, &["OFF_NET_SOMAXCONN"]],
+    ),
+    hook("listening_began", Attach::Exit, "inet_csk_listen_start", &["sock"], &[]),
+    hook("listening_ended", Attach::Entry, "inet_csk_listen_stop", &["sock"], &[]),
+];
 
 /// The first `listen(2)` of each socket.
 pub const LISTENS_STARTED: &[Hook] = &[tracepoint(
