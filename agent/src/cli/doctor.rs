@@ -36,6 +36,8 @@ struct Findings {
     version: &'static str,
     kernel: String,
     machine: String,
+    /// How long it took to load and attach what this kernel allows.
+    attach_seconds: f64,
     signals: Vec<Standing>,
     /// What each signal heard of the canary, where one was let go.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,16 +48,18 @@ struct Findings {
 /// be had at all, or did not hear the canary.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let system = uname()?;
-    let (signals, canary) = if args.canary {
-        let (signals, heard) = with_canary()?;
-        (signals, Some(heard))
+    let (signals, took, canary) = if args.canary {
+        let (source, heard) = with_canary()?;
+        (source.standings().to_vec(), source.attached_in(), Some(heard))
     } else {
-        (Object::attach(Rung::Fentry).standings, None)
+        let object = Object::attach(Rung::Fentry);
+        (object.standings.clone(), object.took, None)
     };
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         kernel: system.release().to_string_lossy().into_owned(),
         machine: system.machine().to_string_lossy().into_owned(),
+        attach_seconds: took.as_secs_f64(),
         signals,
         canary,
     };
@@ -69,14 +73,14 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(if complete { HEALTHY } else { TROUBLE }))
 }
 
-/// How each signal is had once the canary has sung, and what was heard of it.
-fn with_canary() -> Result<(Vec<Standing>, BTreeMap<Signal, Heard>)> {
+/// What is attached once the canary has sung, and what was heard of it.
+fn with_canary() -> Result<(KernelSource, BTreeMap<Signal, Heard>)> {
     let mut source = KernelSource::attach_at_most(&[], Rung::Fentry)?;
     source.release_canary();
     loop {
         source.sample(&[])?;
-        if let Some(heard) = source.heard()? {
-            return Ok((source.standings().to_vec(), heard.clone()));
+        if let Some(heard) = source.heard()?.cloned() {
+            return Ok((source, heard));
         }
         sleep(Duration::from_millis(200));
     }
@@ -99,6 +103,7 @@ fn tell(findings: &Findings) -> Result<String, fmt::Error> {
             standing.blind_spot
         )?;
     }
+    writeln!(out, "\nattached in {:.0} ms", 1000.0 * findings.attach_seconds)?;
     for (signal, heard) in findings.canary.iter().flatten() {
         let Heard { happened, heard: times } = heard;
         let verdict = if heard.is_exact() { "heard" } else { "FAILED" };
