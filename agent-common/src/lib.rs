@@ -19,6 +19,10 @@ pub const AF_INET6: u16 = 10;
 /// Load-time constant for an offset the running kernel does not have.
 pub const ABSENT: u64 = u64::MAX;
 
+/// Stands in the object for `bpf_rdonly_cast`, a kernel function that no number of a helper calls: the
+/// agent finds this number and puts the function's in its place. No helper will ever have it.
+pub const RDONLY_CAST: u32 = 0x7f1d_ca57;
+
 /// An IPv4 address in the first four bytes, or an IPv6 address, in network byte order.
 pub type RawAddr = [u8; 16];
 

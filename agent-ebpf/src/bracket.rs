@@ -20,7 +20,7 @@ use crate::{
     kernel::{
         Access, MIB_DEFER_ACCEPT_DROP, MIB_FASTOPEN_PASSIVE_FAIL, MIB_LISTEN_OVERFLOWS,
         MIB_REQ_Q_FULL_DO_COOKIES, MIB_SYNCOOKIES_SENT, OFF_BPF_ARRAY_PPTRS, OFF_NET_COOKIE,
-        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, read_at,
+        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, TYPE_LINUX_MIB, read_at, read_row,
     },
     maps::totals,
     segment::Peer,
@@ -53,7 +53,6 @@ pub enum Failure {
 
 /// ListenOverflows and ListenDrops: neighbours in `enum LINUX_MIB_*` on every kernel (the agent
 /// checks), so one read fetches both.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Listen {
     pub overflows: u64,
@@ -61,7 +60,6 @@ pub struct Listen {
 }
 
 /// TCPReqQFullDoCookies and TCPReqQFullDrop, neighbours as well.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ReqQFull {
     pub do_cookies: u64,
@@ -69,7 +67,6 @@ pub struct ReqQFull {
 }
 
 /// SyncookiesRecv and SyncookiesFailed, neighbours as well.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Cookies {
     pub received: u64,
@@ -84,9 +81,9 @@ struct Baseline {
     mibs: u64,
     net_cookie: u64,
     cookies_sent: u64,
-    cookies: Cookies,
+    cookies: [u64; 2],
     embryonic_resets: u64,
-    req_q_full: ReqQFull,
+    req_q_full: [u64; 2],
     deferred: u64,
     fast_open_failed: u64,
 }
@@ -107,7 +104,7 @@ pub struct Bracket {
     site: u32,
     /// What failed inside the bracket, as far as somebody watches: bits of [`Failure`].
     failures: u32,
-    before: Listen,
+    before: [u64; 2],
     /// The last SYN that `tcp_conn_request` was asked about, until its caller returns.
     syn: u64,
     /// `sk_drops` at the entry.
@@ -138,7 +135,15 @@ pub fn current(site: Site) -> Option<&'static mut Bracket> {
 /// Opens the bracket of `site` for a segment to listener `sk`.
 #[inline(always)]
 pub fn open<A: Access>(site: Site, sk: *const u8) -> Option<&'static mut Bracket> {
-    let bracket = slot()?;
+    open_in::<A>(slot()?, site, sk)
+}
+
+#[inline(always)]
+fn open_in<A: Access>(
+    bracket: &'static mut Bracket,
+    site: Site,
+    sk: *const u8,
+) -> Option<&'static mut Bracket> {
     if bracket.site != 0 {
         totals(|t| t.nested += 1);
     }
@@ -162,12 +167,12 @@ pub fn open<A: Access>(site: Site, sk: *const u8) -> Option<&'static mut Bracket
     Some(bracket)
 }
 
-/// Notes that `tcp_conn_request` is asked about SYN `skb`.
+/// Opens the bracket of `tcp_conn_request`, and notes which SYN it is asked about.
 #[inline(always)]
-pub fn ask(skb: u64) {
-    if let Some(bracket) = slot() {
-        bracket.syn = skb;
-    }
+pub fn open_for_syn<A: Access>(sk: *const u8, skb: u64) -> Option<&'static mut Bracket> {
+    let bracket = slot()?;
+    bracket.syn = skb;
+    open_in::<A>(bracket, Site::ConnRequest, sk)
 }
 
 /// Whether `tcp_conn_request` was asked about SYN `skb` on this CPU; forgets it.
@@ -223,67 +228,67 @@ impl Bracket {
         if unsafe { A::field::<u32>(sk, &OFF_SK_DROPS) } == self.sk_drops {
             return Some(Listen { overflows: 0, drops: 0 });
         }
-        let now: Listen = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
+        let [overflows, drops] = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
         Some(Listen {
-            overflows: now.overflows.wrapping_sub(self.before.overflows),
-            drops: now.drops.wrapping_sub(self.before.drops),
+            overflows: overflows.wrapping_sub(self.before[0]),
+            drops: drops.wrapping_sub(self.before[1]),
         })
     }
 
     /// Growth of SyncookiesSent.
     #[inline(always)]
     pub fn cookies_sent(&mut self) -> Option<u64> {
-        let now = self.counters(&MIB_SYNCOOKIES_SENT, 0)?;
+        let [now] = self.counters(&MIB_SYNCOOKIES_SENT, 0)?;
         Some(advance(&mut self.baseline.cookies_sent, now))
     }
 
     /// Growth of SyncookiesRecv and SyncookiesFailed.
     #[inline(always)]
     pub fn cookies(&mut self) -> Option<Cookies> {
-        let now: Cookies = self.counters(&MIB_SYNCOOKIES_SENT, 1)?;
+        let [received, failed] = self.counters(&MIB_SYNCOOKIES_SENT, 1)?;
         let baseline = &mut self.baseline.cookies;
         Some(Cookies {
-            received: advance(&mut baseline.received, now.received),
-            failed: advance(&mut baseline.failed, now.failed),
+            received: advance(&mut baseline[0], received),
+            failed: advance(&mut baseline[1], failed),
         })
     }
 
     /// Growth of EmbryonicRsts.
     #[inline(always)]
     pub fn embryonic_resets(&mut self) -> Option<u64> {
-        let now = self.counters(&MIB_SYNCOOKIES_SENT, 3)?;
+        let [now] = self.counters(&MIB_SYNCOOKIES_SENT, 3)?;
         Some(advance(&mut self.baseline.embryonic_resets, now))
     }
 
     /// Growth of TCPReqQFullDoCookies and TCPReqQFullDrop.
     #[inline(always)]
     pub fn req_q_full(&mut self) -> Option<ReqQFull> {
-        let now: ReqQFull = self.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
+        let [do_cookies, drop] = self.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
         let baseline = &mut self.baseline.req_q_full;
         Some(ReqQFull {
-            do_cookies: advance(&mut baseline.do_cookies, now.do_cookies),
-            drop: advance(&mut baseline.drop, now.drop),
+            do_cookies: advance(&mut baseline[0], do_cookies),
+            drop: advance(&mut baseline[1], drop),
         })
     }
 
     /// Growth of TCPDeferAcceptDrop.
     #[inline(always)]
     pub fn deferred(&mut self) -> Option<u64> {
-        let now = self.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
+        let [now] = self.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
         Some(advance(&mut self.baseline.deferred, now))
     }
 
     /// Growth of TCPFastOpenPassiveFail.
     #[inline(always)]
     pub fn fast_open_failed(&mut self) -> Option<u64> {
-        let now = self.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
+        let [now] = self.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
         Some(advance(&mut self.baseline.fast_open_failed, now))
     }
 
-    /// Reads the counters from number `first + further` on.
+    /// Reads `N` counters from number `first + further` on.
     #[inline(always)]
-    fn counters<T: Copy>(&self, first: &Global<u64>, further: u64) -> Option<T> {
-        read_at(self.mibs + 8 * (first.load() + further))
+    fn counters<const N: usize>(&self, first: &Global<u64>, further: u64) -> Option<[u64; N]> {
+        read_row(&TYPE_LINUX_MIB, self.mibs, 8 * (first.load() + further))
     }
 }
 
@@ -291,12 +296,12 @@ impl Bracket {
 #[inline(always)]
 fn take_baseline(bracket: &mut Bracket, net_cookie: u64) -> Option<()> {
     bracket.baseline.mibs = 0;
-    bracket.baseline.cookies_sent = bracket.counters(&MIB_SYNCOOKIES_SENT, 0)?;
+    [bracket.baseline.cookies_sent] = bracket.counters(&MIB_SYNCOOKIES_SENT, 0)?;
     bracket.baseline.cookies = bracket.counters(&MIB_SYNCOOKIES_SENT, 1)?;
-    bracket.baseline.embryonic_resets = bracket.counters(&MIB_SYNCOOKIES_SENT, 3)?;
+    [bracket.baseline.embryonic_resets] = bracket.counters(&MIB_SYNCOOKIES_SENT, 3)?;
     bracket.baseline.req_q_full = bracket.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
-    bracket.baseline.deferred = bracket.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
-    bracket.baseline.fast_open_failed = bracket.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
+    [bracket.baseline.deferred] = bracket.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
+    [bracket.baseline.fast_open_failed] = bracket.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
     bracket.baseline.net_cookie = net_cookie;
     bracket.baseline.mibs = bracket.mibs;
     Some(())

@@ -11,7 +11,7 @@ use aya_ebpf::{
 use floodmark_common::Class;
 
 use crate::{
-    bracket::{Bracket, Failure, Listen, Site, ask, close, close_any, open},
+    bracket::{Bracket, Failure, Listen, Site, close, close_any, open_for_syn},
     kernel::{Access, Probed, Typed},
     listener::{count, record},
     segment::sender,
@@ -20,8 +20,7 @@ use crate::{
 /// A SYN is about to be handled.
 #[fentry(function = "tcp_conn_request")]
 pub fn syn_entered(ctx: FEntryContext) -> i32 {
-    ask(ctx.arg(3));
-    open::<Typed>(Site::ConnRequest, ctx.arg(2));
+    open_for_syn::<Typed>(ctx.arg(2), ctx.arg(3));
     0
 }
 
@@ -40,7 +39,7 @@ pub fn syn_left(ctx: FExitContext) -> i32 {
 #[kprobe]
 pub fn syn_entered_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(skb)) = (ctx.arg(2), ctx.arg::<u64>(3))
-        && let Some(bracket) = open::<Probed>(Site::ConnRequest, sk)
+        && let Some(bracket) = open_for_syn::<Probed>(sk, skb)
     {
         bracket.skb = skb;
     }

@@ -9,7 +9,7 @@ use crate::{
     kernel::{
         Access, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG,
         OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR,
-        OFF_SOCKET_INO, Probed,
+        OFF_SOCKET_INO, TYPE_SOCKET_ALLOC, read_row,
     },
     maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, totals},
     segment::{Peer, in6_addr},
@@ -33,6 +33,8 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
     // SAFETY: `sk` is a `struct sock *`, and each hop has the member read of it.
     unsafe {
         let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
+        let at = OFF_SOCKET_INO.load();
+        let [inode] = read_row(&TYPE_SOCKET_ALLOC, socket as u64, at).unwrap_or([0_u64]);
         let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
@@ -43,7 +45,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
         }
         ListenerKey {
             netns: netns_of::<A>(sk),
-            inode: Probed::field::<u64>(socket, &OFF_SOCKET_INO) as u32,
+            inode: inode as u32,
             addr,
             port: A::field(sk, &OFF_SK_NUM),
             family,

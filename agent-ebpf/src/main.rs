@@ -9,6 +9,7 @@
 mod accept_queue;
 mod bracket;
 mod calls;
+mod cast;
 mod check_req;
 mod churn;
 mod conn_request;

@@ -4,7 +4,8 @@ use floodmark_common::{AF_INET, AF_INET6, RawAddr};
 
 use crate::kernel::{
     Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_V6_DADDR, OFF_SKB_HEAD,
-    OFF_SKB_NETWORK_HEADER, OFF_SKB_PROTOCOL, OFF_SKB_TRANSPORT_HEADER, read_or_zero,
+    OFF_SKB_NETWORK_HEADER, OFF_SKB_PROTOCOL, OFF_SKB_TRANSPORT_HEADER, TYPE_IPHDR, TYPE_IPV6HDR,
+    TYPE_TCPHDR, read_row,
 };
 
 /// The client's side of a handshake.
@@ -38,14 +39,15 @@ pub fn sender<A: Access>(skb: *const u8) -> Peer {
         )
     };
     let network = head + u64::from(network);
-    let port = read_or_zero::<u16>(head + u64::from(transport));
+    let [port] = read_row(&TYPE_TCPHDR, head + u64::from(transport), 0).unwrap_or([0_u16]);
     let mut peer = Peer { port: u16::from_be(port), ..Peer::default() };
     if protocol == ETH_P_IP_BE {
         peer.family = AF_INET;
-        peer.addr[..4].copy_from_slice(&read_or_zero::<[u8; 4]>(network + IPV4_SADDR));
+        let [addr] = read_row(&TYPE_IPHDR, network, IPV4_SADDR).unwrap_or([0_u32]);
+        peer.addr[..4].copy_from_slice(&addr.to_ne_bytes());
     } else {
         peer.family = AF_INET6;
-        peer.addr = read_or_zero(network + IPV6_SADDR);
+        peer.addr = in_bytes(read_row(&TYPE_IPV6HDR, network, IPV6_SADDR).unwrap_or([0_u32; 4]));
     }
     peer
 }
@@ -88,10 +90,15 @@ pub fn requester<A: Access>(req: *const u8) -> Peer {
 pub unsafe fn in6_addr<A: Access>(base: *const u8, offset: &aya_ebpf::Global<u64>) -> RawAddr {
     // SAFETY: the caller's promise.
     let word = |i: usize| unsafe { A::field::<u32>(base.wrapping_add(4 * i), offset) };
+    in_bytes([word(0), word(1), word(2), word(3)])
+}
+
+#[inline(always)]
+fn in_bytes(words: [u32; 4]) -> RawAddr {
     let mut addr = RawAddr::default();
-    addr[..4].copy_from_slice(&word(0).to_ne_bytes());
-    addr[4..8].copy_from_slice(&word(1).to_ne_bytes());
-    addr[8..12].copy_from_slice(&word(2).to_ne_bytes());
-    addr[12..].copy_from_slice(&word(3).to_ne_bytes());
+    addr[..4].copy_from_slice(&words[0].to_ne_bytes());
+    addr[4..8].copy_from_slice(&words[1].to_ne_bytes());
+    addr[8..12].copy_from_slice(&words[2].to_ne_bytes());
+    addr[12..].copy_from_slice(&words[3].to_ne_bytes());
     addr
 }

@@ -139,6 +139,16 @@ impl Btf {
         self.params(func.size_or_type)
     }
 
+    /// Number of a kernel function's type.
+    pub fn function_id(&self, name: &str) -> Option<u32> {
+        self.by_name.get(&(KIND_FUNC, name.to_owned())).copied()
+    }
+
+    /// Number of a structure's type.
+    pub fn structure_id(&self, name: &str) -> Option<u32> {
+        self.by_name.get(&(KIND_STRUCT, name.to_owned())).copied()
+    }
+
     /// Arguments of a tracepoint as `tp_btf` programs see them, from `typedef btf_trace_NAME`.
     pub fn tracepoint(&self, name: &str) -> Option<Vec<String>> {
         let typedef = format!("btf_trace_{name}");

@@ -142,6 +142,15 @@ const NEIGHBOURS: &[(&str, &[&str])] = &[
     ("MIB_REQ_Q_FULL_DO_COOKIES", &["LINUX_MIB_TCPREQQFULLDROP"]),
 ];
 
+/// Structures that the programs read at plain addresses.
+const STRUCTURES: &[(&str, &str)] = &[
+    ("TYPE_LINUX_MIB", "linux_mib"),
+    ("TYPE_SOCKET_ALLOC", "socket_alloc"),
+    ("TYPE_IPHDR", "iphdr"),
+    ("TYPE_IPV6HDR", "ipv6hdr"),
+    ("TYPE_TCPHDR", "tcphdr"),
+];
+
 /// Functions of which the programs need the number of arguments, behind which the result stands.
 const ARGUMENTS: &[(&str, &str, &[u64])] = &[("ARGS_CHECK_REQ", "tcp_check_req", &[5, 6])];
 
@@ -191,6 +200,14 @@ impl Layout {
         );
         layout.note("SHORT_TIMEOUT", four_seconds_in_jiffies());
         layout
+    }
+
+    /// Has the programs read plain addresses as these types (see `cast.rs`); no program needs it.
+    pub fn with_types(mut self, btf: &Btf) -> Self {
+        for (constant, structure) in STRUCTURES {
+            self.values.extend(btf.structure_id(structure).map(|id| (*constant, u64::from(id))));
+        }
+        self
     }
 
     /// The constants found, by name.

@@ -11,13 +11,15 @@ use log::debug;
 
 use super::{
     btf::Btf,
+    cast,
     hooks::Hook,
     ladder::{Reach, Refusal, Rung, Signal, Standing, Way},
     layout::Layout,
     remedy::remedy,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-ebpf"));
 
 /// The object loaded, with what is needed to attach it. The BTFs are large and dropped afterwards.
 pub struct Loaded {
@@ -41,19 +43,13 @@ impl Loaded {
     /// When the kernel's BTF cannot be read, or a map cannot be made.
     pub fn load(reach: Reach) -> Result<Self> {
         let (btf, layout, aya_btf);
-        let mut loader = EbpfLoader::new();
-        // It has read all of the kernel's types for itself, which take as much memory as the whole agent
-        // does later: once is enough.
-        loader.btf(None);
+        // Before the types are read: see there.
+        let loader = loader();
         (btf, layout, aya_btf) = kernel_types()?;
-        loader.btf(Some(&aya_btf));
-        let values: Vec<(&str, u64)> = layout.values().collect();
-        for (name, value) in &values {
-            // Not `must_exist`: the linker drops a constant that no program reads.
-            loader.override_global(name, value, false);
-        }
-        let ebpf = loader.load(OBJECT).map_err(|error| anyhow!(first_cause(&error)))?;
-        drop(loader);
+        let ebpf = match cast::function(&btf) {
+            Some(function) => load_with_casts(loader, function, &btf, &layout, &aya_btf)?,
+            None => load_object(loader, OBJECT, &layout, &aya_btf)?,
+        };
         Ok(Self { ebpf, btf, layout, aya_btf, reach })
     }
 
@@ -161,6 +157,59 @@ fn with_unfit_rungs(mut refused: Vec<Refusal>, unfit: Vec<Refusal>) -> Vec<Refus
     refused.extend(unfit.into_iter().filter(|refusal| !fits.contains(&refusal.rung)));
     refused.sort_by_key(|refusal| Reverse(refusal.rung));
     refused
+}
+
+/// The object with typed reads of plain addresses, or without where the kernel refuses one that tries it.
+fn load_with_casts(
+    first: EbpfLoader<'_>,
+    function: u32,
+    btf: &Btf,
+    layout: &Layout,
+    aya_btf: &AyaBtf,
+) -> Result<Ebpf> {
+    let object = cast::link(OBJECT, function);
+    let mut ebpf = load_object(first, &object, &layout.clone().with_types(btf), aya_btf)?;
+    match try_cast(&mut ebpf, aya_btf) {
+        Ok(()) => Ok(ebpf),
+        Err(error) => {
+            debug!("bpf_rdonly_cast: {}", first_cause(&error));
+            load_object(loader(), OBJECT, layout, aya_btf)
+        }
+    }
+}
+
+fn try_cast(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), ProgramError> {
+    match ebpf.program_mut("cast_tried") {
+        Some(Program::BtfTracePoint(program)) => {
+            program.load("tcp_retransmit_synack", btf)?;
+            program.unload()
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// One that keeps no types. It has read all of the kernel's for itself as it was made, which take as much
+/// memory as the whole agent does later: once is enough.
+fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
+}
+
+fn load_object(
+    loader: EbpfLoader<'_>,
+    object: &[u8],
+    layout: &Layout,
+    btf: &AyaBtf,
+) -> Result<Ebpf> {
+    let mut loader: EbpfLoader<'_> = loader;
+    loader.btf(Some(btf));
+    let values: Vec<(&str, u64)> = layout.values().collect();
+    for (name, value) in &values {
+        // Not `must_exist`: the linker drops a constant that no program reads.
+        loader.override_global(name, value, false);
+    }
+    loader.load(object).map_err(|error| anyhow!(first_cause(&error)))
 }
 
 /// What the running kernel says of its types, as the agent reads it and as aya does.

@@ -2,6 +2,7 @@
 
 mod btf;
 mod canary;
+mod cast;
 mod causes;
 pub mod class;
 pub mod connections;
