@@ -267,7 +267,7 @@ impl Agent {
         let is_known = |listener| self.stock.inventory.get(listener).is_some();
         if sample.listeners.iter().any(|delta| !is_known(&delta.listener)) {
             // A listener younger than the last sweep.
-            self.stock.sweep(&mut self.kernel, false)?;
+            self.stock.sweep(&mut self.kernel)?;
         }
         let mut events = self.kernel.events(EVENTS_PER_TICK);
         events.retain(|event| self.stock.watches(event.listener.netns));

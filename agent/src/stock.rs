@@ -44,6 +44,8 @@ pub struct Stock {
     among: Vec<String>,
     peers: Peers,
     swept: Instant,
+    /// Whether anything was heard of listeners since the last sweep.
+    heard_of_listeners: bool,
     owners_found: Instant,
     /// When queues are to be looked at next, between sweeps.
     look_due: Instant,
@@ -89,6 +91,7 @@ impl Stock {
             among: Vec::new(),
             peers: Peers::default(),
             swept: now,
+            heard_of_listeners: false,
             owners_found: now,
             look_due: now,
             count_due: now,
@@ -140,14 +143,18 @@ impl Stock {
     /// When a map cannot be read or the namespaces cannot be visited.
     pub fn tick(&mut self, kernel: &mut KernelSource) -> Result<bool> {
         let kept = self.kept();
-        let mut heard_of_listeners = false;
         if let Some(watch) = kernel.watch() {
             let changes = watch.listen_changes()?;
-            heard_of_listeners = mem::replace(&mut self.listen_changes, changes) != changes;
+            self.heard_of_listeners |= mem::replace(&mut self.listen_changes, changes) != changes;
         }
+        // One pass over the namespaces or one over the processes, never both in one tick.
         let is_anew = self.owners_found.elapsed() >= OWNERS;
-        if heard_of_listeners || is_anew || self.swept.elapsed() >= SWEEP {
-            self.sweep(kernel, is_anew)?;
+        let sweep_due = self.heard_of_listeners || self.swept.elapsed() >= SWEEP;
+        if is_anew {
+            self.renew_owners(kernel)?;
+        }
+        if sweep_due && !is_anew {
+            self.sweep(kernel)?;
         } else if self.look_due <= Instant::now() {
             let now = Instant::now();
             self.inventory.refresh_queues(&self.namespaces)?;
@@ -160,26 +167,23 @@ impl Stock {
         Ok(is_anew)
     }
 
-    /// Looks for namespaces, listeners and, if wanted `anew`, for all their owners.
+    /// Looks for namespaces and listeners.
     ///
     /// # Errors
     ///
     /// As for [`tick`](Self::tick).
-    pub fn sweep(&mut self, kernel: &mut KernelSource, anew: bool) -> Result<()> {
+    pub fn sweep(&mut self, kernel: &mut KernelSource) -> Result<()> {
+        self.heard_of_listeners = false;
         self.namespaces = discover_among(&self.among)?;
         if let Some(watch) = kernel.watch() {
             self.inventory.heard_of_listens(watch.listen_calls()?);
         }
-        self.inventory.sweep(&self.namespaces, anew)?;
+        self.inventory.sweep(&self.namespaces, false)?;
         if let Some(watch) = kernel.watch() {
             let mut churn = watch.churn()?;
             // A namespace that is not to be seen is the canary's, or has gone.
             churn.retain(|id, _| self.inventory.namespaces().contains_key(&id.netns));
             self.peers.heard(churn, Instant::now());
-            if anew {
-                let alive = alive(&self.inventory);
-                watch.forget(|id| alive.contains(id))?;
-            }
         }
         let now = Instant::now();
         if now >= self.count_due {
@@ -187,9 +191,17 @@ impl Stock {
             self.count_due = now + (now.elapsed() * SHARE).max(CONNECTIONS);
         }
         self.swept = now;
-        if anew {
-            self.owners_found = now;
+        Ok(())
+    }
+
+    /// Looks up the holders of all sockets, and forgets what has gone.
+    fn renew_owners(&mut self, kernel: &mut KernelSource) -> Result<()> {
+        self.inventory.renew_owners();
+        if let Some(watch) = kernel.watch() {
+            let alive = alive(&self.inventory);
+            watch.forget(|id| alive.contains(id))?;
         }
+        self.owners_found = Instant::now();
         Ok(())
     }
 

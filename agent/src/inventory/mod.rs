@@ -28,6 +28,7 @@ mod mirror;
 mod names;
 mod owners;
 pub mod peers;
+mod refresh;
 mod routes;
 mod server;
 mod sight;
@@ -41,7 +42,6 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::Result;
 pub use backlog::{Backlog, LimitedBy};
 pub use connections::Destination;
 pub use depth::{Depth, Kept};
@@ -56,13 +56,7 @@ pub use told::{HostId, Told, ToldListener};
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
-use crate::kernel::{
-    ListenerId, NetnsId, QueueDepth,
-    netns::{Netns, visit},
-    settings::NetnsSettings,
-    sock_diag::listeners_here,
-    unix_diag::unix_listeners_here,
-};
+use crate::kernel::{ListenerId, NetnsId, QueueDepth, settings::NetnsSettings};
 
 /// Calls of `listen(2)` by namespace and inode of the socket.
 type ListenCalls = HashMap<(NetnsId, u32), ListenCall>;
@@ -103,35 +97,6 @@ pub struct Namespace {
 }
 
 impl Inventory {
-    /// Looks again only at the queues and drop counters of the listeners already known: cheap enough
-    /// for every tick. One that has closed keeps its last state until the next sweep.
-    ///
-    /// # Errors
-    ///
-    /// When the namespaces cannot be visited at all.
-    pub fn refresh_queues(&mut self, namespaces: &[Netns]) -> Result<()> {
-        // That a namespace does not list its listeners has been said by the sweep.
-        let looks = visit(namespaces, |netns| {
-            let unix = unix_listeners_here().unwrap_or_default();
-            (netns.id, listeners_here().unwrap_or_default(), unix)
-        })?;
-        for (netns, sockets, unix_sockets) in looks {
-            for socket in sockets {
-                if let Some(listener) = self.listeners.get_mut(&socket.id(netns)) {
-                    listener.limit_changes += u32::from(listener.queue.limit != socket.queue.limit);
-                    listener.queue = socket.queue;
-                    listener.drops = socket.drops;
-                }
-            }
-            for socket in unix_sockets {
-                if let Some(listener) = self.unix_listeners.get_mut(&(netns, socket.inode)) {
-                    listener.queue = socket.queue;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// All listeners, by namespace, address and port.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.values()
@@ -174,13 +139,13 @@ impl Inventory {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
 
     use super::*;
-    use crate::kernel::netns::{discover, of_process};
+    use crate::kernel::netns::{Netns, discover, of_process};
 
     /// The namespace of this process, and an inventory of it.
-    fn own() -> (Vec<Netns>, Inventory) {
+    pub(super) fn own() -> (Vec<Netns>, Inventory) {
         let own = of_process(std::process::id()).unwrap();
         let here: Vec<Netns> =
             discover().unwrap().into_iter().filter(|netns| netns.id == own).collect();
@@ -197,19 +162,5 @@ mod tests {
         assert_eq!(candidates.len(), 1);
         assert!(candidates[0].owners.iter().any(|owner| owner.pid == std::process::id()));
         assert!(candidates[0].somaxconn.is_some());
-    }
-
-    #[test]
-    fn a_refresh_sees_the_queue_and_keeps_the_rest() {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (here, mut inventory) = own();
-        let addr = socket.local_addr().unwrap();
-        let before = inventory.candidates(addr, None)[0].clone();
-        let _waiting = TcpStream::connect(addr).unwrap();
-        inventory.refresh_queues(&here).unwrap();
-        let after = inventory.get(&before.id).unwrap();
-        assert_eq!((before.queue.len, after.queue.len), (0, 1));
-        assert_eq!(after.owners, before.owners);
-        assert!(inventory.get(&ListenerId { inode: 1, ..before.id }).is_none());
     }
 }

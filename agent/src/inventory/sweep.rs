@@ -18,7 +18,7 @@ use crate::kernel::{
 
 impl Inventory {
     /// Looks into every one of `namespaces`. Owners are looked up for new sockets only, for which it
-    /// takes a pass over `/proc`: so give `anew` now and then, since a socket can change hands.
+    /// takes a pass over `/proc`, or for all, `anew`.
     ///
     /// A namespace or process that goes away meanwhile is left out. Where the kernel will not list
     /// listeners, that is logged once for each namespace.
@@ -127,6 +127,11 @@ impl Inventory {
         for (id, listener) in &mut self.listeners {
             listener.group = groups[&(id.netns, id.addr)];
         }
+    }
+
+    /// Looks up the owners of every socket, as is to be done now and then: a socket can change hands.
+    pub fn renew_owners(&mut self) {
+        self.find_owners(true);
     }
 
     fn find_owners(&mut self, anew: bool) {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags};
 
-use super::sock_diag::each_inet;
+use super::sock_diag::{Family, each_inet};
 
 /// From where to where: ports are unique per local address and destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +40,7 @@ const SYN_RECV: u8 = 3;
 pub fn count_here(range: Option<(u16, u16)>) -> Result<Connections> {
     let mut counts = Connections::default();
     let states = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::CLOSE);
-    each_inet(states, ExtensionFlags::empty(), |socket| counts.add(socket, range))?;
+    each_inet(&Family::BOTH, states, ExtensionFlags::empty(), |socket| counts.add(socket, range))?;
     Ok(counts)
 }
 

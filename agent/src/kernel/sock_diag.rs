@@ -51,20 +51,59 @@ const DATAGRAM: usize = 64 * 1024;
 ///
 /// When the kernel refuses the question, most often for want of its modules.
 pub fn listeners_here() -> Result<Vec<ListenSocket>> {
+    listeners_among(&Family::BOTH)
+}
+
+/// As [`listeners_here`], but only those of `families`: for each, the kernel goes through the host's
+/// whole table of listeners.
+///
+/// # Errors
+///
+/// As there.
+pub fn listeners_among(families: &[Family]) -> Result<Vec<ListenSocket>> {
     let mut found = Vec::new();
     let extensions = ExtensionFlags::SKMEMINFO;
-    each_inet(StateFlags::LISTEN, extensions, |socket| found.push(listen_socket(socket)))?;
+    each_inet(families, StateFlags::LISTEN, extensions, |socket| {
+        found.push(listen_socket(socket));
+    })?;
     Ok(found)
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6, dual-stack sockets included.
+    V6,
+}
+
+impl Family {
+    /// Either.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// That of an address.
+    pub fn of(addr: SocketAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 /// Hands every TCP socket of the calling thread's namespace in one of `states` to `take`.
 pub(super) fn each_inet(
+    families: &[Family],
     states: StateFlags,
     extensions: ExtensionFlags,
     mut take: impl FnMut(&InetResponse),
 ) -> Result<()> {
+    if families.is_empty() {
+        return Ok(());
+    }
     let socket = open()?;
-    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+    for family in families {
+        let (family, any) = match family {
+            Family::V4 => (AF_INET, SocketId::new_v4()),
+            Family::V6 => (AF_INET6, SocketId::new_v6()),
+        };
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
