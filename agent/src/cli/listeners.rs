@@ -20,7 +20,7 @@ use super::{
     output::{print, print_json},
 };
 use crate::{
-    inventory::{LimitedBy, Listener, Trouble, UnixListener, View},
+    inventory::{DesertedPath, LimitedBy, Listener, Trouble, UnixListener, View},
     kernel::{KernelSource, Rung, netns::discover},
     stock::Stock,
 };
@@ -46,6 +46,7 @@ pub(super) struct ListenersArgs {
 struct Listing<'a> {
     listeners: Vec<Judged<'a, Listener>>,
     unix_listeners: Vec<Judged<'a, UnixListener>>,
+    deserted_unix_paths: &'a [DesertedPath],
     namespaces: &'a std::collections::BTreeMap<crate::kernel::NetnsId, crate::inventory::Namespace>,
     destinations: &'a [crate::inventory::Destination],
     peers: &'a [crate::inventory::peers::PeerReport],
@@ -116,6 +117,7 @@ fn list(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
     let listing = Listing {
         listeners: listeners.collect(),
         unix_listeners: unix_listeners.collect(),
+        deserted_unix_paths: &view.deserted,
         namespaces: &view.namespaces,
         destinations: &view.destinations,
         peers: &view.peers,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Durati
 use crate::{
     agent::{Configuration, Snapshot},
     inventory::{
-        Backlog, Depth, Destination, Listener, Namespace, Owner, UnixListener, View,
+        Backlog, Depth, DesertedPath, Destination, Listener, Namespace, Owner, UnixListener, View,
         peers::{PeerCounts, PeerReport},
     },
     kernel::{
@@ -165,6 +165,12 @@ pub(crate) fn everything() -> Snapshot {
         queue: QueueDepth { len: 0, limit: 128 },
         refused: Some(0),
         owners: Vec::new(),
+    }];
+    snapshot.view.deserted = vec![DesertedPath {
+        netns: APP,
+        netns_name: "app1".to_owned(),
+        path: "/run/gone.sock".to_owned(),
+        refused: 3,
     }];
     let settings = NetnsSettings {
         somaxconn: Some(4096),

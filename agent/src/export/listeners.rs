@@ -1,16 +1,23 @@
 //! Metrics of listeners: queues, limits, waits and owners.
 
 use super::families::Families;
-use crate::inventory::{Listener, Owner, Runtime, UnixListener, View};
+use crate::inventory::{DesertedPath, Listener, Owner, Runtime, UnixListener, View};
 
 /// Listeners of either kind, and how many are left out.
 pub(super) fn about_listeners(families: &mut Families, view: &View) {
     view.listeners.iter().for_each(|listener| about_a_listener(families, listener));
     view.unix_listeners.iter().for_each(|unix| about_a_unix_listener(families, unix));
-    for (kind, left_out) in [("tcp", view.listeners_left_out), ("unix", view.unix_left_out)] {
+    view.deserted.iter().for_each(|path| about_a_deserted_path(families, path));
+    let left_out = [
+        ("tcp", view.listeners_left_out),
+        ("unix", view.unix_left_out),
+        ("deserted_path", view.deserted_left_out),
+    ];
+    for (kind, left_out) in left_out {
         families.gauge(
             "floodmark_listeners_not_exported",
-            "Listeners left out of this scrape: beyond those in trouble and the busiest.",
+            "Listeners, and Unix paths without one, left out of this scrape: beyond those in \
+             trouble and the busiest.",
             &[("kind", kind)],
             left_out as f64,
         );
@@ -127,6 +134,16 @@ fn about_a_unix_listener(families: &mut Families, unix: &UnixListener) {
         );
     }
     info(families, "floodmark_unix_listener_info", &base, &[], &unix.owners);
+}
+
+fn about_a_deserted_path(families: &mut Families, path: &DesertedPath) {
+    families.counter(
+        "floodmark_unix_path_refused_total",
+        "Connects refused with ECONNREFUSED since nobody listened at the path, by the clients' \
+         namespace and the path they gave.",
+        &[("netns", &path.netns_name), ("path", &path.path)],
+        path.refused,
+    );
 }
 
 fn info(

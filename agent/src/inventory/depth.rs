@@ -1,15 +1,12 @@
-//! What the kernel's programs saw of queues and Unix connects, brought to the listeners.
+//! What the kernel's programs saw of accept queues, brought to the listeners.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use floodmark_common::queue::WAIT_BUCKETS;
 use serde::{Deserialize, Serialize};
 
 use super::Inventory;
-use crate::kernel::{
-    ListenerId, NetnsId,
-    watch::{QueueReading, UnixRefused},
-};
+use crate::kernel::{ListenerId, watch::QueueReading};
 
 /// What the kernel saw of an accept queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,26 +77,6 @@ impl Inventory {
             listener.depth.get_or_insert_with(Depth::default).take(&reading, at_either_end, kept);
         }
     }
-
-    /// Takes in the Unix connects refused since start. A path counts for the listener of that name
-    /// in the client's own namespace, or else for the only one there is.
-    pub fn heard_of_unix_refusals(&mut self, refusals: &[UnixRefused]) {
-        let mut by_path: HashMap<&str, Vec<(NetnsId, u32)>> = HashMap::new();
-        let paths: Vec<((NetnsId, u32), String)> =
-            self.unix_listeners.iter().map(|(key, unix)| (*key, unix.path.clone())).collect();
-        for (key, path) in &paths {
-            by_path.entry(path).or_default().push(*key);
-        }
-        self.unix_listeners.values_mut().for_each(|unix| unix.refused = Some(0));
-        for refusal in refusals.iter().filter(|refusal| refusal.errno == libc::EAGAIN) {
-            let Some(keys) = by_path.get(refusal.path.as_str()) else { continue };
-            let own = keys.iter().find(|(netns, _)| *netns == refusal.netns);
-            let key = own.or_else(|| keys.first().filter(|_| keys.len() == 1));
-            if let Some(unix) = key.and_then(|key| self.unix_listeners.get_mut(key)) {
-                unix.refused = Some(unix.refused.unwrap_or(0) + refusal.count);
-            }
-        }
-    }
 }
 
 fn with_peaks_of(own: QueueReading, group: &QueueReading) -> QueueReading {
@@ -115,8 +92,8 @@ fn with_peaks_of(own: QueueReading, group: &QueueReading) -> QueueReading {
 mod tests {
     use super::*;
     use crate::{
-        inventory::{Listener, UnixListener},
-        kernel::QueueDepth,
+        inventory::Listener,
+        kernel::{NetnsId, QueueDepth},
     };
 
     fn id(inode: u32) -> ListenerId {
@@ -137,37 +114,6 @@ mod tests {
         let depth = |inode| inventory.listeners[&id(inode)].depth.unwrap();
         assert_eq!((depth(7).high_since_scrape, depth(8).high), (9, 12));
         assert_eq!((depth(7).accepted(), depth(8).accepted()), (5, 0));
-    }
-
-    #[test]
-    fn a_refusal_counts_for_the_clients_own_namespace_first() {
-        let mut inventory = Inventory::default();
-        for (netns, inode, path) in [(1, 7, "/run/app"), (2, 8, "/run/app"), (2, 9, "/run/b")] {
-            let unix = UnixListener {
-                netns: NetnsId(netns),
-                netns_name: String::new(),
-                path: path.to_owned(),
-                inode,
-                queue: QueueDepth::default(),
-                refused: None,
-                owners: Vec::new(),
-            };
-            inventory.unix_listeners.insert((NetnsId(netns), inode), unix);
-        }
-        let refused = |netns, errno, path: &str, count| UnixRefused {
-            netns: NetnsId(netns),
-            errno,
-            path: path.to_owned(),
-            count,
-        };
-        inventory.heard_of_unix_refusals(&[
-            refused(2, libc::EAGAIN, "/run/app", 4),
-            refused(3, libc::EAGAIN, "/run/app", 100),
-            refused(3, libc::EAGAIN, "/run/b", 2),
-            refused(1, libc::ECONNREFUSED, "/run/app", 1000),
-        ]);
-        let counts: Vec<_> = inventory.unix_listeners().map(|unix| unix.refused).collect();
-        assert_eq!(counts, [Some(0), Some(4), Some(2)]);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod server;
 mod sight;
 mod sweep;
 mod told;
+mod unix;
 mod view;
 mod workload;
 
@@ -53,6 +54,7 @@ pub use routes::Routes;
 use serde::{Deserialize, Serialize};
 pub use server::Server;
 pub use told::{HostId, Told, ToldListener};
+pub use unix::DesertedPath;
 pub use view::{Trouble, View};
 pub use workload::{Container, Pod, Runtime, Workload};
 
@@ -66,6 +68,8 @@ type ListenCalls = HashMap<(NetnsId, u32), ListenCall>;
 pub struct Inventory {
     listeners: BTreeMap<ListenerId, Listener>,
     unix_listeners: BTreeMap<(NetnsId, u32), UnixListener>,
+    /// Paths at which Unix connects found nobody, busiest first.
+    deserted: Vec<DesertedPath>,
     namespaces: BTreeMap<NetnsId, Namespace>,
     /// Local addresses of every namespace that was looked into.
     addresses: BTreeMap<NetnsId, BTreeSet<IpAddr>>,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Destination, Inventory, Listener, Namespace, UnixListener, peers::PeerReport};
+use super::{
+    DesertedPath, Destination, Inventory, Listener, Namespace, UnixListener, peers::PeerReport,
+};
 use crate::kernel::NetnsId;
 
 /// The inventory at a moment.
@@ -18,6 +20,12 @@ pub struct View {
     pub unix_listeners: Vec<UnixListener>,
     /// How many of them are left out.
     pub unix_left_out: usize,
+    /// Paths at which Unix connects found nobody, busiest first; as many as were asked for.
+    #[serde(default)]
+    pub deserted: Vec<DesertedPath>,
+    /// How many of them are left out.
+    #[serde(default)]
+    pub deserted_left_out: usize,
     /// Every namespace.
     pub namespaces: BTreeMap<NetnsId, Namespace>,
     /// Where this host connects to, busiest first.
@@ -79,7 +87,7 @@ impl UnixListener {
 }
 
 impl Inventory {
-    /// What there is to show, with at most `most` listeners of either kind.
+    /// What there is to show, with at most `most` listeners and paths of each kind.
     pub fn view(&self, most: usize, peers: Vec<PeerReport>) -> View {
         let mut listeners: Vec<&Listener> = self.listeners().collect();
         // By what was accepted where nothing is wrong: the busiest of the quiet ones.
@@ -98,6 +106,8 @@ impl Inventory {
             listeners: listeners.into_iter().take(most).cloned().collect(),
             unix_left_out: unix.len().saturating_sub(most),
             unix_listeners: unix.into_iter().take(most).cloned().collect(),
+            deserted_left_out: self.deserted.len().saturating_sub(most),
+            deserted: self.deserted.iter().take(most).cloned().collect(),
             namespaces: self.namespaces().clone(),
             destinations: self.destinations().to_vec(),
             peers,

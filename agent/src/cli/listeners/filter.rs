@@ -34,6 +34,9 @@ impl Filter {
         view.unix_listeners.retain(|unix| self.wants_unix(unix));
         view.namespaces.retain(|netns, known| self.wants_netns(*netns, &known.name));
         let names = &view.namespaces;
+        // Nobody holds these, no container, no pod, no port.
+        let is_anybodys = self.container.is_none() && self.pod.is_none() && self.port.is_none();
+        view.deserted.retain(|path| is_anybodys && names.contains_key(&path.netns));
         view.destinations.retain(|destination| names.contains_key(&destination.netns));
         view.peers.retain(|peer| {
             let is_wanted = self.port.is_none_or(|port| port == peer.port);

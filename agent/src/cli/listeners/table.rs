@@ -10,7 +10,8 @@ use comfy_table::{
 };
 
 use crate::inventory::{
-    Destination, LimitedBy, Listener, Namespace, Owner, Runtime, Trouble, UnixListener, View,
+    DesertedPath, Destination, LimitedBy, Listener, Namespace, Owner, Runtime, Trouble,
+    UnixListener, View,
 };
 
 /// Rows a terminal shows where it does not say how many.
@@ -42,7 +43,9 @@ pub(super) fn tell(view: &View, rows: usize) -> String {
     }
     let _ = writeln!(told, "{}", summary(view));
     let advice = view.listeners.iter().filter_map(what_to_raise).take(ADVISED);
-    for line in advice.chain(namespaces_in_trouble(view)).chain(ports_running_out(view)) {
+    let deserted = view.deserted.iter().map(deserted).take(ADVISED);
+    let rest = namespaces_in_trouble(view).chain(ports_running_out(view)).chain(deserted);
+    for line in advice.chain(rest) {
         let _ = writeln!(told, "{line}");
     }
     told
@@ -55,8 +58,9 @@ fn table(lines: &[[String; 9]]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(shown.iter().map(|i| COLUMNS[*i].to_uppercase()));
+    let width = width();
     for line in lines {
-        let mut row = Row::from(shown.iter().map(|i| line[*i].clone()));
+        let mut row = Row::from(shown.iter().map(|i| shortened(&line[*i], most(*i, width))));
         row.max_height(1);
         table.add_row(row);
     }
@@ -65,10 +69,8 @@ fn table(lines: &[[String; 9]]) -> Table {
         if NUMBERS.contains(&shown[place]) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        // Only names give way where the terminal is narrow.
+        // Only the owner gives way where the terminal is narrow.
         column.set_constraint(match COLUMNS[shown[place]] {
-            "listener" => at_most(40),
-            "netns" => at_most(30),
             "owner" => ColumnConstraint::LowerBoundary(Width::Fixed(8)),
             _ => ColumnConstraint::ContentWidth,
         });
@@ -76,13 +78,32 @@ fn table(lines: &[[String; 9]]) -> Table {
     table
 }
 
-/// Elsewhere than on a terminal there is no width to take a part of.
-fn at_most(percent: u16) -> ColumnConstraint {
-    if stdout().is_terminal() {
-        ColumnConstraint::UpperBoundary(Width::Percentage(percent))
-    } else {
-        ColumnConstraint::ContentWidth
+/// Columns of the terminal; elsewhere than on one there is no width to take a part of.
+fn width() -> Option<usize> {
+    let size = terminal_size::terminal_size().filter(|_| stdout().is_terminal());
+    size.map(|(width, _)| usize::from(width.0))
+}
+
+/// How long the names in a column may be where the terminal is so wide.
+fn most(column: usize, width: Option<usize>) -> usize {
+    match (COLUMNS[column], width) {
+        ("listener", Some(width)) => width / 4,
+        ("netns", Some(width)) => width / 5,
+        _ => usize::MAX,
     }
+}
+
+/// Both ends of a text that is too long. What tells a path, an address or a namespace from others
+/// is most often at its end.
+fn shortened(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    let head = most.saturating_sub(1) / 3;
+    let tail = most.saturating_sub(1) - head;
+    let (first, last) = (text.chars().take(head), text.chars().skip(length - tail));
+    first.chain(['…']).chain(last).collect()
 }
 
 fn cells(listener: &Listener) -> [String; 9] {
@@ -228,6 +249,12 @@ fn ports_running_out(view: &View) -> impl Iterator<Item = String> {
     })
 }
 
+fn deserted(path: &DesertedPath) -> String {
+    let DesertedPath { netns_name, path, refused, .. } = path;
+    format!("{netns_name}: nobody listens at {path}, where {refused} connects were refused")
+        .replace(char::is_control, "?")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,10 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_name_both_ends_are_shown() {
+        let path = "/tmp/exec/containerd/metrics.sock";
+        assert_eq!(shortened(path, 20), "/tmp/e…/metrics.sock");
+        assert_eq!(shortened(path, path.len()), path);
+        assert_eq!(shortened("äöüß", 3), "…üß");
+        assert_eq!(most(1, Some(80)), 20);
+        assert_eq!((most(1, None), most(8, Some(80))), (usize::MAX, usize::MAX));
+    }
+
+    #[test]
     fn what_does_not_fit_is_counted() {
         let listeners = (1..=5).map(|port| listener(port, 0, 128)).collect();
         let told = tell(&View { listeners, ..View::default() }, 2);
         assert!(told.contains("… and 3 more") && told.contains("5 listeners, 0 in trouble"));
+    }
+
+    #[test]
+    fn a_path_at_which_nobody_listens_is_named() {
+        let path = DesertedPath {
+            netns: NetnsId(7),
+            netns_name: "proxy".to_owned(),
+            path: "/run/php/fpm.sock".to_owned(),
+            refused: 12,
+        };
+        let told = tell(&View { deserted: vec![path], ..View::default() }, 10);
+        let line = "proxy: nobody listens at /run/php/fpm.sock, where 12 connects were refused";
+        assert!(told.contains(line), "{told}");
     }
 
     #[test]
