@@ -56,7 +56,7 @@ pub struct Echo {
     pub services: super::service_maps::ServiceCounts,
     /// Of its connects without a local port.
     pub no_port: u64,
-    /// Of its deepest queue, of its backlogs and of its Unix connects.
+    /// Of its deepest queue, its backlogs, its Unix connects and who closed its connections.
     pub watched: Watched,
 }
 
@@ -136,7 +136,8 @@ fn lowest_rung(signal: Signal) -> Rung {
         | Signal::TimeWait
         | Signal::QueueDepth
         | Signal::TimeInQueue
-        | Signal::UnixRefusals => Rung::Tracepoint,
+        | Signal::UnixRefusals
+        | Signal::Churn => Rung::Tracepoint,
         _ => Rung::Kprobe,
     }
 }
@@ -170,8 +171,7 @@ impl Echo {
             Signal::TimeInQueue => watched.accepted,
             Signal::ListenCalls => watched.listens,
             Signal::UnixRefusals => watched.unix_refused,
-            // Nobody sings of it.
-            Signal::Churn => 0,
+            Signal::Churn => watched.closed_by_clients,
         }
     }
 }

@@ -100,6 +100,8 @@ pub struct Watched {
     pub listens: u64,
     /// Unix connects refused because a queue was full.
     pub unix_refused: u64,
+    /// Connections to its services that the other side closed first.
+    pub closed_by_clients: u64,
 }
 
 /// Reads what the programs keep.
@@ -137,7 +139,8 @@ impl Watch {
     }
 
     /// What is known of one namespace, without beginning a new look: its deepest queue with what was
-    /// accepted from it, how many sockets listen with this `backlog`, Unix connects refused.
+    /// accepted from it, how many sockets listen with this `backlog`, Unix connects refused, and
+    /// connections that clients closed.
     ///
     /// # Errors
     ///
@@ -158,6 +161,8 @@ impl Watch {
         let is_full = |refused: &UnixRefused| refused.errno == libc::EAGAIN;
         let refused = self.unix_refused()?;
         let own = refused.iter().filter(|refused| refused.netns == netns && is_full(refused));
+        let churn = self.churn()?;
+        let services = churn.iter().filter(|(id, _)| id.netns == netns && id.is_local);
         Ok(Watched {
             deepest: deepest.high,
             accepted: deepest.waits.iter().sum(),
@@ -166,6 +171,7 @@ impl Watch {
                 .filter(|((of, _), call)| *of == netns && call.backlog == backlog)
                 .count() as u64,
             unix_refused: own.map(|refused| refused.count).sum(),
+            closed_by_clients: services.map(|(_, tally)| tally.closed_there).sum(),
         })
     }
 
