@@ -142,6 +142,10 @@ impl Server {
 
     /// By program and command line alone.
     fn of_words(program: &str, arguments: &[&str]) -> Option<Self> {
+        // Many programs in one, none of which is the one whose name it was called by.
+        if program == "busybox" {
+            return None;
+        }
         let title = arguments.first().copied().unwrap_or_default();
         let named = |name: &str| {
             let begins = |word: &str| begins_as_word(basename(word), name);
@@ -235,6 +239,7 @@ mod tests {
             ("mariadbd", "/usr/sbin/mariadbd", Some(Server::Mysql)),
             ("memcached", "/usr/bin/memcached -m 64", Some(Server::Memcached)),
             ("systemd", "/lib/systemd/systemd --system", Some(Server::Systemd)),
+            ("busybox", "/bin/httpd -f", None),
             ("cat", "cat", None),
         ];
         for (program, line, expected) in cases {
