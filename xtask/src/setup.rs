@@ -63,6 +63,9 @@ impl Group {
                 Package::library("libpython3-dev"),
                 Package::library("php-fpm"),
                 Package::with_program("containerd", "containerd"),
+                Package::with_program("docker.io", "dockerd"),
+                Package::with_program("podman", "podman"),
+                Package::library("busybox-static"),
             ],
             Self::Vm => vec![
                 Package::with_program("kmod", "depmod"),

@@ -31,6 +31,8 @@ case " $* " in *' haproxy '*) systemctl disable haproxy.service ;; esac
 case " $* " in *' nats-server '*) systemctl disable nats-server.service ;; esac
 case " $* " in *' php-fpm '*) systemctl disable 'php*-fpm.service' ;; esac
 case " $* " in *' containerd '*) systemctl disable containerd.service ;; esac
+case " $* " in *' docker.io '*) systemctl disable docker.service docker.socket ;; esac
+case " $* " in *' podman '*) systemctl disable podman.service podman.socket podman-restart.service podman-auto-update.timer ;; esac
 "#;
 
 /// A package that may be needed.
