@@ -190,6 +190,7 @@ fn privileged_tests() -> Result<Command> {
     cargo
         .env(vm::AGENT_VARIABLE, agent)
         .env(vm::LAB_VARIABLE, lab)
+        .env("FLOODMARK_PROMETHEUS", setup::prometheus::root())
         .env("PATH", place::path_with_tools()?)
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner.join(OsStr::new(" ")));
     Ok(cargo)
