@@ -12,7 +12,7 @@ use floodmark::lint::{
     Report,
     finding::{Facts, Format, Version},
     root::Root,
-    running::{Master, masters},
+    running::{Running as Proxy, proxies},
 };
 
 const NGINX: &str = "/usr/sbin/nginx";
@@ -110,8 +110,8 @@ fn in_container(directory: &Path) -> Running {
     Running(command.stderr(Stdio::null()).spawn().unwrap())
 }
 
-fn master(pid: u32) -> Option<Master> {
-    masters().into_iter().find(|master| master.pid == pid)
+fn master(pid: u32) -> Option<Proxy> {
+    proxies().into_iter().find(|proxy| proxy.pid == pid)
 }
 
 #[test]
@@ -130,9 +130,9 @@ fn root_a_running_nginx_is_looked_at_where_it_lives() {
     let (master, ended) = found.find(|(found, ended)| found.is_some() || ended.is_some()).unwrap();
     let Some(master) = master else { panic!("nginx did not start: {ended:?}") };
     assert!(!master.is_here);
-    assert_eq!(master.configuration, PathBuf::from("/etc/nginx/nginx.conf"));
+    assert_eq!(master.configurations, [PathBuf::from("/etc/nginx/nginx.conf")]);
     assert!(master.version.is_some(), "{master:?}");
-    let report = look(&Root::new(&master.root).unwrap(), &master.configuration);
+    let report = look(&Root::new(&master.root).unwrap(), &master.configurations[0]);
     assert_eq!(report.missing, [""; 0]);
     let rules: Vec<_> = report.findings.iter().map(|finding| finding.rule.id).collect();
     assert!(rules.contains(&"nginx-upstream-without-keepalive"), "{rules:?}");

@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use super::{
@@ -23,7 +23,8 @@ use crate::lint::{
     finding::{Facts, Format, Version},
     guess,
     root::Root,
-    rules, running,
+    rules,
+    running::{self, Running},
     text::Home,
 };
 
@@ -34,7 +35,8 @@ pub(super) struct LintArgs {
     /// JSON; - for standard input
     #[arg(value_name = "FILE", required_unless_present_any = ["running", "rules"])]
     files: Vec<PathBuf>,
-    /// Read what the nginxes running on this host read, in containers too
+    /// Read what the nginxes, HAProxys and Envoys running on this host read, in containers too; --format
+    /// narrows it to one of them
     #[arg(long, conflicts_with = "files")]
     running: bool,
     /// Say what the files are, where their names and first words do not
@@ -124,7 +126,7 @@ fn look_at_files(args: &LintArgs) -> Result<Report> {
     let mut report = Report::default();
     let here = env::current_dir().context("finding the current directory")?;
     let root = args.root.as_deref().unwrap_or(Path::new("/"));
-    let root = Root::new(root).context("--root is a directory that can be read")?;
+    let root = Root::new(root).context("--root takes a directory that can be read")?;
     for file in &args.files {
         let is_input = file == Path::new("-");
         let path = if is_input { here.join("stdin") } else { here.join(file) };
@@ -152,33 +154,53 @@ fn look_at_files(args: &LintArgs) -> Result<Report> {
     Ok(report)
 }
 
+/// What can be looked at is, even where something else cannot.
 fn look_at_running(args: &LintArgs) -> Result<Report> {
-    let masters = running::masters();
-    if masters.is_empty() {
-        bail!("no nginx runs on this host that may be looked at; is this root?");
-    }
+    let wanted = args.format.map(Format::from);
+    let proxies = running::proxies().into_iter();
+    let mut proxies =
+        proxies.filter(|it| wanted.is_none_or(|format| it.format == format)).peekable();
+    ensure!(
+        proxies.peek().is_some(),
+        "--running: no {} runs on this host that may be looked at; is this root?",
+        wanted.map_or("nginx, haproxy or envoy", Format::name)
+    );
     let mut report = Report::default();
-    for master in masters {
-        if !master.is_here {
-            report.texts.show(Home::Root(master.root.clone()));
-        } else {
-            report.texts.show(Home::default());
+    let mut failures = Vec::new();
+    let mut looked_at = 0;
+    for proxy in proxies {
+        match look_at(&proxy, &mut report, facts(args)) {
+            Ok(()) => looked_at += 1,
+            Err(error) => {
+                failures.push(error.context(format!(
+                    "the {} of process {}",
+                    proxy.format.name(),
+                    proxy.pid
+                )));
+            }
         }
-        let look = || format!("the nginx of process {}", master.pid);
-        let root = Root::new(&master.root).with_context(look)?;
-        let bytes = root.read(&master.configuration).with_context(look)?;
-        let processors = std::thread::available_parallelism().map(|n| n.get() as u64).ok();
-        let given = facts(args);
-        let facts = Facts {
-            version: given.version.or(master.version),
-            processors: given.processors.or(processors),
-            ..given
-        };
-        report
-            .look(Format::Nginx, &root, &master.configuration, &bytes, &facts)
-            .with_context(look)?;
+    }
+    match failures.pop() {
+        Some(error) if looked_at == 0 => return Err(error),
+        last => report.missing.extend(failures.into_iter().chain(last).map(|e| format!("{e:#}"))),
     }
     Ok(report)
+}
+
+fn look_at(proxy: &Running, report: &mut Report, given: Facts) -> Result<()> {
+    report.texts.show(if proxy.is_here { Home::default() } else { Home::Root(proxy.root.clone()) });
+    let root = Root::new(&proxy.root)?;
+    let parts = proxy.parts(&root)?;
+    let processors = std::thread::available_parallelism().map(|n| n.get() as u64).ok();
+    let facts = Facts {
+        version: given.version.or(proxy.version),
+        processors: given.processors.or(processors),
+        ..given
+    };
+    match &parts[..] {
+        [(path, bytes)] => report.look(proxy.format, &root, path, bytes, &facts),
+        several => report.look_at_parts(several),
+    }
 }
 
 fn rule(text: &str) -> Result<&'static str> {

@@ -12,7 +12,7 @@ pub mod root;
 pub mod running;
 pub mod text;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -60,18 +60,34 @@ impl Report {
             }
             Format::Haproxy => {
                 let file = self.texts.add(path, bytes);
-                haproxy::check(file, &self.texts)?
+                haproxy::check(&[file], &self.texts)?
             }
             Format::Envoy => {
                 let file = self.texts.add(path, bytes);
                 envoy::check(file, &self.texts)?
             }
         };
+        self.keep(found);
+        Ok(())
+    }
+
+    /// Reads what one HAProxy is given in parts, in this order, and applies the rules.
+    ///
+    /// # Errors
+    ///
+    /// When there is no section of HAProxy's in them.
+    pub fn look_at_parts(&mut self, parts: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+        let files: Vec<_> = parts.iter().map(|(path, bytes)| self.texts.add(path, bytes)).collect();
+        let found = haproxy::check(&files, &self.texts)?;
+        self.keep(found);
+        Ok(())
+    }
+
+    fn keep(&mut self, found: Vec<Finding>) {
         self.findings.extend(found);
         // One line may be included, or passed by, many times.
         self.findings.sort_by(|a, b| (&a.place, a.rule.id).cmp(&(&b.place, b.rule.id)));
         self.findings.dedup_by(|a, b| a.place == b.place && a.rule == b.rule && a.says == b.says);
-        Ok(())
     }
 }
 

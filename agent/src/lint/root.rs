@@ -52,6 +52,16 @@ impl Root {
         Ok(File::from(openat2(&self.directory, &relative, how)?))
     }
 
+    /// Whether there is anything by this name.
+    pub fn has(&self, path: &Path) -> bool {
+        self.open(path, OFlag::O_PATH).is_ok()
+    }
+
+    /// Whether this is a directory.
+    pub fn is_directory(&self, path: &Path) -> bool {
+        self.open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
+    }
+
     /// What a file holds.
     ///
     /// # Errors
@@ -83,7 +93,7 @@ impl Root {
     fn children(&self, base: &Path, part: &str) -> Vec<PathBuf> {
         if !is_pattern(part) {
             let path = base.join(part);
-            return if self.open(&path, OFlag::O_PATH).is_ok() { vec![path] } else { Vec::new() };
+            return if self.has(&path) { vec![path] } else { Vec::new() };
         }
         let Ok(pattern) = Pattern::new(part) else { return Vec::new() };
         let Ok(directory) = self.open(base, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else {

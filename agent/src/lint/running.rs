@@ -1,122 +1,152 @@
-//! The configurations that running nginx masters read, in containers too.
+//! The configurations that running proxies read, in containers too. Each proxy's file here says how
+//! one is told by its process, and what its command line makes of its configuration's place.
+
+mod envoy;
+mod haproxy;
+mod nginx;
 
 use std::{
-    collections::BTreeSet,
-    fmt::Display,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
-use memchr::memmem;
+use anyhow::{Result, ensure};
 
-use super::finding::Version;
-use crate::proxy::uprobe::binary;
+use super::{
+    finding::{Format, Version},
+    root::Root,
+};
 
-/// What nginx calls a master process (ngx_master_process_cycle), in front of its command line.
-const TITLE: &str = "nginx: master process ";
-/// Where nginx lives if it was not built otherwise (auto/options).
-const PREFIX: &str = "/usr/local/nginx/";
-const CONFIGURATION: &str = "conf/nginx.conf";
-
-/// A running nginx.
+/// A running proxy.
 #[derive(Debug)]
-pub struct Master {
-    /// Its process.
+pub struct Running {
+    /// Whose configuration it reads.
+    pub format: Format,
+    /// Its process: a master, not its workers.
     pub pid: u32,
     /// `/proc/PID/root`.
     pub root: PathBuf,
     /// Whether that is this process's root, too.
     pub is_here: bool,
-    /// Its configuration file, below that root.
-    pub configuration: PathBuf,
-    /// As its program says.
+    /// What it was told to read, below that root and in this order; HAProxy's may be directories.
+    pub configurations: Vec<PathBuf>,
+    /// As its program says, where a rule asks for it.
     pub version: Option<Version>,
 }
 
-/// All running nginx masters, of those that share root and configuration the first.
-pub fn masters() -> Vec<Master> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids: Vec<u32> =
-        processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
+impl Running {
+    /// What it reads, with where that stands.
+    ///
+    /// # Errors
+    ///
+    /// When its command line names nothing to read, or this cannot be read.
+    pub fn parts(&self, root: &Root) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+        ensure!(
+            !self.configurations.is_empty(),
+            "its command line names no file; `floodmark lint FILE` reads one"
+        );
+        let files = self.configurations.iter().flat_map(|path| match self.format {
+            Format::Haproxy => haproxy::files(root, path),
+            Format::Nginx | Format::Envoy => vec![path.clone()],
+        });
+        files.map(|path| root.read(&path).map(|bytes| (path, bytes))).collect()
+    }
+}
+
+/// All running proxies, of those that share root and configuration the first.
+pub fn proxies() -> Vec<Running> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let processes: BTreeMap<u32, Process> =
+        pids.filter_map(|pid| Some((pid, Process::of(pid)?))).collect();
     let mut known = BTreeSet::new();
-    let masters = pids.into_iter().filter_map(master);
-    masters
-        .filter(|master| known.insert((files_of(master.pid), master.configuration.clone())))
-        .collect()
+    let found = processes.values().filter_map(|process| {
+        // A worker was started by its master, of which it has the command line.
+        let parent = processes.get(&process.parent);
+        running(process, parent).filter(|_| parent.is_none_or(|it| it.program != process.program))
+    });
+    found.filter(|it| known.insert((files_of(&it.root), it.configurations.clone()))).collect()
 }
 
-/// Which files a process sees: its mount namespace, and its root in it.
-fn files_of(process: impl Display) -> Option<(PathBuf, PathBuf)> {
-    let link = |name| fs::read_link(format!("/proc/{process}/{name}")).ok();
-    link("ns/mnt").zip(link("root"))
-}
-
-fn master(pid: u32) -> Option<Master> {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let line = fs::read(process.join("cmdline")).ok()?;
-    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-    let arguments = line.strip_prefix(TITLE)?;
-    let program = fs::read(process.join("exe")).unwrap_or_default();
-    let working = fs::read_link(process.join("cwd")).unwrap_or_else(|_| "/".into());
-    let configuration = configuration(arguments, &Built::of(&program), &working);
-    let root = process.join("root");
-    let is_here = files_of(pid) == files_of("self");
-    let version = binary::version(&program).and_then(|version| version.parse().ok());
-    Some(Master { pid, root, is_here, configuration, version })
-}
-
-/// Where nginx was told to live when it was built, from the text for `-V`.
-struct Built {
-    prefix: PathBuf,
-    configuration: PathBuf,
-}
-
-impl Built {
-    fn of(program: &[u8]) -> Self {
-        let option = |name: &[u8]| {
-            let at = memmem::find(program, name)? + name.len();
-            let end =
-                program[at..].iter().take(4096).position(|b| matches!(b, b' ' | 0 | b'\n'))?;
-            Some(PathBuf::from(String::from_utf8_lossy(&program[at..at + end]).into_owned()))
-        };
-        Self {
-            prefix: option(b"--prefix=").unwrap_or_else(|| PREFIX.into()),
-            configuration: option(b"--conf-path=").unwrap_or_else(|| CONFIGURATION.into()),
-        }
-    }
-}
-
-/// Its configuration file: `-c`, relative to `-p`, relative to where it was started.
-fn configuration(arguments: &str, built: &Built, working: &Path) -> PathBuf {
-    let words: Vec<&str> = arguments.split_ascii_whitespace().collect();
-    // `-c FILE` and `-cFILE`, as ngx_get_options takes them.
-    let option = |name: &str| {
-        let at = words.iter().position(|word| word.starts_with(name))?;
-        let value = &words[at][name.len()..];
-        if value.is_empty() { words.get(at + 1).copied() } else { Some(value) }
+fn running(process: &Process, parent: Option<&Process>) -> Option<Running> {
+    let (format, mut configurations) = if let Some(found) = nginx::configuration(process) {
+        (Format::Nginx, vec![found])
+    } else if haproxy::is_it(process) {
+        (Format::Haproxy, haproxy::configurations(&process.words))
+    } else if envoy::is_it(process) {
+        (Format::Envoy, envoy::configuration(&process.words).into_iter().collect())
+    } else {
+        return None;
     };
-    let prefix = option("-p").map_or_else(|| built.prefix.clone(), PathBuf::from);
-    let file = option("-c").map_or_else(|| built.configuration.clone(), PathBuf::from);
-    working.join(prefix).join(file)
+    for path in &mut configurations {
+        *path = process.working.join(&*path);
+    }
+    let has_them = |root: &Path| {
+        let root = Root::new(root).ok();
+        root.is_some_and(|root| configurations.iter().all(|path| root.has(path)))
+    };
+    let own = process.directory.join("root");
+    // HAProxy reads its configuration first and changes its root then.
+    let before = parent.map(|parent| parent.directory.join("root"));
+    let before =
+        before.filter(|root| format == Format::Haproxy && !has_them(&own) && has_them(root));
+    let root = before.unwrap_or(own);
+    let is_here = files_of(&root) == files_of(Path::new("/proc/self/root"));
+    let version = nginx::version(process).filter(|_| format == Format::Nginx);
+    Some(Running { format, pid: process.pid, root, is_here, configurations, version })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Which files are seen by a process with this `/proc/PID/root`: its mount namespace, and its root in it.
+fn files_of(root: &Path) -> Option<(PathBuf, PathBuf)> {
+    fs::read_link(root.with_file_name("ns").join("mnt")).ok().zip(fs::read_link(root).ok())
+}
 
-    #[test]
-    fn the_configuration_is_found_as_nginx_finds_it() {
-        let debian =
-            Built::of(b"x --prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf y\0");
-        let plain = Built::of(b"");
-        let found = |arguments, built| {
-            configuration(arguments, built, Path::new("/srv")).display().to_string()
-        };
-        assert_eq!(found("/usr/sbin/nginx -g daemon off;", &debian), "/etc/nginx/nginx.conf");
-        assert_eq!(found("nginx", &plain), "/usr/local/nginx/conf/nginx.conf");
-        assert_eq!(found("nginx -c /tmp/n.conf", &debian), "/tmp/n.conf");
-        assert_eq!(found("nginx -p/opt/n -c n.conf", &debian), "/opt/n/n.conf");
-        assert_eq!(found("nginx -p here -c n.conf", &debian), "/srv/here/n.conf");
+/// A process, as procfs tells of it.
+struct Process {
+    pid: u32,
+    parent: u32,
+    /// `/proc/PID`.
+    directory: PathBuf,
+    /// Its program's name, without its directory.
+    program: String,
+    /// Its command line.
+    words: Vec<String>,
+    /// Its working directory.
+    working: PathBuf,
+}
+
+impl Process {
+    /// Nothing where it is gone, is the kernel's own, or may not be looked at.
+    fn of(pid: u32) -> Option<Self> {
+        let directory = PathBuf::from(format!("/proc/{pid}"));
+        let line = fs::read(directory.join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line);
+        let words = line.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
+        let program = fs::read_link(directory.join("exe")).ok()?;
+        let program = program.file_name()?.to_string_lossy().into_owned();
+        let status = fs::read_to_string(directory.join("stat")).ok()?;
+        let parent = parent_in(&status)?;
+        let working = fs::read_link(directory.join("cwd")).unwrap_or_else(|_| "/".into());
+        Some(Self { pid, parent, directory, program, words, working })
     }
+
+    /// Whether it runs a program of this name, which may have been replaced on disk since.
+    fn runs(&self, name: &str) -> bool {
+        self.program.strip_suffix(" (deleted)").unwrap_or(&self.program) == name
+    }
+}
+
+/// The parent's process, of proc_pid_stat(5): the second field after the name in parentheses.
+fn parent_in(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// The value of the first option that has one of these names: in the next word, or after `=`.
+fn option<'a>(words: &'a [String], names: &[&str]) -> Option<&'a str> {
+    words.iter().enumerate().find_map(|(at, word)| {
+        let (name, value) = word.split_once('=').map_or((&**word, None), |(n, v)| (n, Some(v)));
+        let next = || words.get(at + 1).map(String::as_str);
+        names.contains(&name).then(|| value.or_else(next)).flatten()
+    })
 }

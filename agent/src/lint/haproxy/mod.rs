@@ -10,17 +10,17 @@ use super::{
     text::{FileId, Texts},
 };
 
-/// Applies every rule to a file.
+/// Applies every rule to files that one HAProxy reads, in this order.
 ///
 /// # Errors
 ///
-/// When the file has no section of HAProxy's at all.
-pub fn check(file: FileId, texts: &Texts) -> Result<Vec<Finding>> {
-    let configuration = section::read(file, &texts.get(file).text);
+/// When they have no section of HAProxy's at all.
+pub fn check(files: &[FileId], texts: &Texts) -> Result<Vec<Finding>> {
+    let configuration = section::read(files, texts);
     ensure!(
         !configuration.sections.is_empty(),
         "{}: no section of HAProxy's (global, defaults, frontend, backend, listen) in it",
-        texts.get(file).path
+        files.first().map_or("nothing", |file| &texts.get(*file).path)
     );
     Ok(rules::check(&configuration, texts))
 }

@@ -1,7 +1,7 @@
 //! HAProxy's sections, after `readcfgfile` (src/cfgparse.c): a line is a setting, its words are parted
 //! by space; quotes, backslashes and `#` as in a shell.
 
-use crate::lint::text::{FileId, Place};
+use crate::lint::text::{FileId, Place, Texts};
 
 /// A word of a setting.
 #[derive(Clone, Debug)]
@@ -25,10 +25,12 @@ pub struct Section {
     defaults: Option<usize>,
 }
 
-/// A file.
+/// A file, or several that are read one after the other.
 #[derive(Debug, Default)]
 pub struct Configuration {
     pub sections: Vec<Section>,
+    /// The `defaults` section that the next section takes.
+    latest_defaults: Option<usize>,
 }
 
 const SECTIONS: [&str; 14] = [
@@ -111,35 +113,46 @@ impl Configuration {
     }
 }
 
-/// Reads a file. Whatever stands before the first section belongs to none.
-pub fn read(file: FileId, text: &str) -> Configuration {
+/// Reads files in their order: the `defaults` of one hold for those after it. Whatever stands before a
+/// file's first section belongs to none.
+pub fn read(files: &[FileId], texts: &Texts) -> Configuration {
     let mut configuration = Configuration::default();
-    let mut latest_defaults = None;
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let words = words(file, line, start);
-        start += line.len();
-        let Some(first) = words.first() else { continue };
-        if SECTIONS.contains(&first.value.as_str()) && !line.starts_with([' ', '\t']) {
-            let head = Setting { words };
-            let named = head.after("from").and_then(|name| {
-                let is_it = |s: &Section| s.is("defaults") && s.name() == name.value;
-                configuration.sections.iter().rposition(is_it)
-            });
-            let is_proxy = matches!(head.word(0), "frontend" | "backend" | "listen" | "defaults");
-            // A `defaults` section starts from HAProxy's own defaults unless it says `from`.
-            let is_defaults = head.word(0) == "defaults";
-            let inherited = named.or(latest_defaults.filter(|_| !is_defaults));
-            let defaults = inherited.filter(|_| is_proxy);
-            if is_defaults {
-                latest_defaults = Some(configuration.sections.len());
-            }
-            configuration.sections.push(Section { head, settings: Vec::new(), defaults });
-        } else if let Some(section) = configuration.sections.last_mut() {
-            section.settings.push(Setting { words });
-        }
+    for file in files {
+        configuration.read(*file, &texts.get(*file).text);
     }
     configuration
+}
+
+impl Configuration {
+    fn read(&mut self, file: FileId, text: &str) {
+        let (mut start, others) = (0, self.sections.len());
+        for line in text.split_inclusive('\n') {
+            let words = words(file, line, start);
+            start += line.len();
+            let Some(first) = words.first() else { continue };
+            if SECTIONS.contains(&first.value.as_str()) && !line.starts_with([' ', '\t']) {
+                self.begin(Setting { words });
+            } else if let Some(section) = self.sections[others..].last_mut() {
+                section.settings.push(Setting { words });
+            }
+        }
+    }
+
+    fn begin(&mut self, head: Setting) {
+        let named = head.after("from").and_then(|name| {
+            let is_it = |s: &Section| s.is("defaults") && s.name() == name.value;
+            self.sections.iter().rposition(is_it)
+        });
+        let is_proxy = matches!(head.word(0), "frontend" | "backend" | "listen" | "defaults");
+        // A `defaults` section starts from HAProxy's own defaults unless it says `from`.
+        let is_defaults = head.word(0) == "defaults";
+        let inherited = named.or(self.latest_defaults.filter(|_| !is_defaults));
+        let defaults = inherited.filter(|_| is_proxy);
+        if is_defaults {
+            self.latest_defaults = Some(self.sections.len());
+        }
+        self.sections.push(Section { head, settings: Vec::new(), defaults });
+    }
 }
 
 fn words(file: FileId, line: &str, start: usize) -> Vec<Word> {
@@ -195,14 +208,14 @@ pub fn seconds(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lint::text::Texts;
 
     #[test]
     fn a_backend_inherits_the_defaults_before_it_or_those_it_names() {
         let text = "defaults a\n timeout connect 5s\ndefaults b\n timeout connect 60s # long\n\
                     backend x\n server s 1.2.3.4:80\nbackend y from a\n server s \"1.2.3.4:80\" check\n";
-        let file = Texts::default().add("haproxy.cfg", text.as_bytes());
-        let configuration = read(file, text);
+        let mut texts = Texts::default();
+        let file = texts.add("haproxy.cfg", text.as_bytes());
+        let configuration = read(&[file], &texts);
         let connect: Vec<_> = configuration
             .passing()
             .map(|(section, _)| {
@@ -216,6 +229,20 @@ mod tests {
             (server.word(2), &text[server.words[2].place.range()]),
             ("1.2.3.4:80", "\"1.2.3.4:80\"")
         );
+    }
+
+    #[test]
+    fn defaults_hold_for_the_files_after_theirs() {
+        let mut texts = Texts::default();
+        let files = [
+            texts.add("00-global.cfg", b"defaults\n timeout connect 5s\n"),
+            texts.add("10-app.cfg", b" log global\nbackend x\n server s 1.2.3.4:80\n"),
+        ];
+        let configuration = read(&files, &texts);
+        let (section, servers) = configuration.passing().next().unwrap();
+        assert_eq!(servers[0].words[0].place.file, files[1]);
+        let effective: Vec<_> = configuration.effective(section).map(|s| s.word(0)).collect();
+        assert_eq!(effective, ["timeout", "server"], "a line before any section is nobody's");
     }
 
     #[test]
