@@ -15,6 +15,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::filter::Filter;
+pub(super) use self::table::{address, owners};
 use super::{
     HEALTHY, TROUBLE,
     output::{print, print_json},

@@ -1,10 +1,13 @@
 //! `floodmark watch`: the same as `run` knows, on a terminal, while it happens.
 //!
-//! `state.rs` keeps what is shown and what keys do to it, `screen.rs` draws it. The terminal is told
-//! only of cells that change, once a second and after a key.
+//! `state.rs` keeps what is shown and what keys do to it, `screen.rs` and `rows.rs` draw it,
+//! `terminal.rs` takes the terminal and gives it back. The terminal is told only of cells that change,
+//! once a second and after a key.
 
+mod rows;
 mod screen;
 mod state;
+mod terminal;
 
 use std::{
     env,
@@ -21,10 +24,13 @@ use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
 
 use self::{
-    screen::Palette,
+    rows::Palette,
     state::{Key, State},
 };
 use super::{HEALTHY, ProxyArgs, run::stop_signal};
@@ -40,13 +46,14 @@ pub(super) struct WatchArgs {
     proxy: ProxyArgs,
 }
 
-/// Watches until `q`, Ctrl-C, SIGTERM or SIGINT.
+/// Watches until `q`, Ctrl-C, SIGTERM, SIGINT or SIGHUP.
 pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode> {
     ensure!(
         stdin().is_terminal() && stdout().is_terminal(),
         "watch needs a terminal; `floodmark listeners --watch --json` writes lines"
     );
     let stop = stop_signal()?;
+    let mut hangup = signal(SignalKind::hangup()).context("catching SIGHUP")?;
     let config =
         AgentConfig { watch_causes: true, watch_connections: true, ..args.proxy.config()? };
     let agent = Agent::start(&config)?;
@@ -54,20 +61,24 @@ pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode> {
     // A line on standard error would tear the picture.
     log::set_max_level(LevelFilter::Off);
     let (snapshots, latest) = watch::channel(None);
-    // From here on the terminal is ours; a panic gives it back as well.
-    let terminal = ratatui::try_init().context("setting the terminal up")?;
+    let terminal = terminal::take()?;
     let mut shown = tokio::spawn(show(terminal, latest, keys));
     let mut ended = None;
     let quit = async {
         tokio::select! {
             result = &mut shown => ended = Some(result),
             () = stop => {}
+            _ = hangup.recv() => {}
         }
     };
     let (_, no_changes) = mpsc::channel(1);
     let result = agent.run(&snapshots, quit, no_changes, |_| {}).await;
-    shown.abort();
-    ratatui::try_restore().context("giving the terminal back")?;
+    if ended.is_none() {
+        // Not before it has left off drawing is the terminal anybody else's.
+        shown.abort();
+        let _ = shown.await;
+    }
+    terminal::give_back()?;
     result?;
     if let Some(ended) = ended {
         ended.context("drawing")??;

@@ -140,7 +140,7 @@ fn positive(number: impl Into<u64>) -> String {
 }
 
 /// A dual-stack wildcard as `ss` writes it.
-fn address(listener: &Listener) -> String {
+pub fn address(listener: &Listener) -> String {
     let addr = listener.id.addr;
     if listener.is_dual_stack() { format!("*:{}", addr.port()) } else { addr.to_string() }
 }
@@ -158,7 +158,7 @@ fn backlog(listener: &Listener) -> String {
 }
 
 /// Commands with the number of their processes, and where the first of them runs.
-fn owners(owners: &[Owner]) -> String {
+pub fn owners(owners: &[Owner]) -> String {
     let mut commands: Vec<(&str, usize)> = Vec::new();
     for owner in owners {
         match commands.iter_mut().find(|(command, _)| *command == owner.command) {

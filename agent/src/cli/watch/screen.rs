@@ -3,44 +3,25 @@
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
-    style::{Color, Modifier, Style},
+    style::{Modifier, Style},
     symbols::bar::Set,
     text::Line,
-    widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState, Wrap},
+    widgets::{Paragraph, Sparkline, Wrap},
 };
 
-use super::state::{Growth, State};
+use super::{
+    super::listeners::{address, owners},
+    rows::{self, Palette, depth, gauge, harmless, high},
+    state::{Growth, State},
+};
 use crate::{
     inventory::{Listener, Trouble},
-    verdict::Verdict,
+    kernel::ListenerId,
+    proxy::{EventKind, ProxyEvent},
+    verdict::in_words,
 };
 
-/// Columns of a queue's gauge.
-const GAUGE: usize = 10;
-
 const KEYS: &str = " q quit   up/down select   Enter detail   Esc back   p pause";
-
-/// Colours, or none.
-#[derive(Clone, Copy)]
-pub struct Palette {
-    colours: bool,
-}
-
-impl Palette {
-    pub fn new(colours: bool) -> Self {
-        Self { colours }
-    }
-
-    fn of(self, trouble: Trouble) -> Style {
-        let style = Style::new();
-        match trouble {
-            Trouble::Full if self.colours => style.fg(Color::Red).add_modifier(Modifier::BOLD),
-            Trouble::Filling if self.colours => style.fg(Color::Yellow),
-            Trouble::Full => style.add_modifier(Modifier::BOLD),
-            _ => style,
-        }
-    }
-}
 
 /// Draws the whole of it.
 pub fn draw(frame: &mut Frame<'_>, state: &mut State, palette: Palette) {
@@ -62,9 +43,11 @@ fn heading(state: &State) -> String {
     let proxy = &snapshot.report.proxy;
     let listeners = state.listeners();
     let troubled = listeners.iter().filter(|l| l.trouble() > Trouble::None).count();
+    let dropped: u64 = snapshot.report.listeners.iter().map(|lost| lost.tally.drops()).sum();
     let paused = if state.is_paused { "  PAUSED" } else { "" };
     format!(
-        " floodmark{paused}  listeners {}, in trouble {troubled}  markings {}  no live peers {}",
+        " floodmark{paused}  listeners {}, in trouble {troubled}  dropped {dropped}  markings {}  no \
+         live peers {}",
         listeners.len() + snapshot.view.listeners_left_out,
         proxy.markings,
         proxy.no_live_peers,
@@ -72,83 +55,25 @@ fn heading(state: &State) -> String {
 }
 
 fn overview(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) {
-    let [table, drops, repeated, verdicts] = Layout::vertical([
-        Constraint::Fill(3),
-        Constraint::Length(3),
-        Constraint::Length(3),
-        Constraint::Fill(2),
+    // With its head; the verdicts need room as well.
+    let rows = (state.listeners().len() as u16).saturating_add(1).min(area.height / 2);
+    let [table, _, drops, repeated, verdicts] = Layout::vertical([
+        Constraint::Length(rows),
+        Constraint::Length(1),
+        Constraint::Length(2),
+        Constraint::Length(2),
+        Constraint::Fill(1),
     ])
     .areas(area);
-    listeners(frame, table, state, palette);
+    rows::draw(frame, table, state, palette);
     sparkline(frame, drops, "handshakes dropped", &state.drops);
     sparkline(frame, repeated, "SYNs and SYN/ACKs sent again", &state.retransmits);
-    let lines = state.verdicts(None).map(|verdict| Line::raw(told(verdict)));
-    below(frame, verdicts, "what proxies said, and why", lines.collect());
-}
-
-fn listeners(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) {
-    let rows = state.listeners().iter().map(|listener| {
-        let lost = state.lost(listener.id);
-        let now = state.by_listener.get(&listener.id).map_or(0, Growth::now);
-        let trouble = listener.trouble();
-        Row::new([
-            Cell::new(trouble.name()).style(palette.of(trouble)),
-            Cell::new(harmless(&listener.id.addr.to_string())),
-            Cell::new(gauge(listener)),
-            Cell::new(format!("{:>9}", depth(listener))),
-            Cell::new(format!("{:>7}", lost.map_or(0, |lost| lost.tally.drops()))),
-            Cell::new(format!("{now:>5}")),
-            Cell::new(owner(listener)),
-        ])
-    });
-    let widths = [
-        Constraint::Length(7),
-        Constraint::Max(20),
-        Constraint::Length(GAUGE as u16 + 2),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(5),
-        Constraint::Fill(1),
-    ];
-    let names = ["", "listener", "queue |=high", "now/limit", "dropped", "  1/s", "owner"];
-    let header = Row::new(names).style(Style::new().add_modifier(Modifier::UNDERLINED));
-    let selected = Style::new().add_modifier(Modifier::REVERSED);
-    let table = Table::new(rows, widths).header(header).row_highlight_style(selected);
-    let mut rows = TableState::new().with_selected(Some(state.row()));
-    frame.render_stateful_widget(table, area, &mut rows);
-}
-
-/// `[####....|......]`: how full it is, and how high it rose.
-fn gauge(listener: &Listener) -> String {
-    // A queue is full when it holds one more than its limit (sk_acceptq_is_full).
-    let limit = f64::from(listener.queue.limit).max(1.0);
-    let cell = |len: u32| ((f64::from(len) / limit * GAUGE as f64).ceil() as usize).min(GAUGE);
-    let (now, high) = (cell(listener.queue.len), cell(high(listener)));
-    let inner: String = (1..=GAUGE)
-        .map(|at| match () {
-            () if at == high && high > now => '|',
-            () if at <= now => '#',
-            () => '.',
-        })
-        .collect();
-    format!("[{inner}]")
-}
-
-fn high(listener: &Listener) -> u32 {
-    listener.depth.map_or(0, |depth| depth.high).max(listener.queue.len)
-}
-
-fn depth(listener: &Listener) -> String {
-    format!("{}/{}", listener.queue.len, listener.queue.limit)
-}
-
-fn owner(listener: &Listener) -> String {
-    let first = listener.owners.first().map(|owner| harmless(&owner.command));
-    let more = match listener.owners.len() {
-        0 | 1 => String::new(),
-        several => format!("({several})"),
-    };
-    format!("{}{more}", first.unwrap_or_default())
+    below(
+        frame,
+        verdicts,
+        "what proxies said, and why: the newest of each kind",
+        told(state, None),
+    );
 }
 
 fn sparkline(frame: &mut Frame<'_>, area: Rect, what: &str, growth: &Growth) {
@@ -170,34 +95,55 @@ fn below(frame: &mut Frame<'_>, area: Rect, title: &str, lines: Vec<Line<'_>>) {
     let style = Style::new().add_modifier(Modifier::UNDERLINED);
     frame.render_widget(Paragraph::new(title.to_owned()).style(style), head);
     let nothing = if lines.is_empty() { vec![Line::raw(" nothing so far")] } else { lines };
-    frame.render_widget(Paragraph::new(nothing), rest);
+    frame.render_widget(Paragraph::new(nothing).wrap(Wrap { trim: false }), rest);
 }
 
-/// `12:03:04 nginx app peer_marked: the reason`.
-fn told(verdict: &Verdict) -> String {
-    let event = &verdict.event;
-    let seconds = i64::try_from(event.at.0 / 1000).unwrap_or(0);
-    let clock = jiff::Timestamp::from_second(seconds).unwrap_or_default();
-    let clock = clock.to_zoned(jiff::tz::TimeZone::UTC).strftime("%H:%M:%SZ").to_string();
-    let (proxy, kind) = (event.proxy.name(), event.kind.name());
-    harmless(&format!(" {clock} {proxy} {} {kind}: {}", event.upstream, verdict.because))
+/// `12:03:04Z  357 x nginx marked 10.0.0.2:8000 as down: cause (high)`, and under it the reason.
+fn told<'a>(state: &State, of: Option<ListenerId>) -> Vec<Line<'a>> {
+    let verdicts = state.verdicts(of).into_iter();
+    let lines = verdicts.flat_map(|(verdict, times)| {
+        let event = &verdict.event;
+        let seconds = i64::try_from(event.at.0 / 1000).unwrap_or(0);
+        let clock = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+        let clock = clock.to_zoned(jiff::tz::TimeZone::UTC).strftime("%H:%M:%SZ").to_string();
+        let (proxy, what) = (event.proxy.name(), said(event));
+        let (cause, confidence) = (verdict.cause.name(), verdict.confidence.name());
+        [
+            format!(" {clock} {times:>5} x {proxy} {what}: {cause}, {confidence} confidence"),
+            format!("   {}", verdict.because),
+        ]
+    });
+    lines.map(|line| Line::raw(harmless(&line))).collect()
+}
+
+fn said(event: &ProxyEvent) -> String {
+    let upstream = &event.upstream;
+    match event.kind {
+        EventKind::AttemptFailed { .. } => format!("failed at {upstream}"),
+        EventKind::PeerMarked { .. } => format!("marked {upstream} as down"),
+        EventKind::PeerBack => format!("took {upstream} back"),
+        EventKind::NoLivePeers => format!("had no live peer in {upstream}"),
+    }
 }
 
 fn detail(frame: &mut Frame<'_>, area: Rect, state: &State, listener: &Listener) {
+    let (facts_lines, peers_lines) = (about(state, listener), of_peers(state, listener));
     let [facts, drops, peers, verdicts] = Layout::vertical([
-        Constraint::Length(6),
-        Constraint::Length(3),
-        Constraint::Fill(1),
+        Constraint::Length(7),
+        Constraint::Length(2),
+        Constraint::Length(
+            (peers_lines.len().max(1) as u16).saturating_add(1).min(area.height / 3),
+        ),
         Constraint::Fill(1),
     ])
     .areas(area);
-    frame.render_widget(Paragraph::new(about(state, listener)).wrap(Wrap { trim: false }), facts);
+    frame.render_widget(Paragraph::new(facts_lines).wrap(Wrap { trim: false }), facts);
     let none = Growth::default();
     let growth = state.by_listener.get(&listener.id).unwrap_or(&none);
     sparkline(frame, drops, "handshakes dropped here", growth);
-    below(frame, peers, "whose segments were dropped", of_peers(state, listener));
-    let lines = state.verdicts(Some(listener.id)).map(|verdict| Line::raw(told(verdict)));
-    below(frame, verdicts, "what proxies said of it, and why", lines.collect());
+    below(frame, peers, "whose segments were dropped", peers_lines);
+    let lines = told(state, Some(listener.id));
+    below(frame, verdicts, "what proxies said of it, and why: the newest of each kind", lines);
 }
 
 fn about<'a>(state: &State, listener: &Listener) -> Vec<Line<'a>> {
@@ -206,18 +152,13 @@ fn about<'a>(state: &State, listener: &Listener) -> Vec<Line<'a>> {
     let asked = listener.backlog.asked.map_or("unknown".to_owned(), |asked| asked.to_string());
     let somaxconn = listener.somaxconn.map_or("unknown".to_owned(), |limit| limit.to_string());
     let mut lines = vec![
-        format!(" {} in {}  {}", listener.id.addr, listener.netns_name, listener.trouble().name()),
-        format!(" owner {}  process {}", owner(listener), pids.join(", ")),
+        format!(" {} in {}  {}", address(listener), listener.netns_name, listener.trouble().name()),
+        format!(" owner {}  process {}", owners(&listener.owners), pids.join(", ")),
         format!(" queue {} {}, highest {}", gauge(listener), depth(listener), high(listener)),
         format!(" backlog asked for {asked}, somaxconn {somaxconn}"),
     ];
     if let Some(lost) = state.lost(listener.id) {
-        let counts: Vec<String> = lost
-            .tally
-            .counts()
-            .map(|(class, count)| format!("{} {count}", crate::kernel::class::word(class)))
-            .collect();
-        lines.push(format!(" lost: {}", counts.join(", ")));
+        lines.push(format!(" {}", in_words(&lost.tally)));
     }
     lines.into_iter().map(|line| Line::raw(harmless(&line))).collect()
 }
@@ -230,11 +171,6 @@ fn of_peers<'a>(state: &State, listener: &Listener) -> Vec<Line<'a>> {
         lines.push(Line::raw(format!(" {:>8}  others", lost.peers_other)));
     }
     lines
-}
-
-/// Without what a terminal would obey: commands and upstreams are named by others.
-fn harmless(text: &str) -> String {
-    text.replace(char::is_control, "?")
 }
 
 #[cfg(test)]
@@ -275,6 +211,7 @@ mod tests {
             "listeners 2, in trouble 1",
             "markings 7",
             "10.0.0.2:8000",
+            "app1",
             "[#####.....]",
             "64/128",
             "tornado",
@@ -286,7 +223,7 @@ mod tests {
         ] {
             assert!(text.contains(word), "{word:?} is not in\n{text}");
         }
-        let is_plain = |cell: &ratatui::buffer::Cell| cell.fg == Color::Reset;
+        let is_plain = |cell: &ratatui::buffer::Cell| cell.fg == ratatui::style::Color::Reset;
         assert!(buffer.content().iter().all(is_plain), "there is colour without being asked for");
     }
 
@@ -295,7 +232,7 @@ mod tests {
         let mut state = state("tornado");
         state.pressed(Key::Open);
         let (text, _) = drawn(&mut state, 80, 24);
-        for word in ["in app1", "process 42", "10.0.0.7", "lost: "] {
+        for word in ["in app1", "process 42", "10.0.0.7", "the listener dropped 10 SYNs"] {
             assert!(text.contains(word), "{word:?} is not in\n{text}");
         }
         assert!(!text.contains("quiet"), "{text}");
@@ -322,17 +259,5 @@ mod tests {
             drawn(&mut state, width, height);
         }
         drawn(&mut State::default(), 80, 24);
-    }
-
-    #[test]
-    fn the_gauge_shows_depth_and_high_water_mark() {
-        let mut listener = fixture::listener(1, "x").listener;
-        listener.queue = QueueDepth { len: 0, limit: 128 };
-        assert_eq!(gauge(&listener), "[..........]");
-        listener.queue.len = 129;
-        assert_eq!(gauge(&listener), "[##########]");
-        listener.queue.len = 8;
-        listener.depth = Some(crate::inventory::Depth { high: 64, ..Default::default() });
-        assert_eq!(gauge(&listener), "[#...|.....]");
     }
 }

@@ -1,7 +1,7 @@
 //! What is shown, and what keys do to it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -9,7 +9,7 @@ use crate::{
     agent::Snapshot,
     inventory::Listener,
     kernel::{Counter, ListenerId},
-    verdict::{ListenerReport, Verdict},
+    verdict::{ListenerReport, Verdict, VerdictKind},
 };
 
 /// Seconds that sparklines reach back.
@@ -135,11 +135,18 @@ impl State {
         snapshot.report.listeners.iter().find(|lost| lost.listener.id == id)
     }
 
-    /// The newest verdicts, the newest first; of one listener where one is named.
-    pub fn verdicts(&self, of: Option<ListenerId>) -> impl Iterator<Item = &Verdict> {
-        let all = self.snapshot.as_ref().map(|snapshot| &snapshot.report.proxy.verdicts);
-        let all = all.into_iter().flatten().rev().map(Arc::as_ref);
-        all.filter(move |verdict| of.is_none() || verdict.listener == of)
+    /// The newest verdict of each kind, the newest first, and how many of it there were; of one
+    /// listener where one is named. An outage has thousands that say the same.
+    pub fn verdicts(&self, of: Option<ListenerId>) -> Vec<(&Verdict, u64)> {
+        let Some(snapshot) = &self.snapshot else { return Vec::new() };
+        let mut known = BTreeSet::new();
+        let newest_first = snapshot.report.proxy.verdicts.iter().rev().map(Arc::as_ref);
+        let asked = newest_first.filter(|verdict| of.is_none() || verdict.listener == of);
+        let kinds = asked.map(|verdict| (verdict, VerdictKind::of(verdict)));
+        kinds
+            .filter(|(_, kind)| known.insert(kind.clone()))
+            .map(|(verdict, kind)| (verdict, snapshot.verdicts.get(&kind).copied().unwrap_or(1)))
+            .collect()
     }
 }
 

@@ -37,6 +37,22 @@ pub struct VerdictKind {
     pub confidence: Confidence,
 }
 
+impl VerdictKind {
+    /// What this one is counted by, as long as there are not too many kinds.
+    pub fn of(verdict: &Verdict) -> Self {
+        let event = &verdict.event;
+        let is_group = matches!(event.upstream, Upstream::Group(_));
+        Self {
+            proxy: event.proxy,
+            upstream: event.group_name().unwrap_or_default().to_owned(),
+            peer: if is_group { String::new() } else { event.upstream.to_string() },
+            event: event.kind.name(),
+            cause: verdict.cause,
+            confidence: verdict.confidence,
+        }
+    }
+}
+
 /// What the time of a verdict is kept by: proxy, group, name of the event, and cause.
 pub type LastVerdict = (ProxyKind, String, &'static str, Cause);
 
@@ -84,15 +100,7 @@ impl ProxyAccounts {
             self.totals.markings_joined += u64::from(verdict.is_joined());
             *self.totals.causes.entry(verdict.cause.name().to_owned()).or_default() += 1;
         }
-        let is_group = matches!(verdict.event.upstream, Upstream::Group(_));
-        let mut kind = VerdictKind {
-            proxy: verdict.event.proxy,
-            upstream: verdict.event.group_name().unwrap_or_default().to_owned(),
-            peer: if is_group { String::new() } else { verdict.event.upstream.to_string() },
-            event: verdict.event.kind.name(),
-            cause: verdict.cause,
-            confidence: verdict.confidence,
-        };
+        let mut kind = VerdictKind::of(&verdict);
         if self.verdict_counts.len() >= VERDICT_KINDS && !self.verdict_counts.contains_key(&kind) {
             kind.upstream = "other".to_owned();
             kind.peer = "other".to_owned();
