@@ -112,7 +112,11 @@ fn tell_what_if(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         };
         let text = format!(
             "What if {} had a backlog of {}{rate}: {} of {} connections lost instead of {}, {wait}{least}.",
-            what_if.listener.addr, asked.backlog, outcome.lost, outcome.arrived, what_if.as_is.lost,
+            diagnosis.report.name_of(what_if.listener),
+            asked.backlog,
+            outcome.lost,
+            outcome.arrived,
+            what_if.as_is.lost,
         );
         paragraph(out, "\n", "  ", &text)?;
     }

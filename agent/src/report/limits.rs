@@ -7,7 +7,7 @@ use super::{
     summary::number,
     tables::{ROWS, rest},
 };
-use crate::verdict::{Diagnosis, ListenerWhatIf, Sizing, WhatIf};
+use crate::verdict::{Diagnosis, Sizing, WhatIf};
 
 /// Both tables under their heading, as far as there is something to say.
 pub(super) fn tables(diagnosis: &Diagnosis) -> Markup {
@@ -17,7 +17,7 @@ pub(super) fn tables(diagnosis: &Diagnosis) -> Markup {
         }
         @if !diagnosis.what_if.is_empty() {
             h3 { "With another queue" }
-            (what_if(&diagnosis.what_if))
+            (what_if(diagnosis))
         }
         @if !diagnosis.keepalive.is_empty() {
             h3 { "With connections kept open" }
@@ -26,7 +26,8 @@ pub(super) fn tables(diagnosis: &Diagnosis) -> Markup {
     }
 }
 
-fn what_if(rows: &[ListenerWhatIf]) -> Markup {
+fn what_if(diagnosis: &Diagnosis) -> Markup {
+    let rows = &diagnosis.what_if;
     html! {
         div.scroll { table {
             thead { tr {
@@ -34,7 +35,7 @@ fn what_if(rows: &[ListenerWhatIf]) -> Markup {
                 th.number { "Accepts per second" } th { "What would have lost nothing" }
             } }
             tbody { @for row in rows.iter().take(ROWS) { tr {
-                td.nowrap { code { (row.listener.addr) } }
+                td { code { (diagnosis.report.name_of(row.listener)) } }
                 td.number { (number(row.as_is.arrived)) }
                 td.number { (row.limit) }
                 td.number { (number(row.as_is.lost)) }

@@ -98,7 +98,9 @@ pub fn advice(report: &Report, findings: &[Finding]) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for finding in findings.iter().take(ADVISED) {
         for step in of_finding(report, finding) {
-            if !steps.iter().any(|known| known.what == step.what) {
+            // What is said once is enough, but whatever is to be done is told for each.
+            let is_same = |known: &Step| known.what == step.what && known.commands == step.commands;
+            if !steps.iter().any(is_same) {
                 steps.push(step);
             }
         }

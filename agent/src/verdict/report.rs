@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{cycle::Cycle, flow::Flow, keepalive::LinkReport, verdict::Verdict};
 use crate::{
     inventory::{Listener, Namespace},
-    kernel::{Attribution, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
+    kernel::{Attribution, ListenerId, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
     time::{UnixMs, Window},
 };
 
@@ -113,6 +113,19 @@ pub struct ListenerReport {
     /// What came to it and was accepted, where the kernel was watched for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow: Option<Arc<Flow>>,
+}
+
+impl Report {
+    /// A listener's address, and its namespace where another one has the same address.
+    pub fn name_of(&self, id: ListenerId) -> String {
+        let all = || self.listeners.iter().map(|report| &report.listener);
+        let is_alone = all().all(|it| it.id.addr != id.addr || it.id.netns == id.netns);
+        let netns = all().find(|it| it.id.netns == id.netns).filter(|_| !is_alone);
+        match netns {
+            Some(listener) => format!("{} in {}", id.addr, listener.netns_name),
+            None => id.addr.to_string(),
+        }
+    }
 }
 
 impl ListenerReport {

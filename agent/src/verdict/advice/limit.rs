@@ -162,7 +162,7 @@ pub(super) fn raise(
     let somaxconn = known.somaxconn.map(|n| format!(", somaxconn {n}")).unwrap_or_default();
     step.what = format!(
         "Let the accept queue of {} hold {target} instead of {limit} ({bound}{somaxconn}{both}).",
-        known.id.addr
+        report.name_of(known.id)
     );
     step
 }

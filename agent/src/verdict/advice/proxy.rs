@@ -148,13 +148,16 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
             ms as f64 / 1e3
         )
     });
+    let refused = match harm.no_live_peers {
+        0 => String::new(),
+        count => format!(" and {count} requests without a live peer"),
+    };
     steps.push(Step {
         cause: finding.cause,
         what: format!("Mark a peer as down less readily ({what}): its application is well."),
         why: format!(
-            "{} markings and {} requests without a live peer came of it.{}",
+            "{} markings{refused} came of it.{}",
             harm.markings,
-            harm.no_live_peers,
             cycle.unwrap_or_default()
         ),
         commands: vec![line.to_owned()],

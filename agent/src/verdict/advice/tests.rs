@@ -64,6 +64,21 @@ fn a_small_backlog_is_raised_by_the_applications_own_setting() {
 }
 
 #[test]
+fn listeners_of_one_address_in_two_namespaces_are_both_raised() {
+    let mut report = report(lost(128, 4096, Class::SynAcceptQueueFull, 9));
+    let mut other = lost(128, 4096, Class::SynAcceptQueueFull, 8);
+    other.listener.id.netns = NetnsId(2);
+    other.listener.netns_name = "other".to_owned();
+    other.listener.owners[0].pid = 43;
+    report.listeners.push(other);
+    let steps = steps(&report);
+    let raised: Vec<_> = steps.iter().filter(|step| step.what.contains("hold 1024")).collect();
+    assert_eq!(raised.len(), 2, "{steps:?}");
+    assert!(raised[1].what.contains("10.0.0.1:8000 in other"), "{}", raised[1].what);
+    assert!(raised[1].commands.iter().any(|line| line.contains("pid 43")), "{raised:?}");
+}
+
+#[test]
 fn where_somaxconn_is_too_small_as_well_both_are_raised_and_it_first() {
     let step = first(lost(128, 512, Class::SynAcceptQueueFull, 9));
     assert_eq!(step.commands[0], "nsenter -t 42 -n sysctl -w net.core.somaxconn=1024");
