@@ -35,7 +35,7 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
 
 fn write(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)
-        .with_context(|| format!("making directory {}", directory.display()))?;
+        .with_context(|| format!("--directory {} cannot be made", directory.display()))?;
     clap_mangen::generate_to(whole(), directory)
         .with_context(|| format!("writing pages into {}", directory.display()))
 }

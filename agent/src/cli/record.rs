@@ -34,7 +34,7 @@ pub(super) struct RecordArgs {
     #[arg(long, value_parser = duration)]
     duration: Option<Duration>,
     /// The file's greatest size, as 50M or 2G; the oldest goes when it is reached
-    #[arg(long, default_value = "256M", value_parser = size)]
+    #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = size)]
     max_size: u64,
     /// Leave out who the clients are and what they asked for
     #[arg(long)]

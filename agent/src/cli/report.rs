@@ -1,6 +1,12 @@
 //! `floodmark report`: one page of HTML about an incident.
 
-use std::{fs, io::Read, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
@@ -45,6 +51,8 @@ pub(super) struct ReportArgs {
 
 /// Exit status as of `floodmark diagnose`.
 pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
+    // Before anything is watched: where it cannot be written, that should cost nothing.
+    let output = args.output.as_deref().map(create).transpose()?;
     let (page, status) = match (&args.file, args.duration) {
         (Some(file), _) => write(open(file)?).with_context(|| file.display().to_string())?,
         (None, Some(duration)) => {
@@ -53,13 +61,16 @@ pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
         }
         (None, None) => anyhow::bail!("give a recording or --duration"),
     };
-    match &args.output {
-        Some(path) => {
-            fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
-        }
+    match output {
+        Some(mut file) => file.write_all(page.as_bytes()).context("writing to --output")?,
         None => print(&page)?,
     }
     Ok(status)
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path)
+        .with_context(|| format!("--output {} cannot be written; choose another", path.display()))
 }
 
 fn write(recording: Reader<impl Read>) -> Result<(String, ExitCode)> {

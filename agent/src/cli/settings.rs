@@ -174,7 +174,9 @@ fn layers(
 ///
 /// What is wrong with it, in one line with the file's line.
 pub(super) fn of_file(path: &Path) -> Result<Layers> {
-    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| {
+        format!("the configuration file {} cannot be read; --config names another", path.display())
+    })?;
     let definitions = definitions();
     let known: Vec<&str> = definitions.iter().filter_map(Arg::get_long).collect();
     let mut layers = Layers::new();

@@ -17,6 +17,9 @@ use crate::{
     verdict::{Inputs, Judge, Report, Totals, Verdict},
 };
 
+/// What is said where there is nothing to go through.
+const NOTHING: &str = "nothing of this recording can be read: its first block is damaged or cut off, \
+                       and no later one stands by itself";
 /// Differing verdicts kept to be shown.
 const DIFFERENCES: usize = 20;
 /// How far back "no live upstreams" may reach for its causes.
@@ -83,7 +86,7 @@ pub fn replay<R: Read>(
         }
     }
     let (header, damage) = (reader.header().clone(), reader.damage().clone());
-    let course = course.context("nothing whole is in this recording")?;
+    let course = course.context(NOTHING)?;
     course.end(header, damage)
 }
 
@@ -143,7 +146,7 @@ impl Course {
     }
 
     fn end(self, header: Header, damage: Damage) -> Result<Replay> {
-        let judge = self.judge.context("nothing whole is in this recording")?;
+        let judge = self.judge.context(NOTHING)?;
         let totals = self.state.totals().since(&self.baseline);
         Ok(Replay {
             header,

@@ -52,8 +52,9 @@ impl Positions {
     pub fn open(directory: &Path) -> Result<Self> {
         let file = directory.join(FILE);
         let shown = file.display();
-        fs::create_dir_all(directory)
-            .with_context(|| format!("making directory {}", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| {
+            format!("--state-dir {} is no directory, nor can it be made one", directory.display())
+        })?;
         let places = match fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text)
                 .with_context(|| format!("{shown} is damaged; remove it to begin anew"))?,

@@ -47,7 +47,7 @@ pub(super) fn udp(
 ) -> Result<Arc<SourceStats>> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)
         .and_then(|socket| bound(socket, &addr.into()))
-        .with_context(|| format!("listening for syslog at udp {addr}"))?;
+        .with_context(|| format!("cannot receive at --syslog udp://{addr}; choose another"))?;
     let socket = UdpSocket::from_std(socket.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
     let pace = Arc::new(Pace::default());
@@ -87,10 +87,11 @@ pub(super) fn unix(
     stop: CancellationToken,
 ) -> Result<Arc<SourceStats>> {
     let shown = path.display();
-    clear(path).with_context(|| format!("listening for syslog at {shown}"))?;
+    clear(path)
+        .with_context(|| format!("cannot receive at --syslog unix://{shown}; choose another"))?;
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)
         .and_then(|socket| bound(socket, &SockAddr::unix(path)?))
-        .with_context(|| format!("listening for syslog at {shown}"))?;
+        .with_context(|| format!("cannot receive at --syslog unix://{shown}; choose another"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))
         .with_context(|| format!("letting proxies write to {shown}"))?;
     let socket = UnixDatagram::from_std(socket.into()).context("watching the socket")?;
@@ -127,7 +128,7 @@ pub(super) fn tcp(
             socket.listen(128)?;
             Ok(socket)
         })
-        .with_context(|| format!("listening for syslog at tcp {addr}"))?;
+        .with_context(|| format!("cannot receive at --syslog tcp://{addr}; choose another"))?;
     let listener = TcpListener::from_std(listener.into()).context("watching the socket")?;
     let stats = Arc::clone(interpreter.stats());
     let pace = Arc::new(Pace::default());
