@@ -3,13 +3,8 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,12 +14,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, SysconfVar, sysconf},
 };
-use socket2::SockRef;
 
-use super::Cli;
-
-/// Threads that connect, and as many that accept.
-const THREADS: u64 = 2;
+use super::{Cli, load::Load};
 
 /// The page's table.
 pub fn table(cli: &Cli) -> Result<String> {
@@ -42,9 +33,9 @@ pub fn table(cli: &Cli) -> Result<String> {
         ("`floodmark record`", &["record", &path]),
     ];
     let mut page = format!(
-        "{} s each, on one and the same load.\n\n\
+        "{} s each, on one and the same load: {} connections/s asked for.\n\n\
          | agent | connections/s | of a core | file |\n| --- | ---: | ---: | ---: |\n",
-        cli.seconds
+        cli.seconds, cli.rate
     );
     for (name, arguments) in contenders {
         let (rate, share) = measure(&cli.agent, arguments, &load, cli.seconds)?;
@@ -88,51 +79,4 @@ fn time_of(process: &Child) -> Result<f64> {
     let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
     let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
     Ok(ticks as f64 / per_second as f64)
-}
-
-/// Connections at a steady rate, until dropped.
-struct Load {
-    made: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Load {
-    fn start(rate: u64) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let addr = listener.local_addr()?;
-        let load = Self { made: Arc::default(), stop: Arc::default() };
-        for _ in 0..THREADS {
-            let listener = listener.try_clone()?;
-            thread::spawn(move || listener.incoming().for_each(drop));
-            let (made, stop) = (Arc::clone(&load.made), Arc::clone(&load.stop));
-            thread::spawn(move || connect(addr, rate / THREADS, &made, &stop));
-        }
-        Ok(load)
-    }
-
-    fn made(&self) -> u64 {
-        self.made.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-fn connect(addr: SocketAddr, rate: u64, made: &AtomicU64, stop: &AtomicBool) {
-    let began = Instant::now();
-    for number in 1.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Ok(stream) = TcpStream::connect(addr) {
-            // Closed by a reset, it leaves no TIME_WAIT behind and its port is free again.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            made.fetch_add(1, Ordering::Relaxed);
-        }
-        let due = began + Duration::from_secs_f64(number as f64 / rate as f64);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-    }
 }

@@ -3,6 +3,7 @@
 //! recording and not.
 
 mod live;
+mod load;
 mod synthetic;
 
 use std::{path::PathBuf, process::ExitCode};
