@@ -1,8 +1,8 @@
 //! `floodmark report`: one page of HTML about an incident.
 
 use std::{
-    fs::File,
-    io::{Read, Write},
+    fs::{self, OpenOptions},
+    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -51,26 +51,31 @@ pub(super) struct ReportArgs {
 
 /// Exit status as of `floodmark diagnose`.
 pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
-    // Before anything is watched: where it cannot be written, that should cost nothing.
-    let output = args.output.as_deref().map(create).transpose()?;
     let (page, status) = match (&args.file, args.duration) {
         (Some(file), _) => write(open(file)?).with_context(|| file.display().to_string())?,
         (None, Some(duration)) => {
+            // Where it cannot be written, that should cost no watching.
+            if let Some(path) = &args.output {
+                OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .open(path)
+                    .with_context(|| refused(path))?;
+            }
             let pieces = watch_for(duration, &args).await?;
             write(Reader::open(pieces.concat().as_slice())?)?
         }
         (None, None) => anyhow::bail!("give a recording or --duration"),
     };
-    match output {
-        Some(mut file) => file.write_all(page.as_bytes()).context("writing to --output")?,
+    match &args.output {
+        Some(path) => fs::write(path, page).with_context(|| refused(path))?,
         None => print(&page)?,
     }
     Ok(status)
 }
 
-fn create(path: &Path) -> Result<File> {
-    File::create(path)
-        .with_context(|| format!("--output {} cannot be written; choose another", path.display()))
+fn refused(path: &Path) -> String {
+    format!("--output {} cannot be written; choose another", path.display())
 }
 
 fn write(recording: Reader<impl Read>) -> Result<(String, ExitCode)> {

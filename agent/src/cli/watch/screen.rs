@@ -44,10 +44,9 @@ fn heading(state: &State) -> String {
     let listeners = state.listeners();
     let troubled = listeners.iter().filter(|l| l.trouble() > Trouble::None).count();
     let dropped: u64 = snapshot.report.listeners.iter().map(|lost| lost.tally.drops()).sum();
-    let paused = if state.is_paused { "  PAUSED" } else { "" };
+    let paused = if state.is_paused { " PAUSED " } else { "" };
     format!(
-        " floodmark{paused}  listeners {}, in trouble {troubled}  dropped {dropped}  markings {}  no \
-         live peers {}",
+        "{paused} listeners {}, in trouble {troubled}  dropped {dropped}  markings {}  no live peers {}",
         listeners.len() + snapshot.view.listeners_left_out,
         proxy.markings,
         proxy.no_live_peers,
