@@ -10,7 +10,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -20,7 +20,7 @@ use floodmark::{
     inventory::{Inventory, LimitedBy, Listener, Owner, Runtime},
     kernel::netns::{Netns, discover, of_process},
 };
-use support::{Namespace, knock, servers, wait};
+use support::{Namespace, agent, knock, servers, wait};
 
 fn swept(namespaces: &[Netns]) -> Inventory {
     let mut inventory = Inventory::default();
@@ -324,14 +324,6 @@ impl Drop for Raised<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-fn agent() -> Option<PathBuf> {
-    let agent = std::env::var_os("FLOODMARK_AGENT").map(PathBuf::from);
-    if agent.is_none() {
-        println!("skipped: FLOODMARK_AGENT does not say where the agent is");
-    }
-    agent
 }
 
 fn listing(arguments: &[&str]) -> Option<(serde_json::Value, i32)> {

@@ -9,7 +9,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -18,16 +18,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use support::{Listener, Namespace, knock, wait};
-
-/// The agent's program; `None`, with the reason printed, where nobody says where it is.
-fn agent() -> Option<PathBuf> {
-    let agent = std::env::var_os("FLOODMARK_AGENT").map(PathBuf::from);
-    if agent.is_none() {
-        println!("skipped: FLOODMARK_AGENT does not say where the agent is");
-    }
-    agent
-}
+use support::{Listener, Namespace, agent, knock, wait};
 
 /// A process ended with the value.
 struct Running(Child);

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
 
+mod support;
+
 use std::{
     fs::File,
     io::Read,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -21,15 +23,7 @@ use nix::{
     },
     unistd::Pid,
 };
-
-/// The agent's program; `None`, with the reason printed, where nobody says where it is.
-fn agent() -> Option<PathBuf> {
-    let agent = std::env::var_os("FLOODMARK_AGENT").map(PathBuf::from);
-    if agent.is_none() {
-        println!("skipped: FLOODMARK_AGENT does not say where the agent is");
-    }
-    agent
-}
+use support::agent;
 
 /// A terminal of 80 columns and 24 rows with a program in it.
 struct Screen {

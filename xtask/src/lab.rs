@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     build, place, root,
-    setup::{self, Group, part, prometheus, tornado, wheel},
+    setup::{self, Group, prometheus, tornado, wheel},
     vm::{self, payload::Payload},
 };
 
@@ -99,7 +99,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 fn verdicts(args: &VerdictsArgs) -> Result<ExitCode> {
-    let docker_proxy = part::DOCKER_PROXY.ensure()?;
+    let docker_proxy = place::program("docker-proxy").context("docker-proxy is not installed")?;
     if let Some(series) = &args.vm {
         return verdicts_in_guest(args, series, &docker_proxy);
     }

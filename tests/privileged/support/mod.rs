@@ -18,6 +18,15 @@ use std::{
 use floodmark::kernel::netns::{Netns, discover, visit};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+/// The agent's program; `None`, with the reason printed, where nobody says where it is.
+pub fn agent() -> Option<PathBuf> {
+    let agent = std::env::var_os("FLOODMARK_AGENT").map(PathBuf::from);
+    if agent.is_none() {
+        println!("skipped: FLOODMARK_AGENT does not say where the agent is");
+    }
+    agent
+}
+
 /// A network namespace that goes with the value.
 pub struct Namespace {
     name: String,

@@ -1,4 +1,4 @@
-//! Parts of Debian packages, without the rest: a program without its daemon, data without its program.
+//! Parts of Debian packages, without the rest: data without its program.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{place, step};
 
-/// A file or folder of a package.
+/// A folder of a package.
 pub struct Part {
     package: &'static str,
     /// Where it lies in the package.
@@ -15,9 +15,6 @@ pub struct Part {
     at: &'static str,
 }
 
-/// Docker's userland proxy.
-pub const DOCKER_PROXY: Part =
-    Part { package: "docker.io", path: "usr/sbin/docker-proxy", at: "tools/bin/docker-proxy" };
 /// Lines of some hundred programs' logs, which fail2ban's tests read.
 pub const OTHERS_LOGS: Part = Part {
     package: "fail2ban",
