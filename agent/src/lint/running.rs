@@ -117,10 +117,11 @@ struct Process {
 }
 
 impl Process {
-    /// Nothing where it is gone, is the kernel's own, or may not be looked at.
+    /// Nothing where it is gone, is the kernel's own, or may not be looked at. One that is just being
+    /// executed has no command line yet (kernel: fs/proc/base.c `get_mm_cmdline`) and says nothing either.
     fn of(pid: u32) -> Option<Self> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
-        let line = fs::read(directory.join("cmdline")).ok()?;
+        let line = fs::read(directory.join("cmdline")).ok().filter(|line| !line.is_empty())?;
         let line = String::from_utf8_lossy(&line);
         let words = line.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
         let program = fs::read_link(directory.join("exe")).ok()?;
