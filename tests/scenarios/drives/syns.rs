@@ -6,11 +6,11 @@ use anyhow::Result;
 
 use crate::{
     claim::{at_least, exactly},
-    counters::until_counted,
+    counters::{Counters, until_counted},
     faults::Refusal,
     namespace::Namespace,
     peer::Peer,
-    scenario::{Driven, Scenario},
+    scenario::{Driven, Scenario, Skip},
     sockets::{Listener, knocks},
     tun::{BROADCAST, HERE, HERE_V6, Tun},
 };
@@ -123,6 +123,10 @@ fn refused_by_policy(_: &[Namespace]) -> Result<Driven> {
         for peer in Peer::several(&tun, 1..=10, listener.at(here)) {
             peer.syn()?;
         }
+    }
+    if Counters::when_still()?.get("ListenDrops") == Some(0) {
+        let reason = "this kernel was not booted with bpf among its security modules (lsm=)";
+        return Err(Skip(reason.to_owned()).into());
     }
     let claims = [
         exactly("syn/policy", 20).all_of("ListenDrops"),
