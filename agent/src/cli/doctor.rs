@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write},
     process::ExitCode,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -48,12 +48,15 @@ struct Findings {
 /// be had at all, or did not hear the canary.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let system = uname()?;
+    let begun = Instant::now();
     let (signals, took, canary) = if args.canary {
-        let (source, heard) = with_canary()?;
-        (source.standings().to_vec(), source.attached_in(), Some(heard))
+        let source = KernelSource::attach_at_most(&[], Rung::Fentry)?;
+        let took = begun.elapsed();
+        let (signals, heard) = with_canary(source)?;
+        (signals, took, Some(heard))
     } else {
         let object = Object::attach(Rung::Fentry);
-        (object.standings.clone(), object.took, None)
+        (object.standings.clone(), begun.elapsed(), None)
     };
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
@@ -73,14 +76,13 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(if complete { HEALTHY } else { TROUBLE }))
 }
 
-/// What is attached once the canary has sung, and what was heard of it.
-fn with_canary() -> Result<(KernelSource, BTreeMap<Signal, Heard>)> {
-    let mut source = KernelSource::attach_at_most(&[], Rung::Fentry)?;
+/// How each signal is had once the canary has sung, and what was heard of it.
+fn with_canary(mut source: KernelSource) -> Result<(Vec<Standing>, BTreeMap<Signal, Heard>)> {
     source.release_canary();
     loop {
         source.sample(&[])?;
-        if let Some(heard) = source.heard()?.cloned() {
-            return Ok((source, heard));
+        if let Some(heard) = source.heard()? {
+            return Ok((source.standings().to_vec(), heard.clone()));
         }
         sleep(Duration::from_millis(200));
     }

@@ -6,7 +6,6 @@ use std::{
     collections::BTreeMap,
     fs,
     os::fd::{AsFd, AsRawFd},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -37,8 +36,6 @@ pub struct Object {
     ebpf: Option<Ebpf>,
     /// How each signal is had.
     pub standings: Vec<Standing>,
-    /// How long it took to load and attach what this kernel allows.
-    pub took: Duration,
     /// Whether the kernel counts TW and TWKilled at expiry.
     pub time_wait_at_expiry: bool,
     /// Which of a signal's ways was taken, by its place on the ladder.
@@ -77,12 +74,7 @@ impl Object {
     /// Loads the object and attaches, for each signal, the best way that this kernel allows. Never
     /// fails: what cannot be had by BPF is had by netlink, and the standing says why.
     pub fn attach(reach: impl Into<Reach>) -> Self {
-        let begun = Instant::now();
-        let object = Self::attach_within(reach.into());
-        Self { took: begun.elapsed(), ..object }
-    }
-
-    fn attach_within(reach: Reach) -> Self {
+        let reach = reach.into();
         raise_memlock_limit();
         match Loaded::load(reach) {
             Ok(mut loaded) => {
@@ -97,7 +89,6 @@ impl Object {
                 Self {
                     ebpf: Some(without_types(loaded)),
                     standings,
-                    took: Duration::ZERO,
                     time_wait_at_expiry,
                     taken,
                     reach,
@@ -106,14 +97,8 @@ impl Object {
             Err(error) => {
                 let remedy = missing_capabilities().map(|what| format!("; {what}"));
                 let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
-                Self {
-                    ebpf: None,
-                    standings,
-                    took: Duration::ZERO,
-                    time_wait_at_expiry: false,
-                    taken: BTreeMap::new(),
-                    reach,
-                }
+                let taken = BTreeMap::new();
+                Self { ebpf: None, standings, time_wait_at_expiry: false, taken, reach }
             }
         }
     }

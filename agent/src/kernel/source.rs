@@ -172,11 +172,6 @@ impl KernelSource {
         &self.object.standings
     }
 
-    /// How long it took to load and attach what this kernel allows.
-    pub fn attached_in(&self) -> Duration {
-        self.object.took
-    }
-
     /// What the programs know of queues, listeners and connections; `None` where the kernel takes
     /// no BPF.
     pub fn watch(&mut self) -> Option<&mut Watch> {
