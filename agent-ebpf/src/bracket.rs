@@ -5,10 +5,10 @@
 //! between entry and exit is what this segment did to this listener: independent of inlining, of
 //! `>` against `>=` in the queue check, and of races with `accept(2)`.
 //!
-//! ListenOverflows and ListenDrops are also bumped elsewhere, so they are read at both ends. The
-//! other counters are bumped in bracketed functions alone ([`Baseline`]), so what was read at the
-//! exit of the last bracket still holds at the entry of the next, and where nothing happened they
-//! are not read at all.
+//! ListenOverflows and ListenDrops are also bumped elsewhere, so they are read at both ends; where
+//! ListenDrops stands still nothing was lost, and that one read tells it. The other counters are
+//! bumped in bracketed functions alone ([`Baseline`]), so what was read at the exit of the last
+//! bracket still holds at the entry of the next, and where nothing happened they are not read at all.
 //!
 //! The bracketed functions never nest in one another, so one open bracket per CPU suffices. An exit
 //! without its entry (attached in between) is counted and ignored; an entry always starts afresh,
@@ -20,7 +20,7 @@ use crate::{
     kernel::{
         Access, MIB_DEFER_ACCEPT_DROP, MIB_FASTOPEN_PASSIVE_FAIL, MIB_LISTEN_OVERFLOWS,
         MIB_REQ_Q_FULL_DO_COOKIES, MIB_SYNCOOKIES_SENT, OFF_BPF_ARRAY_PPTRS, OFF_NET_COOKIE,
-        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, TYPE_LINUX_MIB, read_at, read_row,
+        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, TYPE_LINUX_MIB, is_cast, read_at, read_row,
     },
     maps::totals,
     segment::Peer,
@@ -76,9 +76,9 @@ pub struct Cookies {
 /// Counters of one namespace on this CPU that only bracketed functions bump, each as last read.
 #[repr(C)]
 struct Baseline {
-    /// Whose: the address of the counters, and the namespace's cookie, since an address may go to
-    /// a younger namespace.
-    mibs: u64,
+    /// Whose: the address of the `struct net`, and its cookie, since an address may go to a younger
+    /// namespace.
+    net: u64,
     net_cookie: u64,
     cookies_sent: u64,
     cookies: [u64; 2],
@@ -95,7 +95,7 @@ pub struct Bracket {
     percpu_offset: u64,
     /// A pointer written here reads back as a plain number, on which arithmetic is allowed.
     washed: u64,
-    /// Address of this CPU's MIB counters of the namespace.
+    /// Address of this CPU's MIB counters of the baseline's namespace.
     mibs: u64,
     sk: u64,
     /// The function's other arguments, where its exit does not have them (kretprobe).
@@ -107,7 +107,7 @@ pub struct Bracket {
     before: [u64; 2],
     /// The last SYN that `tcp_conn_request` was asked about, until its caller returns.
     syn: u64,
-    /// `sk_drops` at the entry.
+    /// `sk_drops` at the entry, where it spares a helper call ([`Bracket::is_unscathed`]).
     sk_drops: u32,
     reserved: u32,
     baseline: Baseline,
@@ -148,23 +148,48 @@ fn open_in<A: Access>(
         totals(|t| t.nested += 1);
     }
     bracket.site = 0;
-    let offset = percpu_offset(bracket)?;
-    // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`.
-    let (statistics, net_cookie) = unsafe {
-        let net: *const u8 = A::field(sk, &OFF_SK_NET);
-        (A::field::<*const u8>(net, &OFF_NET_STATISTICS), A::field(net, &OFF_NET_COOKIE))
-    };
-    bracket.mibs = wash(bracket, statistics as u64).wrapping_add(offset);
-    if bracket.baseline.mibs != bracket.mibs || bracket.baseline.net_cookie != net_cookie {
-        take_baseline(bracket, net_cookie)?;
-    }
+    enter_namespace::<A>(bracket, sk)?;
     bracket.before = bracket.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
-    // SAFETY: `sk` is a `struct sock *`.
-    bracket.sk_drops = unsafe { A::field(sk, &OFF_SK_DROPS) };
+    if !is_cast(&TYPE_LINUX_MIB) {
+        // SAFETY: `sk` is a `struct sock *`.
+        bracket.sk_drops = unsafe { A::field(sk, &OFF_SK_DROPS) };
+    }
     bracket.failures = 0;
-    bracket.sk = wash(bracket, sk as u64);
+    keep(&raw mut bracket.sk, sk as u64);
     bracket.site = site as u32;
     Some(bracket)
+}
+
+/// Makes the counters of the namespace of `sk` the bracket's, if the last segment on this CPU was
+/// another's.
+#[inline(always)]
+fn enter_namespace<A: Access>(bracket: &mut Bracket, sk: *const u8) -> Option<()> {
+    // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`.
+    let (net, net_cookie) = unsafe {
+        let net: *const u8 = A::field(sk, &OFF_SK_NET);
+        (net, A::field::<u64>(net, &OFF_NET_COOKIE))
+    };
+    // A cookie is never used twice. Without one (Linux before 5.14) the counters' own address is to
+    // be compared too.
+    if net_cookie != 0
+        && bracket.baseline.net_cookie == net_cookie
+        && bracket.baseline.net == net as u64
+    {
+        return Some(());
+    }
+    // SAFETY: as above.
+    let statistics: u64 = unsafe { A::field::<*const u8>(net, &OFF_NET_STATISTICS) } as u64;
+    let offset = percpu_offset(bracket)?;
+    let mibs = wash(bracket, statistics).wrapping_add(offset);
+    let is_same = bracket.baseline.net != 0 && bracket.mibs == mibs;
+    if is_same && net_cookie == 0 && bracket.baseline.net_cookie == 0 {
+        return Some(());
+    }
+    bracket.mibs = mibs;
+    take_baseline(bracket)?;
+    keep(&raw mut bracket.baseline.net, net as u64);
+    bracket.baseline.net_cookie = net_cookie;
+    Some(())
 }
 
 /// Opens the bracket of `tcp_conn_request`, and notes which SYN it is asked about.
@@ -188,7 +213,7 @@ pub fn was_asked(skb: *const u8) -> bool {
 #[inline(always)]
 pub fn close(site: Site, sk: *const u8) -> Option<&'static mut Bracket> {
     let bracket = slot()?;
-    if bracket.site != site as u32 || bracket.sk != wash(bracket, sk as u64) {
+    if bracket.site != site as u32 || bracket.sk != sk as u64 {
         totals(|t| t.orphan_exits += 1);
         return None;
     }
@@ -220,19 +245,31 @@ impl Bracket {
         self.failures & failure as u32 != 0
     }
 
-    /// Growth of ListenOverflows and ListenDrops since the entry. `tcp_listendrop` bumps `sk_drops` of
-    /// the listener first, so where that stands still they have not moved, and one load tells it.
+    /// Growth of ListenOverflows and ListenDrops since the entry. Whatever bumps the first here bumps
+    /// the second too.
     #[inline(always)]
     pub fn listen<A: Access>(&self, sk: *const u8) -> Option<Listen> {
-        // SAFETY: `sk` is a `struct sock *`.
-        if unsafe { A::field::<u32>(sk, &OFF_SK_DROPS) } == self.sk_drops {
+        if self.is_unscathed::<A>(sk) {
             return Some(Listen { overflows: 0, drops: 0 });
         }
-        let [overflows, drops] = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
+        let [drops] = self.counters(&MIB_LISTEN_OVERFLOWS, 1)?;
+        if drops == self.before[1] {
+            return Some(Listen { overflows: 0, drops: 0 });
+        }
+        let [overflows] = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
         Some(Listen {
             overflows: overflows.wrapping_sub(self.before[0]),
             drops: drops.wrapping_sub(self.before[1]),
         })
+    }
+
+    /// Whether it is known without reading a counter that nothing was dropped: `tcp_listendrop` bumps
+    /// `sk_drops` of the listener before ListenDrops. That is one load; a counter is another where it
+    /// can be cast, and else a helper call.
+    #[inline(always)]
+    fn is_unscathed<A: Access>(&self, sk: *const u8) -> bool {
+        // SAFETY: `sk` is a `struct sock *`.
+        !is_cast(&TYPE_LINUX_MIB) && unsafe { A::field::<u32>(sk, &OFF_SK_DROPS) } == self.sk_drops
     }
 
     /// Growth of SyncookiesSent.
@@ -294,16 +331,14 @@ impl Bracket {
 
 /// Reads everything anew: another namespace than the last one on this CPU.
 #[inline(always)]
-fn take_baseline(bracket: &mut Bracket, net_cookie: u64) -> Option<()> {
-    bracket.baseline.mibs = 0;
+fn take_baseline(bracket: &mut Bracket) -> Option<()> {
+    bracket.baseline.net = 0;
     [bracket.baseline.cookies_sent] = bracket.counters(&MIB_SYNCOOKIES_SENT, 0)?;
     bracket.baseline.cookies = bracket.counters(&MIB_SYNCOOKIES_SENT, 1)?;
     [bracket.baseline.embryonic_resets] = bracket.counters(&MIB_SYNCOOKIES_SENT, 3)?;
     bracket.baseline.req_q_full = bracket.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
     [bracket.baseline.deferred] = bracket.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
     [bracket.baseline.fast_open_failed] = bracket.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
-    bracket.baseline.net_cookie = net_cookie;
-    bracket.baseline.mibs = bracket.mibs;
     Some(())
 }
 
@@ -335,10 +370,16 @@ fn percpu_offset(bracket: &mut Bracket) -> Option<u64> {
 /// Turns a pointer into a number the verifier allows arithmetic on.
 #[inline(always)]
 fn wash(bracket: &mut Bracket, pointer: u64) -> u64 {
-    let slot = core::ptr::addr_of_mut!(bracket.washed);
+    let slot = &raw mut bracket.washed;
+    keep(slot, pointer);
     // SAFETY: a field of a map element.
-    unsafe {
-        slot.write_volatile(pointer);
-        slot.read_volatile()
-    }
+    unsafe { slot.read_volatile() }
+}
+
+/// Writes a pointer into a map element, from where it reads back as a number. Volatile, lest what is
+/// read later be taken for the pointer itself.
+#[inline(always)]
+fn keep(slot: *mut u64, pointer: u64) {
+    // SAFETY: the callers' slots are fields of a map element.
+    unsafe { slot.write_volatile(pointer) }
 }

@@ -215,9 +215,15 @@ pub fn read_at<T: Copy>(address: u64) -> Option<T> {
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }
 
-/// Reads `N` numbers that lie in a row, from `offset` on, in the structure at `address`. Where the kernel
-/// lends out `bpf_rdonly_cast` (Linux 6.2) to give the address the type `kind`, that is a load for each;
-/// elsewhere a helper call, which takes some ten times as long.
+/// Whether the kernel lends out `bpf_rdonly_cast` (Linux 6.2) to give a plain address the type `kind`.
+#[inline(always)]
+pub fn is_cast(kind: &Global<u64>) -> bool {
+    kind.load() != ABSENT
+}
+
+/// Reads `N` numbers that lie in a row, from `offset` on, in the structure at `address`. Where that
+/// can be given the type `kind` ([`is_cast`]) it is a load for each; elsewhere a helper call, which takes
+/// some ten times as long.
 #[inline(always)]
 pub fn read_row<T: Copy + Default, const N: usize>(
     kind: &Global<u64>,
