@@ -289,7 +289,7 @@ impl ServiceClass {
 }
 
 /// Key of the `SERVICES` map: a service in a namespace.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
     /// `net->ns.inum`.

@@ -8,8 +8,8 @@ use crate::kernel::{
     TYPE_TCPHDR, read_row,
 };
 
-/// The client's side of a handshake.
-#[repr(C)]
+/// The client's side of a handshake. Aligned, so that the address is read in two loads.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 pub struct Peer {
     pub addr: RawAddr,

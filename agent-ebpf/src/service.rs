@@ -62,7 +62,9 @@ fn recent(key: &ServiceKey) -> Option<&'static mut RecentService> {
     // SAFETY: this CPU's slot of a per-CPU map.
     let recent = unsafe { &mut *RECENT_SERVICES.get_ptr_mut(0)? };
     let recent = &mut recent.places[place as usize & (RECENT_PLACES - 1)];
-    if recent.key != *key && !take_over(recent, *key) {
+    // SAFETY: the key's eight bytes, which lie as in the number: one load instead of three.
+    let owner = unsafe { (&raw const recent.key).cast::<u64>().read() };
+    if owner != number && !take_over(recent, *key) {
         return None;
     }
     recent.patience = PATIENCE;
