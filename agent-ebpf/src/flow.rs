@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     helpers::generated::bpf_ktime_get_ns,
     macros::{btf_tracepoint, map},
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -121,7 +121,8 @@ fn tell(sk: *const u8, now: u64, client: &Client, what: u8) {
         what,
         reserved: 0,
     };
-    if CLIENT_EVENTS.output::<ClientRecord>(&record, 0).is_err()
+    // The agent looks once a tick; to be woken would cost an interrupt.
+    if CLIENT_EVENTS.output::<ClientRecord>(&record, u64::from(BPF_RB_NO_WAKEUP)).is_err()
         && let Some(lost) = CLIENT_EVENTS_LOST.get_ptr_mut(0)
     {
         // SAFETY: this CPU's slot of a per-CPU map.

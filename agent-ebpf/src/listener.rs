@@ -1,6 +1,9 @@
 //! Whose queue it was: the listener's identity, its tally, and the detail event.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_ktime_get_ns,
+};
 use floodmark_common::{
     AF_INET, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
 };
@@ -91,7 +94,8 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
         queue_limit: limit,
         reserved: 0,
     };
-    if EVENTS.output::<EventRecord>(&event, 0).is_err() {
+    // The agent looks once a tick; to be woken would cost an interrupt.
+    if EVENTS.output::<EventRecord>(&event, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
         totals(|t| t.ring_full += 1);
     }
 }
