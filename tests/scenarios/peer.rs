@@ -74,13 +74,18 @@ impl<'a> Peer<'a> {
 
     /// Sends its SYN.
     pub fn syn(&self) -> Result<()> {
+        self.syn_with(&[])
+    }
+
+    /// Sends its SYN with data in it (RFC 7413).
+    pub fn syn_with(&self, data: &[u8]) -> Result<()> {
         let options = [TcpOptionElement::MaximumSegmentSize(1460)];
         let segment = ip(self.from.ip(), self.to.ip())
             .tcp(self.from.port(), self.to.port(), self.isn, WINDOW)
             .syn()
             .options(&options)?;
         let mut packet = Vec::new();
-        segment.write(&mut packet, &[])?;
+        segment.write(&mut packet, data)?;
         self.tun.send(&packet)
     }
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::{
     claim::{at_least, exactly},
+    faults::{Fault, skip_without_effect},
     namespace::{Namespace, sysctl},
     peer::Peer,
     scenario::{Driven, Scenario},
@@ -19,6 +20,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("cookies_always_ipv6", |_| always(HERE_V6.into())),
     Scenario::new("cookie_ack_overflow_ipv4", |_| overflow(HERE.into())),
     Scenario::new("cookie_ack_overflow_ipv6", |_| overflow(HERE_V6.into())),
+    Scenario::new("cookie_ack_child_failed", child_failed),
 ];
 
 /// tcp_syncookies 1: cookies take over from a full SYN queue, and no handshake is lost.
@@ -80,6 +82,28 @@ fn overflow(here: IpAddr) -> Result<Driven> {
         exactly("ListenDrops", 38),
         exactly("ListenDrops", 38).at(listener.addr),
         exactly("cookie_ack/good", 40).all_of("SyncookiesRecv"),
+    ];
+    Ok(Driven::new(claims, (listener, tun)))
+}
+
+/// Twenty good cookies for which there is room, but no child comes about.
+fn child_failed(_: &[Namespace]) -> Result<Driven> {
+    sysctl("ipv4/tcp_syncookies", "2")?;
+    let tun = Tun::open()?;
+    let listener = Listener::new("[::]:0", 64)?;
+    let mut peers = Peer::half_open(&tun, 1..=10, listener.at(HERE))?;
+    peers.extend(Peer::half_open(&tun, 1..=10, listener.at(HERE_V6))?);
+    let fault = Fault::refuse_children()?;
+    for peer in &peers {
+        peer.ack()?;
+    }
+    skip_without_effect()?;
+    drop((peers, fault));
+    let claims = [
+        exactly("cookie_ack/child_failed", 20).all_of("ListenDrops"),
+        exactly("ListenDrops", 20).at(listener.addr),
+        exactly("cookie_ack/good", 20).all_of("SyncookiesRecv"),
+        exactly("ListenOverflows", 0),
     ];
     Ok(Driven::new(claims, (listener, tun)))
 }

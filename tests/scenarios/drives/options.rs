@@ -1,21 +1,25 @@
 //! Listeners with options that change the handshake.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use socket2::{Protocol, Socket};
 
 use crate::{
     claim::{at_least, exactly},
     counters::until_counted,
+    faults::{Fault, skip_without_effect},
     namespace::{Namespace, sysctl},
     peer::Peer,
     scenario::{Driven, Scenario, Skip},
     sockets::{Listener, client, knock, knock_with, set_tcp_option},
-    tun::{HERE, Tun},
+    tun::{HERE, HERE_V6, Tun},
 };
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("defer_accept", defer_accept),
     Scenario::new("fast_open_overflow", fast_open),
+    Scenario::new("fast_open_child_failed", fast_open_child_failed),
     Scenario::new("mptcp_overflow", mptcp),
 ];
 
@@ -40,10 +44,11 @@ fn defer_accept(_: &[Namespace]) -> Result<Driven> {
     Ok(Driven::new(claims, (listener, tun)))
 }
 
+/// Client and server, both without cookies (`TFO_*` in net/tcp.h).
+const BOTH_WITHOUT_COOKIES: &str = "519";
+
 /// Three connections come with their SYNs and fill the queue; the next SYNs find no room.
 fn fast_open(_: &[Namespace]) -> Result<Driven> {
-    // Client and server, both without cookies (`TFO_*` in net/tcp.h).
-    const BOTH_WITHOUT_COOKIES: &str = "519";
     sysctl("ipv4/tcp_fastopen", BOTH_WITHOUT_COOKIES)?;
     let listener = Listener::with(Protocol::TCP, "127.0.0.1:0", 2, |socket| {
         set_tcp_option(socket, libc::TCP_FASTOPEN, 64)
@@ -67,6 +72,31 @@ fn fast_open(_: &[Namespace]) -> Result<Driven> {
     ];
     drop(clients);
     Ok(Driven::new(claims, listener))
+}
+
+/// Ten SYNs come with data, and no child comes about for any: each is counted as dropped, yet goes on
+/// to be answered as one without data.
+fn fast_open_child_failed(_: &[Namespace]) -> Result<Driven> {
+    sysctl("ipv4/tcp_fastopen", BOTH_WITHOUT_COOKIES)?;
+    let tun = Tun::open()?;
+    let listener = Listener::with(Protocol::TCP, "[::]:0", 64, |socket| {
+        set_tcp_option(socket, libc::TCP_FASTOPEN, 64)
+    })?;
+    let fault = Fault::refuse_children()?;
+    for here in [IpAddr::from(HERE), HERE_V6.into()] {
+        for peer in Peer::several(&tun, 1..=5, listener.at(here)) {
+            peer.syn_with(b"x")?;
+        }
+    }
+    skip_without_effect()?;
+    drop(fault);
+    let claims = [
+        exactly("fast_open/child_failed", 10).all_of("ListenDrops"),
+        exactly("TCPFastOpenPassiveFail", 10),
+        exactly("ListenDrops", 10).at(listener.addr),
+        exactly("ListenOverflows", 0),
+    ];
+    Ok(Driven::new(claims, (listener, tun)))
 }
 
 /// The handshake runs on a subflow's socket (`subflow_v4_conn_request`), for clients of both kinds.

@@ -6,11 +6,11 @@ use anyhow::Result;
 
 use crate::{
     claim::{at_least, exactly},
-    counters::{Counters, until_counted},
-    faults::Refusal,
+    counters::until_counted,
+    faults::{Fault, skip_without_effect},
     namespace::Namespace,
     peer::Peer,
-    scenario::{Driven, Scenario, Skip},
+    scenario::{Driven, Scenario},
     sockets::{Listener, knocks},
     tun::{BROADCAST, HERE, HERE_V6, Tun},
 };
@@ -118,16 +118,13 @@ fn to_broadcast(_: &[Namespace]) -> Result<Driven> {
 fn refused_by_policy(_: &[Namespace]) -> Result<Driven> {
     let tun = Tun::open()?;
     let listener = Listener::new("[::]:0", 64)?;
-    let refusal = Refusal::of_port(listener.addr.port())?;
+    let refusal = Fault::refuse_port(listener.addr.port())?;
     for here in [IpAddr::from(HERE), HERE_V6.into()] {
         for peer in Peer::several(&tun, 1..=10, listener.at(here)) {
             peer.syn()?;
         }
     }
-    if Counters::when_still()?.get("ListenDrops") == Some(0) {
-        let reason = "this kernel was not booted with bpf among its security modules (lsm=)";
-        return Err(Skip(reason.to_owned()).into());
-    }
+    skip_without_effect()?;
     let claims = [
         exactly("syn/policy", 20).all_of("ListenDrops"),
         exactly("ListenDrops", 20).at(listener.addr),
