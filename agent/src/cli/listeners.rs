@@ -73,7 +73,9 @@ pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
     }
     let mut stock = Stock::take(discover()?)?;
     stock.inventory.count_connections(&stock.namespaces)?;
-    let view = args.filter.apply(stock.view(usize::MAX));
+    let view = stock.view(usize::MAX);
+    args.filter.check(&view)?;
+    let view = args.filter.apply(view);
     list(args, &view, usize::MAX)?;
     let found = args.filter.only_trouble && !is_empty(&view);
     Ok(ExitCode::from(if found { TROUBLE } else { HEALTHY }))

@@ -1,11 +1,15 @@
 //! Which listeners are wanted.
 
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::{
     inventory::{Listener, Owner, Trouble, UnixListener, View},
     kernel::NetnsId,
 };
+
+/// Namespaces named where the one asked for is not among them.
+const MOST_NAMED: usize = 8;
 
 /// Filters; a listener must pass all that are given.
 #[derive(Clone, Debug, Default, Args)]
@@ -28,6 +32,26 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    /// Makes sure that the namespace asked for is one of `view`.
+    ///
+    /// # Errors
+    ///
+    /// There is none such.
+    pub(super) fn check(&self, view: &View) -> Result<()> {
+        let Some(wanted) = &self.netns else { return Ok(()) };
+        let is_there =
+            view.namespaces.iter().any(|(netns, known)| self.wants_netns(*netns, &known.name));
+        let names: Vec<&str> =
+            view.namespaces.values().take(MOST_NAMED).map(|known| &*known.name).collect();
+        let more = if view.namespaces.len() > MOST_NAMED { ", ..." } else { "" };
+        ensure!(
+            is_there,
+            "--netns {wanted}: no network namespace of that name or number; there are: {}{more}",
+            names.join(", ")
+        );
+        Ok(())
+    }
+
     /// What is wanted of `view`.
     pub(super) fn apply(&self, mut view: View) -> View {
         view.listeners.retain(|listener| self.wants(listener));
@@ -91,7 +115,7 @@ fn in_pod(owner: &Owner, wanted: &str) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        inventory::{Container, Pod},
+        inventory::{Container, Namespace, Pod},
         kernel::{ListenerId, QueueDepth},
     };
 
@@ -108,6 +132,21 @@ mod tests {
         let queue = QueueDepth { len: 0, limit: 128 };
         let listener = Listener::unknown(id, queue, Some("app".to_owned()));
         Listener { owners: vec![owner], ..listener }
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_is_no_empty_list() {
+        let namespace = Namespace { name: "app".to_owned(), ..Namespace::default() };
+        let view = View { namespaces: [(NetnsId(7), namespace)].into(), ..View::default() };
+        let check = |netns: Option<&str>| {
+            let filter = Filter { netns: netns.map(str::to_owned), ..Filter::default() };
+            filter.check(&view).map_err(|error| error.to_string())
+        };
+        for netns in [None, Some("app"), Some("7")] {
+            assert_eq!(check(netns), Ok(()));
+        }
+        let words = "--netns api: no network namespace of that name or number; there are: app";
+        assert_eq!(check(Some("api")), Err(words.to_owned()));
     }
 
     #[test]
