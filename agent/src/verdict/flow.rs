@@ -22,7 +22,8 @@ const MOST_SLOTS: usize = 6000;
 /// Slots kept of one that has not yet, so that what led to its first loss is known.
 const PRELUDE: usize = 300;
 /// When a SYN that was dropped has come again: after a second (RFC 6298, 2.1; `TCP_TIMEOUT_INIT`), the
-/// client's timer's and the sample's delay.
+/// client's timer's and the sample's delay. Each further time it takes twice as long (5.5), or as long as
+/// before (`tcp_syn_linear_timeouts`, Linux 6.5).
 const COMES_AGAIN: Duration = Duration::from_millis(1050);
 /// Listeners of which slots are kept.
 const MOST_LISTENERS: usize = 256;
@@ -81,8 +82,19 @@ struct Kept {
     inode: u32,
     flow: Flow,
     has_lost: bool,
-    /// Segments dropped that have not come again yet, and by when they will have.
-    returning: Vec<(UnixMs, u64)>,
+    /// Segments dropped that have not come again yet.
+    returning: Vec<Returning>,
+}
+
+/// Segments dropped in one sample.
+#[derive(Debug)]
+struct Returning {
+    count: u64,
+    /// The longest that those of them may wait who were dropped before.
+    wait: Duration,
+    /// When they may have come again, and when they will have if they do.
+    may: UnixMs,
+    will: UnixMs,
 }
 
 impl Flows {
@@ -180,30 +192,64 @@ impl Kept {
         let inside =
             slots.partition_point(before(window.from))..slots.partition_point(before(window.to));
         let came: u64 = slots.range(inside.clone()).map(|slot| u64::from(slot.enqueued)).sum();
-        let has_returned = self.returning.extract_if(.., |(by, _)| *by <= window.to);
-        let returned: u64 = has_returned.map(|(_, count)| count).sum();
+        let due: Vec<Returning> =
+            self.returning.extract_if(.., |returning| returning.may <= window.to).collect();
+        let returned: u64 = due.iter().map(|returning| returning.count).sum();
         let again = returned.min(dropped + came);
         let first = match connections {
             // Who came again and was dropped again is not counted as a connection of its own.
             0 => dropped.saturating_sub(again),
             told => told.min(dropped),
         };
-        let mut again = again.saturating_sub(dropped - first);
+        let dropped_again = dropped - first;
+        let mut got_in = again.saturating_sub(dropped_again);
         for slot in slots.range_mut(inside.clone()).rev() {
-            slot.again = again.min(u64::from(slot.enqueued)) as u32;
-            again -= u64::from(slot.again);
+            slot.again = got_in.min(u64::from(slot.enqueued)) as u32;
+            got_in -= u64::from(slot.again);
         }
+        // Drops begin when the queue is at its deepest.
+        let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
+        let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
+        self.wait(due, window.to, again, dropped_again, UnixMs(at * SLOT_MS));
         if dropped == 0 {
             return;
         }
         self.has_lost = true;
-        // Drops begin when the queue is at its deepest.
-        let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
-        let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
-        self.returning.push((UnixMs(at * SLOT_MS).later(COMES_AGAIN), dropped));
+        self.returning.push(Returning::new(first, COMES_AGAIN, UnixMs(at * SLOT_MS)));
         if first > 0 {
             self.flow.at(at).lost += u32::try_from(first).unwrap_or(u32::MAX);
         }
+    }
+
+    /// Of those that were `due`, `again` came, and `dropped_again` were dropped again `at` that time. The
+    /// others may still come.
+    fn wait(
+        &mut self,
+        due: Vec<Returning>,
+        now: UnixMs,
+        mut again: u64,
+        mut dropped_again: u64,
+        at: UnixMs,
+    ) {
+        for returning in due {
+            let came = returning.count.min(again);
+            let lost = came.min(dropped_again);
+            again -= came;
+            dropped_again -= lost;
+            self.returning.push(Returning::new(lost, 2 * returning.wait, at));
+            if returning.will > now {
+                self.returning.push(Returning { count: returning.count - came, ..returning });
+            }
+        }
+        self.returning.push(Returning::new(dropped_again, 2 * COMES_AGAIN, at));
+        self.returning.retain(|returning| returning.count > 0);
+    }
+}
+
+impl Returning {
+    /// `count` segments that were dropped `at` that time, and wait so long at most.
+    fn new(count: u64, wait: Duration, at: UnixMs) -> Self {
+        Self { count, wait, may: at.later(COMES_AGAIN), will: at.later(wait) }
     }
 }
 
@@ -278,6 +324,38 @@ mod tests {
         flows.arrived(id(), &[slot(3000, 10, 11)]);
         flows.dropped(third, &[(id(), (90, 0))].into());
         assert_eq!(told(&flows), [(199, 11, 0, 40), (200, 1, 0, 60), (300, 10, 10, 0)]);
+    }
+
+    /// A client waits a second, then two, then four.
+    #[test]
+    fn who_is_dropped_again_may_wait_twice_as_long() {
+        let mut flows = Flows::default();
+        let mut second = |from: u64, came: u32, dropped: u64| {
+            flows.arrived(id(), &[slot(from + 500, came, 11)]);
+            let window = Window { from: UnixMs(from), to: UnixMs(from + 1000) };
+            flows.dropped(window, &[(id(), (dropped, 0))].into());
+            let last = flows.of(&listener(1)).unwrap().slots.back().unwrap();
+            (last.again, last.lost)
+        };
+        assert_eq!(second(1000, 10, 40), (0, 40));
+        assert_eq!(second(2000, 10, 30), (10, 0), "a second later");
+        assert_eq!(second(3000, 5, 0), (5, 0), "five waited no longer than before");
+        assert_eq!(second(4000, 10, 15), (10, 0), "the others two seconds");
+        assert_eq!(second(8000, 15, 0), (15, 0), "and four");
+        assert_eq!(second(9000, 15, 0), (0, 0), "nobody is due any more");
+    }
+
+    #[test]
+    fn who_does_not_come_again_is_not_waited_for() {
+        let mut flows = Flows::default();
+        flows.arrived(id(), &[slot(1500, 10, 11)]);
+        flows.dropped(SECOND, &[(id(), (40, 0))].into());
+        flows.arrived(id(), &[slot(2500, 0, 0)]);
+        flows.dropped(NEXT, &BTreeMap::new());
+        let third = Window { from: UnixMs(3000), to: UnixMs(4000) };
+        flows.arrived(id(), &[slot(3500, 10, 11)]);
+        flows.dropped(third, &[(id(), (20, 0))].into());
+        assert_eq!(told(&flows)[2..], [(350, 10, 0, 20)], "others");
     }
 
     /// The tracepoint rung tells a port's connections, not whose listener took them.
