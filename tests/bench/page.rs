@@ -78,30 +78,44 @@ fn contenders(report: &Report) -> String {
     for summary in &report.contenders {
         line(&mut page, &contender(summary));
     }
-    page.push_str(&comparison(&report.contenders));
+    page.push_str(&comparison(report));
     page
 }
 
+/// Signals of the side that connects, which share the machine with the other here alone.
+const CONNECTING: [&str; 2] = ["port_exhaustion", "syn_retransmits"];
+
 /// Whom the programs are cheaper than on an accepted connection, and whom they are not.
-fn comparison(contenders: &[Summary]) -> String {
+fn comparison(report: &Report) -> String {
     let cost = |kind: &str| {
-        let found = contenders.iter().find(|summary| summary.name == kind);
+        let found = report.contenders.iter().find(|summary| summary.name == kind);
         found.and_then(|summary| summary.accepted_ns)
     };
-    let (Some(own), Some(empty)) = (cost(PROGRAMS), cost(EMPTY)) else { return String::new() };
+    let (Some(all), Some(empty)) = (cost(PROGRAMS), cost(EMPTY)) else { return String::new() };
+    let connecting: f64 = self::connecting(report).map(|run| run.runs * run.ns).sum();
+    let own = all - connecting;
+    let floor = empty - self::connecting(report).map(|run| run.runs * run.empty_ns).sum::<f64>();
     let names = |is_wanted: &dyn Fn(f64) -> bool| {
-        let tools = contenders.iter().filter(|summary| summary.is_tool);
+        let tools = report.contenders.iter().filter(|summary| summary.is_tool);
         let wanted = tools.filter(|summary| summary.accepted_ns.is_some_and(is_wanted));
         let names: Vec<&str> = wanted.map(|summary| summary.name).collect();
         if names.is_empty() { "none".to_owned() } else { names.join("; ") }
     };
     format!(
-        "\nPer accepted connection the programs cost {own:.0} ns, of which {empty:.0} would be spent \
-         on their hooks if they did nothing. Tools that cost more: {}. Tools that cost less: {}; \
-         what these tell is in the table.\n",
+        "\nPer accepted connection the programs cost {own:.0} ns where it is accepted, of which \
+         {floor:.0} would be spent on their hooks if they did nothing, and {connecting:.0} ns more where \
+         it comes from (signals {}), which is this machine too. Tools that cost more than the first, none \
+         of which sees the connecting side: {}. Tools that cost less: {}; what these tell is in the \
+         table.\n",
+        CONNECTING.join(", "),
         names(&|ns| ns > own),
         names(&|ns| ns <= own),
     )
+}
+
+fn connecting(report: &Report) -> impl Iterator<Item = &PerRun> {
+    let programs = report.programs.iter().filter(|it| CONNECTING.contains(&it.signal));
+    programs.filter_map(|program| program.accepted.as_ref())
 }
 
 fn contender(summary: &Summary) -> String {
