@@ -11,10 +11,6 @@ use floodmark::kernel::{
 
 use crate::{claim::Claim, namespace::prefix, report::MAP_FULL};
 
-/// Lost handshakes that the agent has no kprobe for, so that the counters they are in grow by more
-/// than what it attributes.
-const UNSEEN: [&str; 1] = ["syn/not_unicast"];
-
 /// Losses that the drop-reason tracepoint takes for overflows, which is its known blind spot.
 const MISTAKEN: [&str; 1] = ["ack/child_failed"];
 
@@ -168,10 +164,9 @@ impl Measure {
     fn tells(&self, class: Class) -> bool {
         let by_bracket = |signal| self.rung(signal) >= Rung::Kprobe;
         match (class, meaning_of(class).stage) {
-            (
-                Class::SynLastQuarter | Class::SynNoRoute | Class::SynPolicy | Class::SynNotUnicast,
-                _,
-            ) => self.rung(Signal::SynDrops) == Rung::Fentry,
+            (Class::SynLastQuarter | Class::SynNoRoute | Class::SynPolicy, _) => {
+                self.rung(Signal::SynDrops) == Rung::Fentry
+            }
             (Class::AckAcceptQueueFull, _) => self.rung(Signal::AckDrops) >= Rung::Tracepoint,
             (_, "syn" | "fast_open") => by_bracket(Signal::SynDrops),
             (_, "ack") => by_bracket(Signal::AckDrops),
@@ -212,7 +207,6 @@ impl Measure {
             known.map(|claim| claim.expected.least()).sum()
         };
         match claim.class {
-            "ListenDrops" if self.rung(Signal::SynDrops) == Rung::Kprobe => of(&UNSEEN),
             "ListenOverflows" if self.rung(Signal::AckDrops) == Rung::Tracepoint => of(&MISTAKEN),
             _ => 0,
         }

@@ -108,6 +108,10 @@ const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of o
 
 const KPROBE: &str = "what happens while another kprobe program or a map system call runs on the \
                       same CPU; such misses are counted where the kernel tells them";
+const NOT_UNICAST: &str = "the first SYNs to a broadcast or multicast address";
+const SYN_KPROBE: &str = "the first SYNs to a broadcast or multicast address, and what happens while \
+                          another kprobe program or a map system call runs on the same CPU; such misses \
+                          are counted where the kernel tells them";
 const NETLINK_NO_COUNT: &str = "everything: the kernel keeps no count of its own";
 
 /// Every signal with its ways, best first.
@@ -115,15 +119,8 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::SynDrops,
         &[
-            Way {
-                extras: LAST_QUARTER,
-                ..way(
-                    Rung::Fentry,
-                    SYN_BRACKET,
-                    "the first SYNs to a broadcast or multicast address",
-                )
-            },
-            way(Rung::Kprobe, SYN_BRACKET_KPROBE, KPROBE),
+            Way { extras: LAST_QUARTER, ..way(Rung::Fentry, SYN_BRACKET, NOT_UNICAST) },
+            way(Rung::Kprobe, SYN_BRACKET_KPROBE, SYN_KPROBE),
             way(Rung::Netlink, &[], NETLINK_DROPS),
         ],
     ),

@@ -22,7 +22,7 @@ use floodmark_common::{
 use log::{Log, debug};
 
 use super::{
-    hooks::CAUSES,
+    hooks::{CAUSES, CAUSES_KPROBE},
     ladder::{LADDER, Reach, Refusal, Rung, Signal, Standing, Way},
     layout::TW_AT_ENTRY,
     loaded::{Loaded, kernel_types},
@@ -136,13 +136,15 @@ impl Object {
     ///
     /// When the kernel's BTF can no longer be read.
     pub fn watch_causes(&mut self, on: bool) -> Result<()> {
-        // They note what they see in the brackets by trampoline.
-        if self.rung(Signal::SynDrops) < Rung::Fentry && self.rung(Signal::AckDrops) < Rung::Fentry
-        {
-            return Ok(());
-        }
+        // They note what they see in the brackets.
+        let best = self.rung(Signal::SynDrops).max(self.rung(Signal::AckDrops));
+        let hooks = match best {
+            Rung::Fentry => CAUSES,
+            Rung::Kprobe => CAUSES_KPROBE,
+            _ => return Ok(()),
+        };
         self.with_types(|loaded| {
-            for hook in CAUSES {
+            for hook in hooks {
                 if !on {
                     loaded.unload(hook.program);
                 } else if let Err(reason) = loaded.attach(hook) {

@@ -87,8 +87,8 @@ const fn failure(
     Hook { program, attach: Attach::Exit, target, args, arg_count: Some(arg_count), needs: &[] }
 }
 
-const fn taken(program: &'static str, target: &'static str) -> Hook {
-    hook(program, Attach::Exit, target, &["sock", "sk_buff"], &[LISTENER, SEGMENT])
+const fn taken(program: &'static str, attach: Attach, target: &'static str) -> Hook {
+    hook(program, attach, target, &["sock", "sk_buff"], &[LISTENER, SEGMENT])
 }
 
 /// Tells the last-quarter rule from other reasons to drop a SYN. Runs only under pressure.
@@ -109,10 +109,22 @@ pub const CAUSES: &[Hook] = &[
     failure("request_routed6_4", "tcp_v6_route_req", &["sock"], 4),
     failure("request_routed6_3", "tcp_v6_route_req", &["sock"], 3),
     failure("port_inherited", "__inet_inherit_port", &["sock", "sock"], 2),
-    taken("syn_taken", "tcp_v4_conn_request"),
-    taken("syn6_taken", "tcp_v6_conn_request"),
-    taken("subflow_syn_taken", "subflow_v4_conn_request"),
-    taken("subflow_syn6_taken", "subflow_v6_conn_request"),
+    taken("syn_taken", Attach::Exit, "tcp_v4_conn_request"),
+    taken("syn6_taken", Attach::Exit, "tcp_v6_conn_request"),
+    taken("subflow_syn_taken", Attach::Exit, "subflow_v4_conn_request"),
+    taken("subflow_syn6_taken", Attach::Exit, "subflow_v6_conn_request"),
+];
+
+/// Of these, by kprobe, the one that no counter of a bracket shows at all.
+pub const CAUSES_KPROBE: &[Hook] = &[
+    taken("syn_taken_kprobe", Attach::KprobeExit, "tcp_v4_conn_request"),
+    taken("syn_taken_kprobe", Attach::KprobeExit, "tcp_v6_conn_request"),
+    taken("syn_taken_kprobe", Attach::KprobeExit, "subflow_v4_conn_request"),
+    taken("syn_taken_kprobe", Attach::KprobeExit, "subflow_v6_conn_request"),
+    taken("syn_offered_kprobe", Attach::KprobeEntry, "tcp_v4_conn_request"),
+    taken("syn_offered_kprobe", Attach::KprobeEntry, "tcp_v6_conn_request"),
+    taken("syn_offered_kprobe", Attach::KprobeEntry, "subflow_v4_conn_request"),
+    taken("syn_offered_kprobe", Attach::KprobeEntry, "subflow_v6_conn_request"),
 ];
 
 /// Final ACKs, exactly.
