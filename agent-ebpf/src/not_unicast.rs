@@ -15,7 +15,7 @@ use crate::{
     bracket::was_asked,
     kernel::{Access, Probed, Typed},
     listener::record,
-    segment::{is_mapped, sender},
+    segment::{Peer, is_mapped, sender},
 };
 
 /// The SYN that one of the functions was called with on this CPU, for kretprobes, which do not have it.
@@ -71,10 +71,14 @@ pub fn syn_offered_kprobe(ctx: ProbeContext) -> u32 {
 pub fn syn_taken_kprobe(_: RetProbeContext) -> u32 {
     let Some(offered) = OFFERED.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's slot, written in softirq alone.
-    let Offered { sk, skb } =
-        unsafe { core::mem::replace(&mut *offered, Offered { sk: 0, skb: 0 }) };
+    let (sk, skb) = unsafe {
+        let Offered { sk, skb } = *offered;
+        (*offered).sk = 0;
+        (sk, skb)
+    };
     if sk != 0 {
-        told::<Probed>(sk as *const u8, skb as *const u8);
+        let skb = skb as *const u8;
+        tell::<Probed>(sk as *const u8, skb, &sender::<Probed>(skb));
     }
     0
 }
@@ -89,16 +93,17 @@ fn taken(sk: *const u8, skb: *const u8) {
 /// A dual-stack listener's SYN by IPv4 is handed to the other function, which has told of it.
 #[inline(always)]
 fn taken6(sk: *const u8, skb: *const u8) {
-    if sender::<Typed>(skb).family != AF_INET {
-        told::<Typed>(sk, skb);
+    let peer = sender::<Typed>(skb);
+    if peer.family != AF_INET {
+        tell::<Typed>(sk, skb, &peer);
     }
 }
 
 /// A SYN from an IPv4-mapped address is none at all (Ip6InHdrErrors).
 #[inline(always)]
-fn told<A: Access>(sk: *const u8, skb: *const u8) {
-    let peer = sender::<A>(skb);
-    if !was_asked(skb) && !is_mapped(&peer.addr) {
-        record::<A>(sk, Class::SynNotUnicast, 1, &peer);
+fn tell<A: Access>(sk: *const u8, skb: *const u8, peer: &Peer) {
+    let is_none = peer.family != AF_INET && is_mapped(&peer.addr);
+    if !was_asked(skb) && !is_none {
+        record::<A>(sk, Class::SynNotUnicast, 1, peer);
     }
 }

@@ -1,14 +1,16 @@
 //! What came to a listener and what was accepted from it, slot by slot: the record that what-if
 //! replays.
 
+mod waiting;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
+use self::waiting::{Fates, Waiting};
 use crate::{
     inventory::Listener,
     kernel::{ListenerId, flow::Slot},
@@ -21,10 +23,6 @@ pub const SLOT_MS: u64 = 10;
 const MOST_SLOTS: usize = 6000;
 /// Slots kept of one that has not yet, so that what led to its first loss is known.
 const PRELUDE: usize = 300;
-/// When a SYN that was dropped has come again: after a second (RFC 6298, 2.1; `TCP_TIMEOUT_INIT`), the
-/// client's timer's and the sample's delay. Each further time it takes twice as long (5.5), or as long as
-/// before (`tcp_syn_linear_timeouts`, Linux 6.5).
-const COMES_AGAIN: Duration = Duration::from_millis(1050);
 /// Listeners of which slots are kept.
 const MOST_LISTENERS: usize = 256;
 
@@ -83,18 +81,7 @@ struct Kept {
     flow: Flow,
     has_lost: bool,
     /// Segments dropped that have not come again yet.
-    returning: Vec<Returning>,
-}
-
-/// Segments dropped in one sample.
-#[derive(Debug)]
-struct Returning {
-    count: u64,
-    /// The longest that those of them may wait who were dropped before.
-    wait: Duration,
-    /// When they may have come again, and when they will have if they do.
-    may: UnixMs,
-    will: UnixMs,
+    waiting: Waiting,
 }
 
 impl Flows {
@@ -192,10 +179,7 @@ impl Kept {
         let inside =
             slots.partition_point(before(window.from))..slots.partition_point(before(window.to));
         let came: u64 = slots.range(inside.clone()).map(|slot| u64::from(slot.enqueued)).sum();
-        let due: Vec<Returning> =
-            self.returning.extract_if(.., |returning| returning.may <= window.to).collect();
-        let returned: u64 = due.iter().map(|returning| returning.count).sum();
-        let again = returned.min(dropped + came);
+        let again = self.waiting.due(window.to).min(dropped + came);
         let first = match connections {
             // Who came again and was dropped again is not counted as a connection of its own.
             0 => dropped.saturating_sub(again),
@@ -210,46 +194,12 @@ impl Kept {
         // Drops begin when the queue is at its deepest.
         let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
         let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
-        self.wait(due, window.to, again, dropped_again, UnixMs(at * SLOT_MS));
-        if dropped == 0 {
-            return;
-        }
-        self.has_lost = true;
-        self.returning.push(Returning::new(first, COMES_AGAIN, UnixMs(at * SLOT_MS)));
+        let fates = Fates { again, dropped_again, first };
+        self.waiting.sampled(window.to, fates, UnixMs(at * SLOT_MS));
+        self.has_lost |= dropped > 0;
         if first > 0 {
             self.flow.at(at).lost += u32::try_from(first).unwrap_or(u32::MAX);
         }
-    }
-
-    /// Of those that were `due`, `again` came, and `dropped_again` were dropped again `at` that time. The
-    /// others may still come.
-    fn wait(
-        &mut self,
-        due: Vec<Returning>,
-        now: UnixMs,
-        mut again: u64,
-        mut dropped_again: u64,
-        at: UnixMs,
-    ) {
-        for returning in due {
-            let came = returning.count.min(again);
-            let lost = came.min(dropped_again);
-            again -= came;
-            dropped_again -= lost;
-            self.returning.push(Returning::new(lost, 2 * returning.wait, at));
-            if returning.will > now {
-                self.returning.push(Returning { count: returning.count - came, ..returning });
-            }
-        }
-        self.returning.push(Returning::new(dropped_again, 2 * COMES_AGAIN, at));
-        self.returning.retain(|returning| returning.count > 0);
-    }
-}
-
-impl Returning {
-    /// `count` segments that were dropped `at` that time, and wait so long at most.
-    fn new(count: u64, wait: Duration, at: UnixMs) -> Self {
-        Self { count, wait, may: at.later(COMES_AGAIN), will: at.later(wait) }
     }
 }
 
