@@ -5,7 +5,7 @@
 mod support;
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::Write,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
@@ -24,8 +24,10 @@ use support::{Listener, Namespace, agent, knock, wait};
 struct Running(Child);
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    /// Starts it; what it says is for the file.
+    fn start(command: &mut Command, said: &Path) -> Self {
+        let said = File::create(said).unwrap();
+        Self(command.stdout(Stdio::null()).stderr(said).spawn().unwrap())
     }
 
     fn stop(mut self) {
@@ -38,6 +40,16 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Waits until `done`, but half a minute at most: an emulated machine takes a while for everything.
+fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..300 {
+        if done() {
+            return;
+        }
+        wait(100);
     }
 }
 
@@ -63,6 +75,12 @@ fn overflow(namespace: &Namespace, log: &Path) -> SocketAddr {
         log.write_all(line.as_bytes()).unwrap();
     }
     addr
+}
+
+/// What `floodmark replay --json` says of a file that has perhaps no whole block yet.
+fn replayed_so_far(agent: &Path, file: &Path) -> Option<Value> {
+    let output = Command::new(agent).arg("replay").arg(file).arg("--json").output().unwrap();
+    serde_json::from_slice(&output.stdout).ok()
 }
 
 /// What `floodmark replay --json` says, and its exit status.
@@ -103,13 +121,20 @@ fn root_a_recorder_that_is_killed_leaves_what_it_had_written() {
     let directory = tempfile::tempdir().unwrap();
     let (file, log) = (directory.path().join("it.fmr"), directory.path().join("error.log"));
     fs::write(&log, "").unwrap();
+    let said = directory.path().join("said");
     let recorder = Running::start(
         Command::new(&agent).arg("record").arg(&file).arg("--nginx-error-log").arg(&log),
+        &said,
     );
-    wait(3000);
+    // It attaches first.
+    until(|| fs::read_to_string(&said).unwrap().contains("recording to"));
+    wait(1000);
     let addr = overflow(&namespace, &log);
     // The verdicts take 3 s, and the block that holds them is closed after 5.
-    wait(12_000);
+    until(|| {
+        let told = replayed_so_far(&agent, &file);
+        told.is_some_and(|report| report["recording"]["verdicts_same"].as_u64() >= Some(5))
+    });
     // Child::kill is SIGKILL.
     drop(recorder);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -149,14 +174,10 @@ fn root_a_running_agent_hands_out_its_last_minutes() {
             .arg(&log)
             .arg("--socket")
             .arg(&socket),
+        &directory.path().join("said"),
     );
-    // It attaches first, which takes an emulated machine a while.
-    for _ in 0..300 {
-        if socket.exists() {
-            break;
-        }
-        wait(100);
-    }
+    // It attaches first.
+    until(|| socket.exists());
     wait(1000);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let addr = overflow(&namespace, &log);
