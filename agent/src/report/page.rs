@@ -105,7 +105,7 @@ fn evidence(replay: &Replay, timeline: &Timeline) -> Markup {
     let missing = missing(replay);
     html! {
         @if missing.is_empty() {
-            p { "Nothing is known to be missing." }
+            p { "No evidence was lost on its way here. What the kernel counted beyond it stands in the table." }
         } @else {
             ul { @for sentence in &missing { li { (sentence) } } }
         }
