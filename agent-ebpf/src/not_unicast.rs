@@ -31,14 +31,14 @@ static OFFERED: PerCpuArray<Offered> = PerCpuArray::with_max_entries(1, 0);
 /// A SYN by IPv4 was handled.
 #[fexit(function = "tcp_v4_conn_request")]
 pub fn syn_taken(ctx: FExitContext) -> i32 {
-    taken(ctx.arg(0), ctx.arg(1));
+    taken::<Typed>(ctx.arg(0), ctx.arg(1));
     0
 }
 
 /// The same for MPTCP.
 #[fexit(function = "subflow_v4_conn_request")]
 pub fn subflow_syn_taken(ctx: FExitContext) -> i32 {
-    taken(ctx.arg(0), ctx.arg(1));
+    taken::<Typed>(ctx.arg(0), ctx.arg(1));
     0
 }
 
@@ -77,16 +77,15 @@ pub fn syn_taken_kprobe(_: RetProbeContext) -> u32 {
         (sk, skb)
     };
     if sk != 0 {
-        let skb = skb as *const u8;
-        tell::<Probed>(sk as *const u8, skb, &sender::<Probed>(skb));
+        taken::<Probed>(sk as *const u8, skb as *const u8);
     }
     0
 }
 
 #[inline(always)]
-fn taken(sk: *const u8, skb: *const u8) {
+fn taken<A: Access>(sk: *const u8, skb: *const u8) {
     if !was_asked(skb) {
-        record::<Typed>(sk, Class::SynNotUnicast, 1, &sender::<Typed>(skb));
+        tell::<A>(sk, &sender::<A>(skb));
     }
 }
 
@@ -94,16 +93,15 @@ fn taken(sk: *const u8, skb: *const u8) {
 #[inline(always)]
 fn taken6(sk: *const u8, skb: *const u8) {
     let peer = sender::<Typed>(skb);
-    if peer.family != AF_INET {
-        tell::<Typed>(sk, skb, &peer);
+    if peer.family != AF_INET && !was_asked(skb) {
+        tell::<Typed>(sk, &peer);
     }
 }
 
 /// A SYN from an IPv4-mapped address is none at all (Ip6InHdrErrors).
 #[inline(always)]
-fn tell<A: Access>(sk: *const u8, skb: *const u8, peer: &Peer) {
-    let is_none = peer.family != AF_INET && is_mapped(&peer.addr);
-    if !was_asked(skb) && !is_none {
+fn tell<A: Access>(sk: *const u8, peer: &Peer) {
+    if peer.family == AF_INET || !is_mapped(&peer.addr) {
         record::<A>(sk, Class::SynNotUnicast, 1, peer);
     }
 }
