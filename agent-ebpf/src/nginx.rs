@@ -12,6 +12,7 @@ mod program;
 
 use aya_ebpf::{
     EbpfContext, Global,
+    bindings::BPF_RB_NO_WAKEUP,
     helpers::{
         bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
         bpf_probe_read_user_buf, generated::bpf_get_attach_cookie,
@@ -153,7 +154,8 @@ fn tell(pc: u64, kind: NginxKind, fails: u64, max_fails: u64, peer_sockaddr: u64
         let _ = unsafe { bpf_probe_read_user_buf(text as *const u8, room) };
     }
     entry.write(record);
-    entry.submit(0);
+    // The agent looks ten times a second; to be woken would cost an interrupt.
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// The kernel's socket behind `connection->fd`; 0 where it has been closed.
