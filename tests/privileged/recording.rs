@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use support::{Listener, Namespace, agent, knock, wait};
+use support::{Listener, Namespace, agent, knock, until, wait};
 
 /// A process ended with the value.
 struct Running(Child);
@@ -40,16 +40,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Waits until `done`, but half a minute at most: an emulated machine takes a while for everything.
-fn until(mut done: impl FnMut() -> bool) {
-    for _ in 0..300 {
-        if done() {
-            return;
-        }
-        wait(100);
     }
 }
 
@@ -77,18 +67,18 @@ fn overflow(namespace: &Namespace, log: &Path) -> SocketAddr {
     addr
 }
 
-/// What `floodmark replay --json` says of a file that has perhaps no whole block yet.
-fn replayed_so_far(agent: &Path, file: &Path) -> Option<Value> {
-    let output = Command::new(agent).arg("replay").arg(file).arg("--json").output().unwrap();
-    serde_json::from_slice(&output.stdout).ok()
-}
-
-/// What `floodmark replay --json` says, and its exit status.
-fn replay(agent: &Path, file: &Path) -> (Value, Option<i32>) {
+/// What `floodmark replay --json` says, and its exit status; its complaint where the file has no whole
+/// block yet.
+fn try_replay(agent: &Path, file: &Path) -> Result<(Value, Option<i32>), String> {
     let output = Command::new(agent).arg("replay").arg(file).arg("--json").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    let json = serde_json::from_slice(&output.stdout);
-    (json.unwrap_or_else(|error| panic!("{error}: {said}")), output.status.code())
+    let json =
+        serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {said}"))?;
+    Ok((json, output.status.code()))
+}
+
+fn replay(agent: &Path, file: &Path) -> (Value, Option<i32>) {
+    try_replay(agent, file).unwrap()
 }
 
 /// What the replay says of the listener at `addr`: segments that the kernel dropped there, and
@@ -127,13 +117,13 @@ fn root_a_recorder_that_is_killed_leaves_what_it_had_written() {
         &said,
     );
     // It attaches first.
-    until(|| fs::read_to_string(&said).unwrap().contains("recording to"));
+    until("it records", || fs::read_to_string(&said).unwrap().contains("recording to"));
     wait(1000);
     let addr = overflow(&namespace, &log);
     // The verdicts take 3 s, and the block that holds them is closed after 5.
-    until(|| {
-        let told = replayed_so_far(&agent, &file);
-        told.is_some_and(|report| report["recording"]["verdicts_same"].as_u64() >= Some(5))
+    until("the verdicts are written", || {
+        let told = try_replay(&agent, &file);
+        told.is_ok_and(|(report, _)| report["recording"]["verdicts_same"].as_u64() >= Some(5))
     });
     // Child::kill is SIGKILL.
     drop(recorder);
@@ -177,7 +167,7 @@ fn root_a_running_agent_hands_out_its_last_minutes() {
         &directory.path().join("said"),
     );
     // It attaches first.
-    until(|| socket.exists());
+    until("its socket is there", || socket.exists());
     wait(1000);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let addr = overflow(&namespace, &log);

@@ -2,14 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
 
+mod support;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
+
+use support::until;
 
 /// A process that ends with the value.
 struct Process(Child);
@@ -42,14 +44,6 @@ fn curl(url: &str, more: &[&str]) -> (u16, String) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').unwrap();
     (status.parse().unwrap(), body.to_owned())
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(90), "waiting until {what}");
-        sleep(Duration::from_millis(200));
-    }
 }
 
 fn programs() -> Option<(PathBuf, PathBuf)> {

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use floodmark::kernel::netns::{Netns, discover, visit};
@@ -184,4 +184,17 @@ pub fn unix_knock(path: &Path) -> io::Result<Socket> {
 /// Gives the kernel time for timers and softirqs.
 pub fn wait(milliseconds: u64) {
     std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
+/// Waits until it `is_so`: an emulated machine takes a while for everything.
+///
+/// # Panics
+///
+/// When it is not after a minute and a half.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(90), "waiting until {what}");
+        wait(200);
+    }
 }
