@@ -229,23 +229,27 @@ mod tests {
         Slot { at: UnixMs(ms), enqueued, depth }
     }
 
+    /// A sample of the second that begins `from` then: what came, and how many segments and connections
+    /// were dropped.
+    fn second(flows: &mut Flows, from: u64, came: &[Slot], dropped: (u64, u64)) {
+        flows.arrived(id(), came);
+        let window = Window { from: UnixMs(from), to: UnixMs(from + 1000) };
+        flows.dropped(window, &[(id(), dropped)].into());
+    }
+
     #[test]
     fn who_was_dropped_comes_again_and_is_counted_once() {
         let mut flows = Flows::default();
-        flows.arrived(id(), &[slot(1200, 1, 1), slot(1500, 10, 11)]);
-        flows.dropped(SECOND, &[(id(), (40, 0))].into());
-        flows.arrived(id(), &[slot(2500, 25, 11)]);
-        flows.dropped(NEXT, &[(id(), (15, 0))].into());
+        second(&mut flows, 1000, &[slot(1200, 1, 1), slot(1500, 10, 11)], (40, 0));
+        second(&mut flows, 2000, &[slot(2500, 25, 11)], (15, 0));
         assert_eq!(told(&flows), [(120, 1, 0, 0), (150, 10, 0, 40), (250, 25, 25, 0)]);
     }
 
     #[test]
     fn connections_that_the_kernel_told_apart_are_taken_as_told() {
         let mut flows = Flows::default();
-        flows.arrived(id(), &[slot(1500, 10, 11)]);
-        flows.dropped(SECOND, &[(id(), (40, 40))].into());
-        flows.arrived(id(), &[slot(2500, 5, 11)]);
-        flows.dropped(NEXT, &[(id(), (50, 12))].into());
+        second(&mut flows, 1000, &[slot(1500, 10, 11)], (40, 40));
+        second(&mut flows, 2000, &[slot(2500, 5, 11)], (50, 12));
         let last = *flows.of(&listener(1)).unwrap().slots.back().unwrap();
         assert_eq!((last.again, last.lost), (2, 12), "38 came again and were dropped, 2 got in");
     }
@@ -265,14 +269,10 @@ mod tests {
     /// Nobody can have come again yet: the burst goes on.
     #[test]
     fn a_burst_on_both_sides_of_a_sample_is_one() {
-        let third = Window { from: UnixMs(3000), to: UnixMs(4000) };
         let mut flows = Flows::default();
-        flows.arrived(id(), &[slot(1990, 11, 11)]);
-        flows.dropped(SECOND, &[(id(), (40, 0))].into());
-        flows.arrived(id(), &[slot(2000, 1, 11)]);
-        flows.dropped(NEXT, &[(id(), (60, 0))].into());
-        flows.arrived(id(), &[slot(3000, 10, 11)]);
-        flows.dropped(third, &[(id(), (90, 0))].into());
+        second(&mut flows, 1000, &[slot(1990, 11, 11)], (40, 0));
+        second(&mut flows, 2000, &[slot(2000, 1, 11)], (60, 0));
+        second(&mut flows, 3000, &[slot(3000, 10, 11)], (90, 0));
         assert_eq!(told(&flows), [(199, 11, 0, 40), (200, 1, 0, 60), (300, 10, 10, 0)]);
     }
 
@@ -280,31 +280,25 @@ mod tests {
     #[test]
     fn who_is_dropped_again_may_wait_twice_as_long() {
         let mut flows = Flows::default();
-        let mut second = |from: u64, came: u32, dropped: u64| {
-            flows.arrived(id(), &[slot(from + 500, came, 11)]);
-            let window = Window { from: UnixMs(from), to: UnixMs(from + 1000) };
-            flows.dropped(window, &[(id(), (dropped, 0))].into());
+        let mut again_and_lost = |from: u64, came: u32, dropped: u64| {
+            second(&mut flows, from, &[slot(from + 500, came, 11)], (dropped, 0));
             let last = flows.of(&listener(1)).unwrap().slots.back().unwrap();
             (last.again, last.lost)
         };
-        assert_eq!(second(1000, 10, 40), (0, 40));
-        assert_eq!(second(2000, 10, 30), (10, 0), "a second later");
-        assert_eq!(second(3000, 5, 0), (5, 0), "five waited no longer than before");
-        assert_eq!(second(4000, 10, 15), (10, 0), "the others two seconds");
-        assert_eq!(second(8000, 15, 0), (15, 0), "and four");
-        assert_eq!(second(9000, 15, 0), (0, 0), "nobody is due any more");
+        assert_eq!(again_and_lost(1000, 10, 40), (0, 40));
+        assert_eq!(again_and_lost(2000, 10, 30), (10, 0), "a second later");
+        assert_eq!(again_and_lost(3000, 5, 0), (5, 0), "five waited no longer than before");
+        assert_eq!(again_and_lost(4000, 10, 15), (10, 0), "the others two seconds");
+        assert_eq!(again_and_lost(8000, 15, 0), (15, 0), "and four");
+        assert_eq!(again_and_lost(9000, 15, 0), (0, 0), "nobody is due any more");
     }
 
     #[test]
     fn who_does_not_come_again_is_not_waited_for() {
         let mut flows = Flows::default();
-        flows.arrived(id(), &[slot(1500, 10, 11)]);
-        flows.dropped(SECOND, &[(id(), (40, 0))].into());
-        flows.arrived(id(), &[slot(2500, 0, 0)]);
-        flows.dropped(NEXT, &BTreeMap::new());
-        let third = Window { from: UnixMs(3000), to: UnixMs(4000) };
-        flows.arrived(id(), &[slot(3500, 10, 11)]);
-        flows.dropped(third, &[(id(), (20, 0))].into());
+        second(&mut flows, 1000, &[slot(1500, 10, 11)], (40, 0));
+        second(&mut flows, 2000, &[slot(2500, 0, 0)], (0, 0));
+        second(&mut flows, 3000, &[slot(3500, 10, 11)], (20, 0));
         assert_eq!(told(&flows)[2..], [(350, 10, 0, 20)], "others");
     }
 
