@@ -92,9 +92,9 @@ fn comparison(report: &Report) -> String {
         found.and_then(|summary| summary.accepted_ns)
     };
     let (Some(all), Some(empty)) = (cost(PROGRAMS), cost(EMPTY)) else { return String::new() };
-    let connecting: f64 = self::connecting(report).map(|run| run.runs * run.ns).sum();
+    let connecting: f64 = connecting_runs(report).map(|run| run.runs * run.ns).sum();
     let own = all - connecting;
-    let floor = empty - self::connecting(report).map(|run| run.runs * run.empty_ns).sum::<f64>();
+    let floor = empty - connecting_runs(report).map(|run| run.runs * run.empty_ns).sum::<f64>();
     let names = |is_wanted: &dyn Fn(f64) -> bool| {
         let tools = report.contenders.iter().filter(|summary| summary.is_tool);
         let wanted = tools.filter(|summary| summary.accepted_ns.is_some_and(is_wanted));
@@ -113,7 +113,8 @@ fn comparison(report: &Report) -> String {
     )
 }
 
-fn connecting(report: &Report) -> impl Iterator<Item = &PerRun> {
+/// What the programs of those signals cost while connections were accepted.
+fn connecting_runs(report: &Report) -> impl Iterator<Item = &PerRun> {
     let programs = report.programs.iter().filter(|it| CONNECTING.contains(&it.signal));
     programs.filter_map(|program| program.accepted.as_ref())
 }

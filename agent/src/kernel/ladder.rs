@@ -106,12 +106,22 @@ impl Way {
 const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
                              in the same second, their shares are estimated";
 
-const KPROBE: &str = "what happens while another kprobe program or a map system call runs on the \
-                      same CPU; such misses are counted where the kernel tells them";
-const NOT_UNICAST: &str = "the first SYNs to a broadcast or multicast address";
-const SYN_KPROBE: &str = "the first SYNs to a broadcast or multicast address, and what happens while \
-                          another kprobe program or a map system call runs on the same CPU; such misses \
-                          are counted where the kernel tells them";
+macro_rules! missed_by_kprobes {
+    () => {
+        "what happens while another kprobe program or a map system call runs on the same CPU; such \
+         misses are counted where the kernel tells them"
+    };
+}
+
+macro_rules! not_unicast {
+    () => {
+        "the first SYNs to a broadcast or multicast address"
+    };
+}
+
+const KPROBE: &str = missed_by_kprobes!();
+const NOT_UNICAST: &str = not_unicast!();
+const SYN_KPROBE: &str = concat!(not_unicast!(), ", and ", missed_by_kprobes!());
 const NETLINK_NO_COUNT: &str = "everything: the kernel keeps no count of its own";
 
 /// Every signal with its ways, best first.

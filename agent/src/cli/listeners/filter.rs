@@ -1,6 +1,6 @@
 //! Which listeners are wanted.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
@@ -39,17 +39,16 @@ impl Filter {
     /// There is none such.
     pub(super) fn check(&self, view: &View) -> Result<()> {
         let Some(wanted) = &self.netns else { return Ok(()) };
-        let is_there =
-            view.namespaces.iter().any(|(netns, known)| self.wants_netns(*netns, &known.name));
+        if view.namespaces.iter().any(|(netns, known)| self.wants_netns(*netns, &known.name)) {
+            return Ok(());
+        }
         let names: Vec<&str> =
             view.namespaces.values().take(MOST_NAMED).map(|known| &*known.name).collect();
         let more = if view.namespaces.len() > MOST_NAMED { ", ..." } else { "" };
-        ensure!(
-            is_there,
+        bail!(
             "--netns {wanted}: no network namespace of that name or number; there are: {}{more}",
             names.join(", ")
-        );
-        Ok(())
+        )
     }
 
     /// What is wanted of `view`.
