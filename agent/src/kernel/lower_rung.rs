@@ -38,6 +38,9 @@ struct Owed {
     /// What of `others` was owed at the last sample already. procfs reads ListenOverflows before
     /// ListenDrops, so what looks like a drop of another kind may be an overflow yet to show.
     ripe: i64,
+    /// What programs took for overflows and the kernel did not, as of the last sample: the reason that
+    /// the drop tracepoint gives is that of any final ACK without a child (`tcp_check_req`).
+    mistaken: i64,
     /// Whose drop counters moved last: one is read later than the MIBs, so it may have moved already
     /// for what shows in them only now.
     last: Vec<Suspect>,
@@ -60,6 +63,31 @@ impl Owed {
             }
         }
         self.last = suspects;
+    }
+
+    /// Strikes out what has been counted under another name. Only what looked so at the last sample
+    /// too: what is merely not in the MIBs yet shows there by now.
+    fn strike_out_mistaken(&mut self) {
+        let mistaken = self.mistaken.min(self.seems_mistaken());
+        self.overflows += mistaken;
+        self.others -= mistaken;
+    }
+
+    fn seems_mistaken(&self) -> i64 {
+        self.others.min(-self.overflows).max(0)
+    }
+
+    /// What there is to share out by now.
+    fn payable(&self) -> Remainder {
+        let overflows = self.overflows.max(0);
+        // Never more drops in all than the kernel counted, whatever they are called.
+        let others = self.others.min(self.ripe).min(self.overflows + self.others).max(0);
+        Remainder { overflows: overflows as u64, drops: (overflows + others) as u64 }
+    }
+
+    fn end_sample(&mut self) {
+        self.ripe = self.others.max(0);
+        self.mistaken = self.seems_mistaken();
     }
 }
 
@@ -109,7 +137,7 @@ impl LowerRung {
         for found in visit(&in_debt, drop_counters)? {
             deltas.extend(self.pay(&found, counted));
         }
-        self.owed.values_mut().for_each(|owed| owed.ripe = owed.others.max(0));
+        self.owed.values_mut().for_each(Owed::end_sample);
         Ok(deltas)
     }
 
@@ -139,6 +167,7 @@ impl LowerRung {
             owed.overflows -= overflows;
             owed.others -= growth.tally.drops() as i64 - overflows;
         }
+        self.owed.values_mut().for_each(Owed::strike_out_mistaken);
     }
 
     /// Shares out what is owed in one namespace.
@@ -159,11 +188,8 @@ impl LowerRung {
             })
             .collect();
         let owed = self.owed.entry(*netns).or_default();
-        let overflows = owed.overflows.max(0) as u64;
-        let others = owed.others.min(owed.ripe).max(0) as u64;
-        let remainder = Remainder { overflows, drops: overflows + others };
         owed.suspect(suspects);
-        let shares = share(&remainder, &owed.last);
+        let shares = share(&owed.payable(), &owed.last);
         for share in &shares {
             let overflows = share.tally.overflows() as i64;
             owed.overflows -= overflows;
@@ -199,7 +225,7 @@ fn drop_counters(netns: &Netns) -> DropCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Class;
+    use crate::kernel::{Class, Tally};
 
     const NETNS: NetnsId = NetnsId(7);
 
@@ -220,9 +246,22 @@ mod tests {
 
     /// One sample: the MIBs have grown so much, the drop counter stands there.
     fn paid(rung: &mut LowerRung, overflows: u64, drops: u64, counter: u32) -> (u64, u64) {
-        rung.enter(&grown(overflows, drops), &[]);
-        let deltas = rung.pay(&found(counter), &[]);
-        rung.owed.values_mut().for_each(|owed| owed.ripe = owed.others.max(0));
+        paid_beside(rung, 0, overflows, drops, counter)
+    }
+
+    /// As above, where the drop tracepoint saw so many final ACKs without a child meanwhile.
+    fn paid_beside(
+        rung: &mut LowerRung,
+        freed: u64,
+        overflows: u64,
+        drops: u64,
+        counter: u32,
+    ) -> (u64, u64) {
+        let tally = Tally::of(&[(Class::AckAcceptQueueFull, freed)]);
+        let counted = [Growth { listener: listener(), tally, queue: QueueDepth::default() }];
+        rung.enter(&grown(overflows, drops), &counted);
+        let deltas = rung.pay(&found(counter), &counted);
+        rung.owed.values_mut().for_each(Owed::end_sample);
         let sum = |class| deltas.iter().map(|delta| delta.tally[class]).sum();
         (sum(Class::UnstagedAcceptQueueFull), sum(Class::UnstagedOther))
     }
@@ -252,5 +291,31 @@ mod tests {
         rung.remember(&found(0));
         assert_eq!(paid(&mut rung, 0, 3, 3), (0, 0));
         assert_eq!(paid(&mut rung, 0, 0, 3), (0, 3));
+    }
+
+    /// In the middle of a burst the drop counter has moved for more than was counted till then.
+    #[test]
+    fn what_was_taken_for_an_overflow_is_not_counted_twice() {
+        let mut rung = LowerRung::default();
+        rung.remember(&found(0));
+        assert_eq!(paid_beside(&mut rung, 5, 0, 5, 16), (0, 0));
+        assert_eq!(paid_beside(&mut rung, 5, 0, 5, 20), (0, 0));
+        assert_eq!(paid(&mut rung, 0, 0, 20), (0, 0));
+        assert_eq!(paid(&mut rung, 0, 0, 20), (0, 0));
+        assert_eq!(paid(&mut rung, 3, 3, 23), (3, 0), "nor is a later overflow hidden by it");
+    }
+
+    #[test]
+    fn what_was_counted_before_it_shows_in_the_mibs_is_no_mistake() {
+        let mut rung = LowerRung::default();
+        rung.remember(&found(0));
+        assert_eq!(paid(&mut rung, 0, 7, 7), (0, 0));
+        assert_eq!(
+            paid_beside(&mut rung, 5, 0, 0, 17),
+            (0, 2),
+            "at least so many are of another kind"
+        );
+        assert_eq!(paid(&mut rung, 5, 5, 17), (0, 5));
+        assert_eq!(paid(&mut rung, 0, 0, 17), (0, 0));
     }
 }
