@@ -41,8 +41,8 @@ fn build() -> Result<(), String> {
     cargo
         .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
         .current_dir(workspace().join("agent-ebpf"))
-        // Opens the unstable features that aya-ebpf needs, for that one crate.
-        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        // Opens the unstable features that aya-ebpf and the programs need, for these crates alone.
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf,floodmark_ebpf")
         .env("AYA_BPF_TARGET_ARCH", architecture)
         .env("CARGO_TARGET_DIR", workspace().join("target/bpf"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)

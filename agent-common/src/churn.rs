@@ -18,7 +18,7 @@ pub struct ChurnKey {
     pub peer: RawAddr,
 }
 
-/// What one CPU saw of the connections between a service and a peer.
+/// What was seen of the connections between a service and a peer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChurnTally {
@@ -31,7 +31,7 @@ pub struct ChurnTally {
     /// Connections that ended otherwise: reset, timed out (ESTABLISHED to CLOSE).
     pub aborted: u64,
     /// Lifetimes of those that ended, in the buckets of [`crate::queue::wait_bucket`].
-    pub lifetimes: [u32; WAIT_BUCKETS],
+    pub lifetimes: [u64; WAIT_BUCKETS],
 }
 
 impl ChurnTally {
@@ -78,7 +78,7 @@ pub struct UnixRefusal {
 
 const _: () = {
     assert!(size_of::<ChurnKey>() == 4 + 2 + 1 + 1 + 16);
-    assert!(size_of::<ChurnTally>() == 4 * 8 + WAIT_BUCKETS * 4);
+    assert!(size_of::<ChurnTally>() == (4 + WAIT_BUCKETS) * 8);
     assert!(size_of::<Connection>() == 16);
     assert!(size_of::<UnixRefusal>() == 4 + 4 + UNIX_PATH);
 };

@@ -199,7 +199,7 @@ impl Class {
     ];
 }
 
-/// What one CPU counted for one listener.
+/// What was counted for one listener.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTally {
@@ -300,7 +300,7 @@ pub struct ServiceKey {
     pub is_local: u16,
 }
 
-/// What one CPU counted for one service.
+/// What was counted for one service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTally {
@@ -347,7 +347,7 @@ pub struct NoPortKey {
     pub family: u16,
 }
 
-/// What one CPU counted for one [`NoPortKey`].
+/// What was counted for one [`NoPortKey`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoPortTally {
@@ -365,8 +365,8 @@ pub struct Totals {
     pub counts: [u64; CLASSES],
     /// Detail events the ring buffer had no room for.
     pub ring_full: u64,
-    /// Counts that found no room in the map they belong to.
-    pub map_full: u64,
+    /// Counts that found no room in the map they belong to, by [`CountingMap`].
+    pub map_full: [u64; COUNTING_MAPS],
     /// Brackets entered while another stood open on the same CPU. 0 unless an exit was missed.
     pub nested: u64,
     /// Brackets left that were never entered: the hook was attached in between.
@@ -375,8 +375,48 @@ pub struct Totals {
 
 impl Default for Totals {
     fn default() -> Self {
-        Self { counts: [0; CLASSES], ring_full: 0, map_full: 0, nested: 0, orphan_exits: 0 }
+        Self {
+            counts: [0; CLASSES],
+            ring_full: 0,
+            map_full: [0; COUNTING_MAPS],
+            nested: 0,
+            orphan_exits: 0,
+        }
     }
+}
+
+/// A map of bounded room in which the programs count; also the index of what found no room in it, in
+/// [`Totals::map_full`].
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountingMap {
+    /// Losses by listener.
+    Listeners,
+    /// What became of connections, by service.
+    Services,
+    /// Connects that found no local port.
+    NoPort,
+    /// Accept queues by listener.
+    Queues,
+    /// How connections come and go, by service and peer.
+    Churn,
+    /// Unix connects refused.
+    UnixRefused,
+}
+
+/// Number of [`CountingMap`]s.
+pub const COUNTING_MAPS: usize = CountingMap::UnixRefused as usize + 1;
+
+impl CountingMap {
+    /// Every one of them with its name, each at its own index.
+    pub const ALL: [(Self, &'static str); COUNTING_MAPS] = [
+        (Self::Listeners, "listeners"),
+        (Self::Services, "services"),
+        (Self::NoPort, "no_port"),
+        (Self::Queues, "queues"),
+        (Self::Churn, "churn"),
+        (Self::UnixRefused, "unix_refused"),
+    ];
 }
 
 /// One dropped or repeated segment, as sent through the ring buffer `EVENTS`.
@@ -448,7 +488,7 @@ pub struct NginxRecord {
     pub name: [u8; NGINX_NAME],
 }
 
-/// Detail events one CPU sends for one listener within a second; more are counted, not sent.
+/// Detail events sent for one listener within a second; more are counted, not sent.
 pub const EVENTS_PER_SECOND: u64 = 256;
 
 const _: () = {
@@ -459,7 +499,7 @@ const _: () = {
     assert!(RECENT_PLACES.is_power_of_two());
     assert!(size_of::<NoPortKey>() == 4 + 4 + 16 + 2 + 2);
     assert!(size_of::<NoPortTally>() == 8 + 16);
-    assert!(size_of::<Totals>() == (CLASSES + 4) * 8);
+    assert!(size_of::<Totals>() == (CLASSES + 3 + COUNTING_MAPS) * 8);
     assert!(size_of::<NginxRecord>() == 3 * 8 + 4 * 4 + 2 + 2 + 4 + 32 + NGINX_NAME);
     assert!(size_of::<EventRecord>() == 8 + 28 + 16 + 2 + 2 + 4 * 4);
 };

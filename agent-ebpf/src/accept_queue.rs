@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use floodmark_common::{
-    ListenerKey,
+    CountingMap, ListenerKey,
     queue::{QueueTally, WAIT_BUCKETS, wait_bucket},
 };
 
@@ -25,7 +25,7 @@ use crate::{
         OFF_TP_RCVQ_TIME, Probed, Typed, read_or_zero,
     },
     listener::key_of,
-    maps::{ACCEPTING, EPOCH, QUEUES, totals},
+    maps::{ACCEPTING, EPOCH, QUEUES, no_room},
     task::socket_of_fd,
 };
 
@@ -216,7 +216,7 @@ fn tally_of(key: &ListenerKey) -> Option<*mut QueueTally> {
     let _ = QUEUES.insert(key, &BLANK, u64::from(BPF_NOEXIST));
     let tally = QUEUES.get_ptr_mut(key);
     if tally.is_none() {
-        totals(|t| t.map_full += 1);
+        no_room(CountingMap::Queues);
     }
     tally
 }

@@ -5,13 +5,16 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use floodmark_common::churn::{ChurnKey, ChurnTally, Connection};
+use floodmark_common::{
+    CountingMap,
+    churn::{ChurnKey, ChurnTally, Connection},
+};
 
 use crate::{
     accept_queue::bucket_place,
     kernel::{Access, OFF_SK_NUM, OFF_SK_PROTOCOL, Typed},
     listener::netns_of,
-    maps::{CHURN, CONNECTIONS, totals},
+    maps::{CHURN, CONNECTIONS, add, no_room},
     segment::requester,
 };
 
@@ -40,8 +43,8 @@ pub fn connection_changed(ctx: BtfTracePointContext) -> i32 {
         let is_local = u64::from(old == TCP_SYN_RECV);
         let _ = CONNECTIONS.insert(sk as u64, Connection { at_ns: now, is_local }, 0);
         if let Some(tally) = tally_of(sk, is_local != 0) {
-            // SAFETY: this CPU's slot of a per-CPU map.
-            unsafe { (*tally).opened += 1 };
+            // SAFETY: an element of the map.
+            unsafe { add(&raw mut (*tally).opened, 1) };
         }
     } else {
         ended(sk, new, now);
@@ -55,20 +58,22 @@ fn ended(sk: *const u8, new: u32, now: u64) {
     let Some(connection) = (unsafe { CONNECTIONS.get(sk as u64) }).copied() else { return };
     let _ = CONNECTIONS.remove(sk as u64);
     let Some(tally) = tally_of(sk, connection.is_local != 0) else { return };
-    // SAFETY: this CPU's slot of a per-CPU map.
-    let tally = unsafe { &mut *tally };
-    match new {
-        TCP_FIN_WAIT1 => tally.closed_here += 1,
-        TCP_CLOSE_WAIT => tally.closed_there += 1,
-        _ => tally.aborted += 1,
+    let bucket = bucket_place(now.saturating_sub(connection.at_ns));
+    // SAFETY: an element of the map.
+    unsafe {
+        match new {
+            TCP_FIN_WAIT1 => add(&raw mut (*tally).closed_here, 1),
+            TCP_CLOSE_WAIT => add(&raw mut (*tally).closed_there, 1),
+            _ => add(&raw mut (*tally).aborted, 1),
+        }
+        add(&raw mut (*tally).lifetimes[bucket], 1);
     }
-    tally.lifetimes[bucket_place(now.saturating_sub(connection.at_ns))] += 1;
 }
 
 /// A tally at zero, to insert without taking up the stack.
 static BLANK: ChurnTally = ChurnTally::BLANK;
 
-/// This CPU's slot for the service and the peer of `sk`, made if missing.
+/// The place in the map for the service and the peer of `sk`, made if missing.
 #[inline(always)]
 fn tally_of(sk: *const u8, is_local: bool) -> Option<*mut ChurnTally> {
     // A socket and a request begin alike, and both have the other side's address there.
@@ -88,7 +93,7 @@ fn tally_of(sk: *const u8, is_local: bool) -> Option<*mut ChurnTally> {
     let _ = CHURN.insert(key, &BLANK, u64::from(BPF_NOEXIST));
     let tally = CHURN.get_ptr_mut(key);
     if tally.is_none() {
-        totals(|t| t.map_full += 1);
+        no_room(CountingMap::Churn);
     }
     tally
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fexit, kprobe, kretprobe},
     programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use floodmark_common::{AF_INET, NoPortKey, NoPortTally, RawAddr, ServiceClass};
+use floodmark_common::{AF_INET, CountingMap, NoPortKey, NoPortTally, RawAddr, ServiceClass};
 
 use crate::{
     calls,
@@ -15,7 +15,7 @@ use crate::{
         OFF_SK_V6_DADDR, Probed, Typed,
     },
     listener::netns_of,
-    maps::{NO_PORT, totals},
+    maps::{NO_PORT, add, no_room},
     segment::in6_addr,
     service::count,
     task::command,
@@ -87,9 +87,9 @@ fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
         let _ = NO_PORT.insert(key, tally, u64::from(BPF_NOEXIST));
     }
     match NO_PORT.get_ptr_mut(key) {
-        // SAFETY: this CPU's slot of a per-CPU map.
-        Some(tally) => unsafe { (*tally).failures += 1 },
-        None => totals(|t| t.map_full += 1),
+        // SAFETY: an element of the map.
+        Some(tally) => unsafe { add(&raw mut (*tally).failures, 1) },
+        None => no_room(CountingMap::NoPort),
     }
 }
 

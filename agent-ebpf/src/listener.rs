@@ -5,7 +5,8 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
 };
 use floodmark_common::{
-    AF_INET, Class, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally, RawAddr,
+    AF_INET, Class, CountingMap, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally,
+    RawAddr,
 };
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
         OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR,
         OFF_SOCKET_INO, TYPE_SOCKET_ALLOC, read_row,
     },
-    maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, totals},
+    maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, add, no_room, totals},
     segment::{Peer, in6_addr},
 };
 
@@ -63,20 +64,24 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
     totals(|t| t.counts[class as usize] += times);
     let key = key_of::<A>(sk);
     let Some(tally) = tally_of(&key) else {
-        totals(|t| t.map_full += 1);
+        no_room(CountingMap::Listeners);
         return;
     };
-    // SAFETY: this CPU's slot of a per-CPU map.
-    let tally = unsafe { &mut *tally };
-    tally.count(class, times);
+    add_to(tally, class, times);
     // SAFETY: `sk` is a `struct sock *`.
     let (len, limit) = unsafe {
         (A::field::<u32>(sk, &OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
     };
-    tally.queue_high = tally.queue_high.max(len);
-    tally.queue_limit = limit;
-    if class.is_loss() && is_first_loss(&key, peer) {
-        tally.connections += 1;
+    // SAFETY: an element of the map. Other CPUs count in it too: of two depths seen at once the lesser
+    // may stay, and both are of a full queue.
+    unsafe {
+        if len > (*tally).queue_high {
+            (*tally).queue_high = len;
+        }
+        (*tally).queue_limit = limit;
+        if class.is_loss() && is_first_loss(&key, peer) {
+            add(&raw mut (*tally).connections, 1);
+        }
     }
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };
@@ -105,19 +110,24 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
 pub fn count<A: Access>(sk: *const u8, class: Class, times: u64) {
     totals(|t| t.counts[class as usize] += times);
     match tally_of(&key_of::<A>(sk)) {
-        // SAFETY: this CPU's slot of a per-CPU map.
-        Some(tally) => unsafe { (*tally).count(class, times) },
-        None => totals(|t| t.map_full += 1),
+        Some(tally) => add_to(tally, class, times),
+        None => no_room(CountingMap::Listeners),
     }
 }
 
-/// This CPU's slot for the listener, made if missing.
+#[inline(always)]
+fn add_to(tally: *mut ListenerTally, class: Class, times: u64) {
+    // SAFETY: an element of the map.
+    unsafe { add(&raw mut (*tally).counts[class as usize], times) };
+}
+
+/// The listener's place in the map, made if missing.
 #[inline(always)]
 fn tally_of(key: &ListenerKey) -> Option<*mut ListenerTally> {
     if let Some(tally) = LISTENERS.get_ptr_mut(key) {
         return Some(tally);
     }
-    // Another CPU may insert first; then its slot for this CPU is there, zeroed.
+    // Another CPU may insert first; then that is its place.
     let _ = LISTENERS.insert(key, &BLANK, u64::from(BPF_NOEXIST));
     LISTENERS.get_ptr_mut(key)
 }
@@ -155,17 +165,21 @@ fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
     }
 }
 
-/// Whether one more detail event fits into the current second of this CPU and listener.
+/// Whether one more detail event fits into the listener's current second. Several CPUs at once may send
+/// a few more.
 #[inline(always)]
-fn within_rate(tally: &mut ListenerTally, now_ns: u64) -> bool {
-    if now_ns - tally.limit_since_ns >= 1_000_000_000 {
-        tally.limit_since_ns = now_ns;
-        tally.limit_sent = 0;
+fn within_rate(tally: *mut ListenerTally, now_ns: u64) -> bool {
+    // SAFETY: an element of the map.
+    unsafe {
+        if now_ns.wrapping_sub((*tally).limit_since_ns) >= 1_000_000_000 {
+            (*tally).limit_since_ns = now_ns;
+            (*tally).limit_sent = 0;
+        }
+        if (*tally).limit_sent >= EVENTS_PER_SECOND {
+            add(&raw mut (*tally).events_withheld, 1);
+            return false;
+        }
+        (*tally).limit_sent += 1;
     }
-    if tally.limit_sent >= EVENTS_PER_SECOND {
-        tally.events_withheld += 1;
-        return false;
-    }
-    tally.limit_sent += 1;
     true
 }

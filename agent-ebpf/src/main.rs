@@ -3,6 +3,8 @@
 //! One file per kernel path. The brackets (`bracket`) count by the growth of this CPU's own MIB
 //! counters between a function's entry and its exit, so the count is exact by construction.
 
+// The one way to an atomic addition on this target.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 

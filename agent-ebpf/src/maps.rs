@@ -1,13 +1,19 @@
 //! The maps shared with the agent.
+//!
+//! Those that count losses are preallocated, and all CPUs count in one place: the kernel has no memory
+//! at hand when a hundred listeners come into trouble at once (`bpf_mem_alloc`, for per-CPU values
+//! above all), and a count for each CPU of so many listeners would be too much to have in reserve.
+
+use core::arch::asm;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use floodmark_common::{
-    ListenerKey, ListenerTally, NoPortKey, NoPortTally, RecentServices, ServiceKey, ServiceTally,
-    Totals,
+    CountingMap, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RecentServices, ServiceKey,
+    ServiceTally, Totals,
     churn::{ChurnKey, ChurnTally, Connection, UnixRefusal},
     queue::{ListenCall, QueueTally, SocketKey},
 };
@@ -16,10 +22,9 @@ use floodmark_common::{
 #[map]
 pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
 
-/// Losses by listener. Not preallocated: only listeners in trouble take memory.
+/// Losses by listener.
 #[map]
-pub static LISTENERS: PerCpuHashMap<ListenerKey, ListenerTally> =
-    PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+pub static LISTENERS: HashMap<ListenerKey, ListenerTally> = HashMap::with_max_entries(4096, 0);
 
 /// Number of places in [`LOSERS`]; a power of two.
 pub const LOSERS_PLACES: u32 = 8192;
@@ -36,15 +41,15 @@ pub static RECENT_SERVICES: PerCpuArray<RecentServices> = PerCpuArray::with_max_
 
 /// What became of connections, by service, but for what is in [`RECENT_SERVICES`].
 #[map]
-pub static SERVICES: PerCpuHashMap<ServiceKey, ServiceTally> =
-    PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+pub static SERVICES: HashMap<ServiceKey, ServiceTally> = HashMap::with_max_entries(4096, 0);
 
 /// Connects that found no local port, by destination and process.
 #[map]
-pub static NO_PORT: PerCpuHashMap<NoPortKey, NoPortTally> =
-    PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+pub static NO_PORT: HashMap<NoPortKey, NoPortTally> = HashMap::with_max_entries(1024, 0);
 
-/// Accept queues by listener. Only listeners that take connections take memory.
+/// Accept queues by listener, on each CPU, since a maximum cannot be had by adding. Only listeners that
+/// take connections take memory; while the kernel has none at hand, a queue's first connections are not
+/// in it.
 #[map]
 pub static QUEUES: PerCpuHashMap<ListenerKey, QueueTally> =
     PerCpuHashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
@@ -71,13 +76,11 @@ pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entri
 
 /// How connections come and go, by service and peer.
 #[map]
-pub static CHURN: PerCpuHashMap<ChurnKey, ChurnTally> =
-    PerCpuHashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
+pub static CHURN: HashMap<ChurnKey, ChurnTally> = HashMap::with_max_entries(2048, 0);
 
 /// Unix connects refused.
 #[map]
-pub static UNIX_REFUSED: PerCpuHashMap<UnixRefusal, u64> =
-    PerCpuHashMap::with_max_entries(512, BPF_F_NO_PREALLOC);
+pub static UNIX_REFUSED: HashMap<UnixRefusal, u64> = HashMap::with_max_entries(512, 0);
 
 /// Detail events; the agent sets the size.
 #[map]
@@ -91,4 +94,23 @@ pub fn totals(change: impl FnOnce(&mut Totals)) {
         // bracket.rs for the one exception and what it costs.
         change(unsafe { &mut *totals });
     }
+}
+
+/// Notes that a count found no room in `map`.
+#[inline(always)]
+pub fn no_room(map: CountingMap) {
+    totals(|t| t.map_full[map as usize] += 1);
+}
+
+/// Adds to a count that other CPUs add to at the same time (`BPF_ATOMIC | BPF_ADD`, which every kernel
+/// has as long as nobody asks what the sum was).
+///
+/// # Safety
+///
+/// `count` must point to a `u64` in a map's value.
+#[inline(always)]
+pub unsafe fn add(count: *mut u64, more: u64) {
+    // By hand: for Rust a BPF target has no atomics but loads and stores.
+    // SAFETY: the caller's promise; values of maps are aligned to eight bytes.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) more) };
 }

@@ -2,13 +2,14 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use floodmark_common::{
-    RECENT_PLACES, RecentService, SERVICE_CLASSES, ServiceClass, ServiceKey, ServiceTally,
+    CountingMap, RECENT_PLACES, RecentService, SERVICE_CLASSES, ServiceClass, ServiceKey,
+    ServiceTally,
 };
 
 use crate::{
     kernel::{Access, OFF_SK_PORTPAIR},
     listener::netns_of,
-    maps::{RECENT_SERVICES, SERVICES, totals},
+    maps::{RECENT_SERVICES, SERVICES, add, no_room},
 };
 
 /// A tally at zero, to insert without taking up the stack.
@@ -41,9 +42,9 @@ pub fn count_between(netns: u32, local: u16, remote: u16, class: ServiceClass) {
         return;
     }
     match tally_of(key) {
-        // SAFETY: this CPU's slot of a per-CPU map.
-        Some(tally) => unsafe { (*tally).counts[class as usize] += 1 },
-        None => totals(|t| t.map_full += 1),
+        // SAFETY: an element of the map.
+        Some(tally) => unsafe { add(&raw mut (*tally).counts[class as usize], 1) },
+        None => no_room(CountingMap::Services),
     }
 }
 
@@ -85,13 +86,13 @@ fn take_over(recent: &mut RecentService, key: ServiceKey) -> bool {
     if recent.key != ServiceKey::default() {
         let Some(tally) = tally_of(recent.key) else { return false };
         let place = core::ptr::from_mut(recent);
-        // SAFETY: both are this CPU's slots. Volatile, so that the key is written before the counts
+        // SAFETY: this CPU's place, and an element of the map. Volatile, so that the key is written before the counts
         // move, and that no call of `memset` comes of them (see `program.rs`).
         unsafe {
             (&raw mut (*place).key).write_volatile(ServiceKey::default());
             for class in 0..SERVICE_CLASSES {
                 let count = &raw mut (*place).tally.counts[class];
-                (*tally).counts[class] += count.read_volatile();
+                add(&raw mut (*tally).counts[class], count.read_volatile());
                 count.write_volatile(0);
             }
         }
@@ -100,13 +101,13 @@ fn take_over(recent: &mut RecentService, key: ServiceKey) -> bool {
     true
 }
 
-/// This CPU's slot of the map for the service, made if missing.
+/// The service's place in the map, made if missing.
 #[inline(always)]
 fn tally_of(key: ServiceKey) -> Option<*mut ServiceTally> {
     if let Some(tally) = SERVICES.get_ptr_mut(key) {
         return Some(tally);
     }
-    // Another CPU may insert first; then its slot for this CPU is there, zeroed.
+    // Another CPU may insert first; then that is its place.
     let _ = SERVICES.insert(key, &BLANK, u64::from(BPF_NOEXIST));
     SERVICES.get_ptr_mut(key)
 }

@@ -17,14 +17,17 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FExitContext},
 };
 use aya_log_ebpf::warn;
-use floodmark_common::churn::{UNIX_PATH, UnixRefusal};
+use floodmark_common::{
+    CountingMap,
+    churn::{UNIX_PATH, UnixRefusal},
+};
 
 use crate::{
     kernel::{
         Access, OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
         OFF_TASK_NSPROXY, Probed, read_or_zero,
     },
-    maps::{UNIX_REFUSED, totals},
+    maps::{UNIX_REFUSED, add, totals},
 };
 
 const EAGAIN: i64 = 11;
@@ -129,13 +132,14 @@ fn refused<M: Memory>(ctx: &impl EbpfContext, error: i64, address: u64, length: 
         UNIX_REFUSED.get_ptr_mut(&*key)
     });
     match count {
-        // SAFETY: this CPU's slot of a per-CPU map.
-        Some(count) => unsafe { *count += 1 },
+        // SAFETY: an element of the map.
+        Some(count) => unsafe { add(count, 1) },
         None => {
             let mut is_first = false;
             totals(|t| {
-                t.map_full += 1;
-                is_first = t.map_full == 1;
+                let refused = &mut t.map_full[CountingMap::UnixRefused as usize];
+                *refused += 1;
+                is_first = *refused == 1;
             });
             if is_first {
                 warn!(ctx, "no room to count refused Unix connects: too many paths");

@@ -236,8 +236,8 @@ fn churn_tells_who_closed_and_how_long_it_lasted(namespace: &Namespace, mut watc
     assert_eq!((client.opened, client.closed_here, client.closed_there), (8, 5, 3));
     let lived = wait_bucket(20_000_000);
     let lifetimes = &service.lifetimes;
-    assert_eq!(lifetimes.iter().sum::<u32>(), 8);
-    assert_eq!(lifetimes[..lived].iter().sum::<u32>(), 0, "none lasted less than its 20 ms");
+    assert_eq!(lifetimes.iter().sum::<u64>(), 8);
+    assert_eq!(lifetimes[..lived].iter().sum::<u64>(), 0, "none lasted less than its 20 ms");
 }
 
 #[test]

@@ -8,8 +8,9 @@ use floodmark::kernel::{
     class::{meaning_of, word},
     netns::{Netns, discover},
 };
+use floodmark_common::CountingMap;
 
-use crate::{claim::Claim, namespace::prefix, report::MAP_FULL};
+use crate::{claim::Claim, namespace::prefix};
 
 /// Losses that the drop-reason tracepoint takes for overflows, which is its known blind spot.
 const MISTAKEN: [&str; 1] = ["ack/child_failed"];
@@ -72,12 +73,11 @@ impl Measure {
     /// What would make its counts wrong, so far: all of it should be 0.
     pub fn troubles(&self) -> Result<BTreeMap<String, u64>> {
         let totals = self.source.health()?.totals;
-        let troubles = [
-            (MAP_FULL, totals.map_full),
-            ("nested", totals.nested),
-            ("orphan_exits", totals.orphan_exits),
-        ];
-        Ok(troubles.into_iter().map(|(name, count)| (name.to_owned(), count)).collect())
+        let no_room = CountingMap::ALL
+            .map(|(map, name)| (format!("no room in {name}"), totals.map_full[map as usize]));
+        let brackets = [("nested", totals.nested), ("orphan_exits", totals.orphan_exits)];
+        let brackets = brackets.map(|(name, count)| (name.to_owned(), count));
+        Ok(no_room.into_iter().chain(brackets).collect())
     }
 
     /// Whether every loss is counted where it happens, so that nothing is estimated.

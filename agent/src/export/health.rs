@@ -1,5 +1,7 @@
 //! What the agent tells of itself: rungs, canary, losses of its own.
 
+use floodmark_common::CountingMap;
+
 use super::families::Families;
 use crate::agent::Snapshot;
 
@@ -71,16 +73,18 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
             *count,
         );
     }
-    for (what, count) in [
-        ("map_full", totals.map_full),
-        ("nested", totals.nested),
-        ("orphan_exit", totals.orphan_exits),
-    ] {
+    let mut failed = |labels: &[(&str, &str)], count| {
         families.counter(
             "floodmark_attribution_failures_total",
-            "Counts in the kernel that could not be given to a listener or service.",
-            &[("reason", what)],
+            "Counts in the kernel that could not be given to a listener or service; where a map had no \
+             room for them, which.",
+            labels,
             count,
         );
+    };
+    for (map, name) in CountingMap::ALL {
+        failed(&[("reason", "map_full"), ("map", name)], totals.map_full[map as usize]);
     }
+    failed(&[("reason", "nested")], totals.nested);
+    failed(&[("reason", "orphan_exit")], totals.orphan_exits);
 }

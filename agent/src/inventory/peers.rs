@@ -173,11 +173,11 @@ impl Counted {
 }
 
 /// The geometric middle of the bucket that the median lies in, in seconds.
-fn median(buckets: &[u32; WAIT_BUCKETS]) -> Option<f64> {
-    let all: u64 = buckets.iter().map(|count| u64::from(*count)).sum();
+fn median(buckets: &[u64; WAIT_BUCKETS]) -> Option<f64> {
+    let all: u64 = buckets.iter().sum();
     let mut below = 0;
     let bucket = buckets.iter().position(|count| {
-        below += u64::from(*count);
+        below += count;
         below * 2 >= all && all > 0
     })?;
     Some((f64::from(WAIT_FIRST) + bucket as f64 - 0.5).exp2())
@@ -218,7 +218,7 @@ mod tests {
 
     fn tally(opened: u64, closed_here: u64) -> ChurnTally {
         let mut tally = ChurnTally { opened, closed_here, ..ChurnTally::BLANK };
-        tally.lifetimes[10] = closed_here as u32;
+        tally.lifetimes[10] = closed_here;
         tally
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
 use floodmark_common::{
     AF_INET, Class, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RawAddr, Totals,
 };
@@ -31,10 +31,10 @@ pub struct Growth {
 
 /// The counting maps, and what they held when last read.
 pub struct Counters {
-    listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
+    listeners: BpfHashMap<MapData, ListenerKey, ListenerTally>,
     /// What became of connections, by service.
     pub services: ServiceMaps,
-    no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
+    no_port: BpfHashMap<MapData, NoPortKey, NoPortTally>,
     totals: PerCpuArray<MapData, Totals>,
     seen: HashMap<ListenerKey, ListenerTally>,
 }
@@ -51,8 +51,7 @@ impl Counters {
     pub fn growth(&mut self) -> Result<Vec<Growth>> {
         let mut growth = Vec::new();
         for entry in self.listeners.iter() {
-            let (key, per_cpu) = entry.context("reading the LISTENERS map")?;
-            let now = sum(per_cpu.iter());
+            let (key, now) = entry.context("reading the LISTENERS map")?;
             let before = self.seen.insert(key, now).unwrap_or_default();
             let tally = difference(&now, &before);
             if !tally.is_empty() {
@@ -87,18 +86,15 @@ impl Counters {
 
     /// Connects that found no local port, since start.
     pub fn no_port(&self) -> Result<Vec<NoPortCount>> {
-        let read = |entry: Result<(NoPortKey, PerCpuValues<NoPortTally>), _>| {
-            let (key, per_cpu) = entry.context("reading the NO_PORT map")?;
-            // Only the CPU that made the entry knows the name.
-            let command = per_cpu.iter().map(|cpu| cpu.command).find(|name| name[0] != 0);
-            let command = command.unwrap_or_default();
-            let command = command.split(|byte| *byte == 0).next().unwrap_or_default();
+        let read = |entry: Result<(NoPortKey, NoPortTally), _>| {
+            let (key, tally) = entry.context("reading the NO_PORT map")?;
+            let command = tally.command.split(|byte| *byte == 0).next().unwrap_or_default();
             Ok(NoPortCount {
                 netns: NetnsId(key.netns),
                 destination: SocketAddr::new(address(key.family, &key.addr), key.port),
                 pid: key.pid,
                 command: String::from_utf8_lossy(command).into_owned(),
-                failures: per_cpu.iter().map(|cpu| cpu.failures).sum(),
+                failures: tally.failures,
             })
         };
         self.no_port.iter().map(read).collect()
@@ -111,7 +107,7 @@ impl Counters {
             let Totals { counts, ring_full, map_full, nested, orphan_exits } = *cpu;
             add(&mut sum.counts, &counts);
             sum.ring_full += ring_full;
-            sum.map_full += map_full;
+            add(&mut sum.map_full, &map_full);
             sum.nested += nested;
             sum.orphan_exits += orphan_exits;
             sum
@@ -139,22 +135,11 @@ pub(super) fn address(family: u16, raw: &RawAddr) -> IpAddr {
     }
 }
 
-fn sum<'a>(per_cpu: impl Iterator<Item = &'a ListenerTally>) -> ListenerTally {
-    per_cpu.fold(ListenerTally::default(), |mut sum, cpu| {
-        add(&mut sum.counts, &cpu.counts);
-        sum.connections += cpu.connections;
-        sum.events_withheld += cpu.events_withheld;
-        sum.queue_high = sum.queue_high.max(cpu.queue_high);
-        sum.queue_limit = sum.queue_limit.max(cpu.queue_limit);
-        sum
-    })
-}
-
 pub(super) fn add<const N: usize>(sum: &mut [u64; N], more: &[u64; N]) {
     sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
 
-/// Per-CPU counters are read one CPU after another, but each only grows.
+/// Programs count on while the map is read, but each counter only grows.
 fn difference(now: &ListenerTally, before: &ListenerTally) -> Tally {
     let grown = |class: Class| {
         let index = class as usize;
@@ -169,15 +154,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_cpus_and_takes_the_difference() {
-        let cpu = |syns, queue_high| {
-            let mut tally = ListenerTally { queue_high, ..ListenerTally::default() };
-            tally.count(Class::SynAcceptQueueFull, syns);
+    fn takes_the_difference() {
+        let counted = |syns| {
+            let mut tally = ListenerTally::default();
+            tally.counts[Class::SynAcceptQueueFull as usize] = syns;
             tally
         };
-        let now = sum([cpu(3, 129), cpu(4, 7)].iter());
-        assert_eq!((now.counts[Class::SynAcceptQueueFull as usize], now.queue_high), (7, 129));
-        assert_eq!(difference(&now, &cpu(5, 0)), Tally::of(&[(Class::SynAcceptQueueFull, 2)]));
+        let grown = difference(&counted(7), &counted(5));
+        assert_eq!(grown, Tally::of(&[(Class::SynAcceptQueueFull, 2)]));
+        assert!(difference(&counted(5), &counted(7)).is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::Program,
 };
 use aya_log::EbpfLogger;
@@ -59,13 +59,13 @@ pub struct Maps {
 /// The maps in which the programs count.
 pub struct CountingMaps {
     /// Losses by listener.
-    pub listeners: PerCpuHashMap<MapData, ListenerKey, ListenerTally>,
+    pub listeners: HashMap<MapData, ListenerKey, ListenerTally>,
     /// What became of connections, by service.
-    pub services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    pub services: HashMap<MapData, ServiceKey, ServiceTally>,
     /// Those met most of late, on each CPU.
     pub recent_services: PerCpuArray<MapData, RecentServices>,
     /// Connects that found no local port.
-    pub no_port: PerCpuHashMap<MapData, NoPortKey, NoPortTally>,
+    pub no_port: HashMap<MapData, NoPortKey, NoPortTally>,
     /// Totals.
     pub totals: PerCpuArray<MapData, Totals>,
 }

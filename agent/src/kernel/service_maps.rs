@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
 use floodmark_common::{RecentService, RecentServices, SERVICE_CLASSES, ServiceKey, ServiceTally};
 
 use super::{counters::add, sample::NetnsId};
@@ -18,7 +18,7 @@ const READINGS: u32 = 8;
 
 /// The two maps.
 pub struct ServiceMaps {
-    services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+    services: BpfHashMap<MapData, ServiceKey, ServiceTally>,
     recent: PerCpuArray<MapData, RecentServices>,
     /// What of the counts is not to be told: counted before the baseline, or for a namespace that was
     /// forgotten, whose number another may get.
@@ -28,7 +28,7 @@ pub struct ServiceMaps {
 impl ServiceMaps {
     /// Takes the maps over.
     pub fn new(
-        services: PerCpuHashMap<MapData, ServiceKey, ServiceTally>,
+        services: BpfHashMap<MapData, ServiceKey, ServiceTally>,
         recent: PerCpuArray<MapData, RecentServices>,
     ) -> Self {
         Self { services, recent, before: HashMap::new() }
@@ -87,14 +87,11 @@ impl ServiceMaps {
     }
 
     fn in_the_map(&self) -> Result<HashMap<ServiceKey, ServiceCounts>> {
-        let mut counts = HashMap::new();
-        for entry in self.services.iter() {
-            let (key, per_cpu) = entry.context("reading the SERVICES map")?;
-            let sum: &mut ServiceCounts = counts.entry(key).or_default();
-            *sum = [0; SERVICE_CLASSES];
-            per_cpu.iter().for_each(|cpu| add(sum, &cpu.counts));
-        }
-        Ok(counts)
+        let read = |entry: Result<(ServiceKey, ServiceTally), _>| {
+            let (key, tally) = entry.context("reading the SERVICES map")?;
+            Ok((key, tally.counts))
+        };
+        self.services.iter().map(read).collect()
     }
 
     /// The places of all CPUs, one after another.

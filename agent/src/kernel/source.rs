@@ -85,7 +85,7 @@ impl Health {
         let counts = [
             ("events_lost", ring_full),
             ("events_undecodable", self.undecodable),
-            ("map_full", map_full),
+            ("map_full", map_full.iter().sum()),
             ("nested", nested),
             ("orphan_exits", orphan_exits),
             ("program_misses", self.misses.iter().map(|(_, misses)| misses).sum()),

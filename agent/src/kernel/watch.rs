@@ -26,8 +26,8 @@ pub struct WatchMaps {
     epoch: Array<MapData, u32>,
     listens: BpfHashMap<MapData, SocketKey, ListenCall>,
     changes: PerCpuArray<MapData, u64>,
-    churn: PerCpuHashMap<MapData, ChurnKey, ChurnTally>,
-    unix_refused: PerCpuHashMap<MapData, UnixRefusal, u64>,
+    churn: BpfHashMap<MapData, ChurnKey, ChurnTally>,
+    unix_refused: BpfHashMap<MapData, UnixRefusal, u64>,
     flow: FlowMaps,
 }
 
@@ -204,11 +204,10 @@ impl Watch {
     ///
     /// When the map cannot be read.
     pub fn churn(&self) -> Result<BTreeMap<ChurnId, ChurnTally>> {
-        let mut found = BTreeMap::new();
+        let mut found: BTreeMap<_, ChurnTally> = BTreeMap::new();
         for entry in self.maps.churn.iter() {
-            let (key, per_cpu) = entry.context("reading the CHURN map")?;
-            let tally: &mut ChurnTally = found.entry(churn_id(&key)).or_default();
-            per_cpu.iter().for_each(|cpu| add_churn(tally, cpu));
+            let (key, counted) = entry.context("reading the CHURN map")?;
+            add_churn(found.entry(churn_id(&key)).or_default(), &counted);
         }
         Ok(found)
     }
@@ -224,13 +223,13 @@ impl Watch {
     ///
     /// When the map cannot be read.
     pub fn unix_refused(&self) -> Result<Vec<UnixRefused>> {
-        let read = |entry: Result<(UnixRefusal, aya::maps::PerCpuValues<u64>), _>| {
-            let (key, per_cpu) = entry.context("reading the UNIX_REFUSED map")?;
+        let read = |entry: Result<(UnixRefusal, u64), _>| {
+            let (key, count) = entry.context("reading the UNIX_REFUSED map")?;
             Ok(UnixRefused {
                 netns: NetnsId(key.netns),
                 errno: key.errno.cast_signed(),
                 path: unix_path(&key.path),
-                count: per_cpu.iter().sum(),
+                count,
             })
         };
         self.maps.unix_refused.iter().map(read).collect()
@@ -251,8 +250,8 @@ impl Watch {
         self.maps.flow.forget(&alive)?;
         let mut opened = HashMap::new();
         for entry in self.maps.churn.iter() {
-            let (key, per_cpu) = entry.context("reading the CHURN map")?;
-            opened.insert(key, per_cpu.iter().map(|cpu| cpu.opened).sum::<u64>());
+            let (key, tally) = entry.context("reading the CHURN map")?;
+            opened.insert(key, tally.opened);
         }
         for (key, count) in &opened {
             if self.churn_before.get(key) == Some(count) {
@@ -275,12 +274,12 @@ impl QueueReading {
     }
 }
 
-fn add_churn(sum: &mut ChurnTally, cpu: &ChurnTally) {
-    sum.opened += cpu.opened;
-    sum.closed_here += cpu.closed_here;
-    sum.closed_there += cpu.closed_there;
-    sum.aborted += cpu.aborted;
-    sum.lifetimes.iter_mut().zip(cpu.lifetimes).for_each(|(sum, more)| *sum += more);
+fn add_churn(sum: &mut ChurnTally, more: &ChurnTally) {
+    sum.opened += more.opened;
+    sum.closed_here += more.closed_here;
+    sum.closed_there += more.closed_there;
+    sum.aborted += more.aborted;
+    sum.lifetimes.iter_mut().zip(more.lifetimes).for_each(|(sum, count)| *sum += count);
 }
 
 fn churn_id(key: &ChurnKey) -> ChurnId {
