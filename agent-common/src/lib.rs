@@ -237,12 +237,6 @@ impl ListenerTally {
         queue_high: 0,
         queue_limit: 0,
     };
-
-    /// One more of `class`.
-    #[inline(always)]
-    pub fn count(&mut self, class: Class, more: u64) {
-        self.counts[class as usize] += more;
-    }
 }
 
 /// What became of connections to or from a service; also the index of its count in
