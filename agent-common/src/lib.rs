@@ -1,5 +1,5 @@
 //! The contract between Floodmark's eBPF programs and its agent: map keys, counters, event
-//! records, and the names of the load-time constants. Plain data; nothing here can fail.
+//! records, and the constants that the programs leave open. Plain data; nothing here can fail.
 //!
 //! Every record is `repr(C)` without padding (asserted below), so each of its bytes is
 //! initialised when it crosses the boundary.
@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "records are plain data to aya")]
 
 pub mod churn;
+pub mod constants;
 pub mod flow;
 pub mod queue;
 
@@ -18,10 +19,6 @@ pub const AF_INET6: u16 = 10;
 
 /// Load-time constant for an offset the running kernel does not have.
 pub const ABSENT: u64 = u64::MAX;
-
-/// Stands in the object for `bpf_rdonly_cast`, a kernel function that no number of a helper calls: the
-/// agent finds this number and puts the function's in its place. No helper will ever have it.
-pub const RDONLY_CAST: u32 = 0x7f1d_ca57;
 
 /// An IPv4 address in the first four bytes, or an IPv6 address, in network byte order.
 pub type RawAddr = [u8; 16];

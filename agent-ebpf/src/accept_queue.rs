@@ -7,7 +7,7 @@
 use core::hint::black_box;
 
 use aya_ebpf::{
-    EbpfContext, Global,
+    EbpfContext,
     bindings::BPF_NOEXIST,
     helpers::generated::bpf_ktime_get_ns,
     macros::{btf_tracepoint, fexit, kprobe, kretprobe},
@@ -22,11 +22,11 @@ use crate::{
     flow::arrived,
     kernel::{
         Access, OFF_CSK_QLEN, OFF_REGS_DI, OFF_REGS_ORIG_AX, OFF_SK_ACK_BACKLOG, OFF_SK_PROTOCOL,
-        OFF_TP_RCVQ_TIME, Probed, Typed, read_or_zero,
+        OFF_TP_RCVQ_TIME, Open, Probed, Typed, read_or_zero,
     },
     listener::key_of,
     maps::{ACCEPTING, EPOCH, QUEUES, no_room},
-    task::socket_of_fd,
+    task::{register, socket_of_fd},
 };
 
 const TCP_SYN_RECV: u32 = 3;
@@ -80,7 +80,7 @@ pub fn child_cloned(ctx: BtfTracePointContext) -> i32 {
     if ctx.arg::<u32>(1) == TCP_LISTEN && ctx.arg::<u32>(2) == TCP_SYN_RECV {
         let sk: *const u8 = ctx.arg(0);
         // SAFETY: `sk` is a program argument of type `struct sock *`.
-        if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } == IPPROTO_TCP {
+        if unsafe { Typed::field::<u16>(sk, OFF_SK_PROTOCOL) } == IPPROTO_TCP {
             enqueued::<Typed>(sk, 1);
         }
     }
@@ -91,7 +91,7 @@ pub fn child_cloned(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn enqueued<A: Access>(sk: *const u8, more: u32) {
     // SAFETY: `sk` is a `struct sock *`.
-    let depth = unsafe { A::field::<u32>(sk, &OFF_SK_ACK_BACKLOG) } + more;
+    let depth = unsafe { A::field::<u32>(sk, OFF_SK_ACK_BACKLOG) } + more;
     let epoch = EPOCH.get(0).copied().unwrap_or(0);
     // The accept queue is a member of `struct inet_connection_sock`, beyond `struct sock`.
     let syn_queue: u32 = read_or_zero(sk as u64 + OFF_CSK_QLEN.load());
@@ -159,19 +159,17 @@ const SYS_ACCEPT4: u64 = 288;
 #[btf_tracepoint(function = "sys_exit")]
 pub fn accept_returned(ctx: BtfTracePointContext) -> i32 {
     let (regs, ret): (*const u8, i64) = (ctx.arg(0), ctx.arg(1));
-    // SAFETY: `regs` is a program argument of type `struct pt_regs *`.
-    let register = |offset: &Global<u64>| unsafe { Typed::field::<u64>(regs, offset) };
-    let call = register(&OFF_REGS_ORIG_AX);
+    let call = register::<Typed>(regs, OFF_REGS_ORIG_AX);
     if (call != SYS_ACCEPT && call != SYS_ACCEPT4) || ret < 0 {
         return 0;
     }
     let child = socket_of_fd(ret as u64);
-    let listener = socket_of_fd(register(&OFF_REGS_DI));
+    let listener = socket_of_fd(register::<Typed>(regs, OFF_REGS_DI));
     if child == 0 || listener == 0 {
         return 0;
     }
     // SAFETY: both are `struct sock *`, though without a type for the verifier.
-    if unsafe { Probed::field::<u16>(child as *const u8, &OFF_SK_PROTOCOL) } == IPPROTO_TCP {
+    if unsafe { Probed::field::<u16>(child as *const u8, OFF_SK_PROTOCOL) } == IPPROTO_TCP {
         accepted(&key_of::<Probed>(listener as *const u8), child);
     }
     0

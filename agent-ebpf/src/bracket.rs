@@ -14,13 +14,15 @@
 //! without its entry (attached in between) is counted and ignored; an entry always starts afresh,
 //! so a missed exit costs that one segment and nothing after it.
 
-use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
 
 use crate::{
     kernel::{
-        Access, MIB_DEFER_ACCEPT_DROP, MIB_FASTOPEN_PASSIVE_FAIL, MIB_LISTEN_OVERFLOWS,
-        MIB_REQ_Q_FULL_DO_COOKIES, MIB_SYNCOOKIES_SENT, OFF_BPF_ARRAY_PPTRS, OFF_NET_COOKIE,
-        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, TYPE_LINUX_MIB, is_cast, read_at, read_row,
+        Access, OFF_BPF_ARRAY_PPTRS, OFF_MIB_DEFER_ACCEPT_DROP, OFF_MIB_EMBRYONIC_RSTS,
+        OFF_MIB_FASTOPEN_PASSIVE_FAIL, OFF_MIB_LISTEN_DROPS, OFF_MIB_LISTEN_OVERFLOWS,
+        OFF_MIB_REQ_Q_FULL_DO_COOKIES, OFF_MIB_SYNCOOKIES_RECV, OFF_MIB_SYNCOOKIES_SENT,
+        OFF_NET_COOKIE, OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, Open, TYPE_LINUX_MIB,
+        is_cast, read_at, read_member, read_pair,
     },
     maps::totals,
     segment::Peer,
@@ -149,10 +151,10 @@ fn open_in<A: Access>(
     }
     bracket.site = 0;
     enter_namespace::<A>(bracket, sk)?;
-    bracket.before = bracket.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
-    if !is_cast(&TYPE_LINUX_MIB) {
+    bracket.before = bracket.two(OFF_MIB_LISTEN_OVERFLOWS)?;
+    if !is_cast(TYPE_LINUX_MIB) {
         // SAFETY: `sk` is a `struct sock *`.
-        bracket.sk_drops = unsafe { A::field(sk, &OFF_SK_DROPS) };
+        bracket.sk_drops = unsafe { A::field(sk, OFF_SK_DROPS) };
     }
     bracket.failures = 0;
     keep(&raw mut bracket.sk, sk as u64);
@@ -166,23 +168,21 @@ fn open_in<A: Access>(
 fn enter_namespace<A: Access>(bracket: &mut Bracket, sk: *const u8) -> Option<()> {
     // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`.
     let (net, net_cookie) = unsafe {
-        let net: *const u8 = A::field(sk, &OFF_SK_NET);
-        (net, A::field::<u64>(net, &OFF_NET_COOKIE))
+        let net: *const u8 = A::field(sk, OFF_SK_NET);
+        (net, A::field::<u64>(net, OFF_NET_COOKIE))
     };
+    let Baseline { net: last, net_cookie: last_cookie, .. } = bracket.baseline;
+    let is_same = last_cookie == net_cookie && last == net as u64;
     // A cookie is never used twice. Without one (Linux before 5.14) the counters' own address is to
     // be compared too.
-    if net_cookie != 0
-        && bracket.baseline.net_cookie == net_cookie
-        && bracket.baseline.net == net as u64
-    {
+    if is_same && net_cookie != 0 {
         return Some(());
     }
     // SAFETY: as above.
-    let statistics: u64 = unsafe { A::field::<*const u8>(net, &OFF_NET_STATISTICS) } as u64;
+    let statistics: u64 = unsafe { A::field::<*const u8>(net, OFF_NET_STATISTICS) } as u64;
     let offset = percpu_offset(bracket)?;
     let mibs = wash(bracket, statistics).wrapping_add(offset);
-    let is_same = bracket.baseline.net != 0 && bracket.mibs == mibs;
-    if is_same && net_cookie == 0 && bracket.baseline.net_cookie == 0 {
+    if is_same && bracket.mibs == mibs {
         return Some(());
     }
     bracket.mibs = mibs;
@@ -205,7 +205,7 @@ pub fn open_for_syn<A: Access>(sk: *const u8, skb: u64) -> Option<&'static mut B
 pub fn was_asked(skb: *const u8) -> bool {
     slot().is_none_or(|bracket| {
         let asked = core::mem::replace(&mut bracket.syn, 0);
-        asked == wash(bracket, skb as u64)
+        asked == skb as u64
     })
 }
 
@@ -252,11 +252,11 @@ impl Bracket {
         if self.is_unscathed::<A>(sk) {
             return Some(Listen { overflows: 0, drops: 0 });
         }
-        let [drops] = self.counters(&MIB_LISTEN_OVERFLOWS, 1)?;
+        let drops = self.one(OFF_MIB_LISTEN_DROPS)?;
         if drops == self.before[1] {
             return Some(Listen { overflows: 0, drops: 0 });
         }
-        let [overflows] = self.counters(&MIB_LISTEN_OVERFLOWS, 0)?;
+        let overflows = self.one(OFF_MIB_LISTEN_OVERFLOWS)?;
         Some(Listen {
             overflows: overflows.wrapping_sub(self.before[0]),
             drops: drops.wrapping_sub(self.before[1]),
@@ -269,20 +269,20 @@ impl Bracket {
     #[inline(always)]
     fn is_unscathed<A: Access>(&self, sk: *const u8) -> bool {
         // SAFETY: `sk` is a `struct sock *`.
-        !is_cast(&TYPE_LINUX_MIB) && unsafe { A::field::<u32>(sk, &OFF_SK_DROPS) } == self.sk_drops
+        !is_cast(TYPE_LINUX_MIB) && unsafe { A::field::<u32>(sk, OFF_SK_DROPS) } == self.sk_drops
     }
 
     /// Growth of SyncookiesSent.
     #[inline(always)]
     pub fn cookies_sent(&mut self) -> Option<u64> {
-        let [now] = self.counters(&MIB_SYNCOOKIES_SENT, 0)?;
+        let now = self.one(OFF_MIB_SYNCOOKIES_SENT)?;
         Some(advance(&mut self.baseline.cookies_sent, now))
     }
 
     /// Growth of SyncookiesRecv and SyncookiesFailed.
     #[inline(always)]
     pub fn cookies(&mut self) -> Option<Cookies> {
-        let [received, failed] = self.counters(&MIB_SYNCOOKIES_SENT, 1)?;
+        let [received, failed] = self.two(OFF_MIB_SYNCOOKIES_RECV)?;
         let baseline = &mut self.baseline.cookies;
         Some(Cookies {
             received: advance(&mut baseline[0], received),
@@ -293,14 +293,14 @@ impl Bracket {
     /// Growth of EmbryonicRsts.
     #[inline(always)]
     pub fn embryonic_resets(&mut self) -> Option<u64> {
-        let [now] = self.counters(&MIB_SYNCOOKIES_SENT, 3)?;
+        let now = self.one(OFF_MIB_EMBRYONIC_RSTS)?;
         Some(advance(&mut self.baseline.embryonic_resets, now))
     }
 
     /// Growth of TCPReqQFullDoCookies and TCPReqQFullDrop.
     #[inline(always)]
     pub fn req_q_full(&mut self) -> Option<ReqQFull> {
-        let [do_cookies, drop] = self.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
+        let [do_cookies, drop] = self.two(OFF_MIB_REQ_Q_FULL_DO_COOKIES)?;
         let baseline = &mut self.baseline.req_q_full;
         Some(ReqQFull {
             do_cookies: advance(&mut baseline[0], do_cookies),
@@ -311,21 +311,27 @@ impl Bracket {
     /// Growth of TCPDeferAcceptDrop.
     #[inline(always)]
     pub fn deferred(&mut self) -> Option<u64> {
-        let [now] = self.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
+        let now = self.one(OFF_MIB_DEFER_ACCEPT_DROP)?;
         Some(advance(&mut self.baseline.deferred, now))
     }
 
     /// Growth of TCPFastOpenPassiveFail.
     #[inline(always)]
     pub fn fast_open_failed(&mut self) -> Option<u64> {
-        let [now] = self.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
+        let now = self.one(OFF_MIB_FASTOPEN_PASSIVE_FAIL)?;
         Some(advance(&mut self.baseline.fast_open_failed, now))
     }
 
-    /// Reads `N` counters from number `first + further` on.
+    /// Reads a counter.
     #[inline(always)]
-    fn counters<const N: usize>(&self, first: &Global<u64>, further: u64) -> Option<[u64; N]> {
-        read_row(&TYPE_LINUX_MIB, self.mibs, 8 * (first.load() + further))
+    fn one(&self, counter: impl Open) -> Option<u64> {
+        read_member(TYPE_LINUX_MIB, self.mibs, counter)
+    }
+
+    /// Reads a counter and the one that follows it.
+    #[inline(always)]
+    fn two(&self, first: impl Open) -> Option<[u64; 2]> {
+        read_pair(TYPE_LINUX_MIB, self.mibs, first)
     }
 }
 
@@ -333,12 +339,12 @@ impl Bracket {
 #[inline(always)]
 fn take_baseline(bracket: &mut Bracket) -> Option<()> {
     bracket.baseline.net = 0;
-    [bracket.baseline.cookies_sent] = bracket.counters(&MIB_SYNCOOKIES_SENT, 0)?;
-    bracket.baseline.cookies = bracket.counters(&MIB_SYNCOOKIES_SENT, 1)?;
-    [bracket.baseline.embryonic_resets] = bracket.counters(&MIB_SYNCOOKIES_SENT, 3)?;
-    bracket.baseline.req_q_full = bracket.counters(&MIB_REQ_Q_FULL_DO_COOKIES, 0)?;
-    [bracket.baseline.deferred] = bracket.counters(&MIB_DEFER_ACCEPT_DROP, 0)?;
-    [bracket.baseline.fast_open_failed] = bracket.counters(&MIB_FASTOPEN_PASSIVE_FAIL, 0)?;
+    bracket.baseline.cookies_sent = bracket.one(OFF_MIB_SYNCOOKIES_SENT)?;
+    bracket.baseline.cookies = bracket.two(OFF_MIB_SYNCOOKIES_RECV)?;
+    bracket.baseline.embryonic_resets = bracket.one(OFF_MIB_EMBRYONIC_RSTS)?;
+    bracket.baseline.req_q_full = bracket.two(OFF_MIB_REQ_Q_FULL_DO_COOKIES)?;
+    bracket.baseline.deferred = bracket.one(OFF_MIB_DEFER_ACCEPT_DROP)?;
+    bracket.baseline.fast_open_failed = bracket.one(OFF_MIB_FASTOPEN_PASSIVE_FAIL)?;
     Some(())
 }
 

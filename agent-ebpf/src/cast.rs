@@ -8,6 +8,6 @@ use crate::kernel::{TYPE_LINUX_MIB, read_row};
 /// Any tracepoint will do.
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub fn cast_tried(ctx: BtfTracePointContext) -> i32 {
-    let read = read_row::<u64, 1>(&TYPE_LINUX_MIB, ctx.arg(0), 0);
+    let read = read_row::<u64, 1>(TYPE_LINUX_MIB, ctx.arg(0), 0);
     i32::from(read.is_none())
 }

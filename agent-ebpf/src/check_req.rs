@@ -12,7 +12,7 @@ use floodmark_common::Class;
 
 use crate::{
     bracket::{Bracket, Failure, Listen, Site, close, close_any, open},
-    kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Probed, Typed},
+    kernel::{ARGS_CHECK_REQ, Access, OFF_REQ_LISTENER, Open, Probed, Typed},
     listener::{count, record},
     segment::sender,
 };
@@ -118,6 +118,6 @@ fn cause<A: Access>(
         return Class::AckPortInheritance;
     }
     // SAFETY: `req` is a `struct request_sock *`.
-    let listener: *const u8 = unsafe { A::field(req, &OFF_REQ_LISTENER) };
+    let listener: *const u8 = unsafe { A::field(req, OFF_REQ_LISTENER) };
     if listener == sk { Class::AckChildFailed } else { Class::AckMigrationFailed }
 }

@@ -34,7 +34,7 @@ pub fn connection_changed(ctx: BtfTracePointContext) -> i32 {
     }
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } != IPPROTO_TCP {
+    if unsafe { Typed::field::<u16>(sk, OFF_SK_PROTOCOL) } != IPPROTO_TCP {
         return 0;
     }
     // SAFETY: a helper without arguments.
@@ -79,7 +79,7 @@ fn tally_of(sk: *const u8, is_local: bool) -> Option<*mut ChurnTally> {
     // A socket and a request begin alike, and both have the other side's address there.
     let peer = requester::<Typed>(sk);
     // SAFETY: `sk` is a `struct sock *`.
-    let local = unsafe { Typed::field::<u16>(sk, &OFF_SK_NUM) };
+    let local = unsafe { Typed::field::<u16>(sk, OFF_SK_NUM) };
     let key = ChurnKey {
         netns: netns_of::<Typed>(sk),
         port: if is_local { local } else { peer.port },

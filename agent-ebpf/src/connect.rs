@@ -63,22 +63,22 @@ fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
     }
     // SAFETY: `sk` is a `struct sock *`.
     let key = unsafe {
-        if A::field::<u16>(sk, &OFF_SK_NUM) != 0 {
+        if A::field::<u16>(sk, OFF_SK_NUM) != 0 {
             return;
         }
-        let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
+        let family = A::field::<u16>(sk, OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = A::field(sk, &OFF_SK_DADDR);
+            let word: u32 = A::field(sk, OFF_SK_DADDR);
             addr[..4].copy_from_slice(&word.to_ne_bytes());
         } else {
-            addr = in6_addr::<A>(sk, &OFF_SK_V6_DADDR);
+            addr = in6_addr::<A>(sk, OFF_SK_V6_DADDR);
         }
         NoPortKey {
             netns: netns_of::<A>(sk),
             pid: ctx.tgid(),
             addr,
-            port: u16::from_be(A::field(sk, &OFF_SK_DPORT)),
+            port: u16::from_be(A::field(sk, OFF_SK_DPORT)),
             family,
         }
     };
@@ -99,7 +99,7 @@ fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
 pub fn segment_retransmitted(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    if unsafe { Typed::field::<u8>(sk, &OFF_SK_STATE) } == TCP_SYN_SENT {
+    if unsafe { Typed::field::<u8>(sk, OFF_SK_STATE) } == TCP_SYN_SENT {
         count::<Typed>(sk, ServiceClass::SynRepeated);
     }
     0

@@ -8,7 +8,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use floodmark_common::Class;
 
 use crate::{
-    kernel::{REASON_LISTEN_OVERFLOW, Typed},
+    kernel::{Open, REASON_LISTEN_OVERFLOW, Typed},
     listener::record,
     segment::sender,
 };

@@ -87,7 +87,7 @@ pub fn client_changed(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } != IPPROTO_TCP {
+    if unsafe { Typed::field::<u16>(sk, OFF_SK_PROTOCOL) } != IPPROTO_TCP {
         return 0;
     }
     // SAFETY: a helper without arguments.

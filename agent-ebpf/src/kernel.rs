@@ -1,159 +1,86 @@
-//! Reads of kernel structures. Offsets are load-time constants that the agent takes from the
-//! running kernel's BTF (`agent/src/kernel/layout.rs` names structs and members).
+//! Reads of kernel structures. Where their members lie is left open in the programs' instructions; the
+//! agent fills it in from the running kernel's BTF (`agent/src/kernel/layout.rs` names structs and
+//! members).
 
-use core::mem::{MaybeUninit, transmute};
-
-use aya_ebpf::{
-    Global,
-    helpers::{
-        bpf_probe_read_kernel, generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
-    },
+use core::{
+    arch::asm,
+    mem::{MaybeUninit, transmute, transmute_copy},
 };
-use floodmark_common::{ABSENT, RDONLY_CAST};
+
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
+};
+use floodmark_common::{
+    ABSENT,
+    constants::{OPEN_NUMBER, OPEN_OFFSET, OPEN_STEP, RDONLY_CAST},
+    kernel_constants,
+};
+
+/// Something that the agent fills in.
+pub trait Open: Copy {
+    /// Its number.
+    const ID: u16;
+
+    /// Its value; [`ABSENT`] where this kernel has no such thing.
+    #[inline(always)]
+    fn load(self) -> u64 {
+        let value: u64;
+        // SAFETY: a move to a register.
+        unsafe {
+            asm!("{0} = {1}", out(reg) value, const OPEN_NUMBER + Self::ID as i32,
+                options(pure, nomem, nostack));
+        }
+        value
+    }
+}
+
+/// Constant number `ID` of [`kernel_constants`].
+#[derive(Clone, Copy)]
+pub struct Constant<const ID: u16>;
+
+impl<const ID: u16> Open for Constant<ID> {
+    const ID: u16 = ID;
+}
 
 macro_rules! constants {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        $($(#[$doc])* #[unsafe(no_mangle)] pub static $name: Global<u64> = Global::new(ABSENT);)*
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[expect(non_camel_case_types, reason = "they number constants")]
+        #[repr(u16)]
+        enum Id { $($name),* }
+
+        $($(#[$doc])* pub const $name: Constant<{ Id::$name as u16 }> = Constant;)*
     };
 }
 
-constants! {
-    /// `sock.__sk_common.skc_family`
-    OFF_SK_FAMILY,
-    /// `sock.__sk_common.skc_num`: local port, host byte order
-    OFF_SK_NUM,
-    /// `sock.__sk_common.skc_dport`: remote port, network byte order
-    OFF_SK_DPORT,
-    /// `sock.__sk_common.skc_portpair`: `skc_dport` and `skc_num`
-    OFF_SK_PORTPAIR,
-    /// `sock.__sk_common.skc_daddr`
-    OFF_SK_DADDR,
-    /// `sock.__sk_common.skc_rcv_saddr`
-    OFF_SK_RCV_SADDR,
-    /// `sock.__sk_common.skc_v6_daddr`
-    OFF_SK_V6_DADDR,
-    /// `sock.__sk_common.skc_v6_rcv_saddr`
-    OFF_SK_V6_RCV_SADDR,
-    /// `sock.__sk_common.skc_net`
-    OFF_SK_NET,
-    /// `sock.sk_drops`
-    OFF_SK_DROPS,
-    /// `sock.sk_ack_backlog`
-    OFF_SK_ACK_BACKLOG,
-    /// `sock.sk_max_ack_backlog`
-    OFF_SK_MAX_ACK_BACKLOG,
-    /// `sock.sk_protocol`
-    OFF_SK_PROTOCOL,
-    /// `sock.sk_socket`
-    OFF_SK_SOCKET,
-    /// `inet_sock.inet_sport`: local port, network byte order
-    OFF_INET_SPORT,
-    /// `request_sock.__req_common.skc_listener`, called `rsk_listener`
-    OFF_REQ_LISTENER,
-    /// `request_sock.num_timeout`: the byte its bits begin in
-    OFF_REQ_NUM_TIMEOUT,
-    /// the lowest of its bits
-    BIT_REQ_NUM_TIMEOUT,
-    /// `inet_request_sock.acked`: the byte with its bit
-    OFF_REQ_ACKED,
-    /// that bit
-    BIT_REQ_ACKED,
-    /// `tcp_request_sock.snt_isn`
-    OFF_REQ_SNT_ISN,
-    /// `inet_connection_sock.icsk_accept_queue.rskq_defer_accept`
-    OFF_CSK_DEFER_ACCEPT,
-    /// `inet_connection_sock.icsk_syn_retries`
-    OFF_CSK_SYN_RETRIES,
-    /// `sock.__sk_common.skc_state`
-    OFF_SK_STATE,
-    /// `inet_timewait_sock.tw_substate`
-    OFF_TW_SUBSTATE,
-    /// `inet_timewait_sock.tw_timer`
-    OFF_TW_TIMER,
-    /// `inet_timewait_sock.tw_kill`, before Linux 5.18: the byte with its bit
-    OFF_TW_KILL,
-    /// that bit
-    BIT_TW_KILL,
-    /// Four seconds in jiffies, the limit between TW and TWKilled
-    SHORT_TIMEOUT,
-    /// `socket_alloc.vfs_inode.i_ino`: inode number of the `struct socket` that a `socket_alloc` begins with
-    OFF_SOCKET_INO,
-    /// `file.f_inode`
-    OFF_FILE_INODE,
-    /// `net.ns.inum`
-    OFF_NET_INUM,
-    /// `net.mib.net_statistics`
-    OFF_NET_STATISTICS,
-    /// `net.net_cookie`: never used twice, unlike `inum`; 0 on kernels that assign it on demand
-    OFF_NET_COOKIE,
-    /// `net.ipv4.sysctl_tcp_synack_retries`; one byte, on older kernels four (little-endian)
-    OFF_NET_SYNACK_RETRIES,
-    /// `net.ipv4.sysctl_tcp_abort_on_overflow`; one byte, on older kernels four (little-endian)
-    OFF_NET_ABORT_ON_OVERFLOW,
-    /// `net.core.sysctl_somaxconn`
-    OFF_NET_SOMAXCONN,
-    /// `inet_connection_sock.icsk_accept_queue.qlen`: the SYN queue's length
-    OFF_CSK_QLEN,
-    /// `tcp_sock.rcvq_space.time`: microseconds of CLOCK_MONOTONIC
-    OFF_TP_RCVQ_TIME,
-    /// `socket.sk`
-    OFF_SOCKET_SK,
-    /// `file.private_data`: of a socket's file, its `struct socket`
-    OFF_FILE_PRIVATE,
-    /// `inode.i_mode`
-    OFF_INODE_MODE,
-    /// `task_struct.files`
-    OFF_TASK_FILES,
-    /// `task_struct.nsproxy`
-    OFF_TASK_NSPROXY,
-    /// `nsproxy.net_ns`
-    OFF_NSPROXY_NET,
-    /// `files_struct.fdt`
-    OFF_FILES_FDT,
-    /// `fdtable.fd`
-    OFF_FDT_FD,
-    /// `pt_regs.orig_ax`: the system call's number, x86-64
-    OFF_REGS_ORIG_AX,
-    /// `pt_regs.di`: its first argument
-    OFF_REGS_DI,
-    /// `pt_regs.si`: its second
-    OFF_REGS_SI,
-    /// `pt_regs.dx`: its third
-    OFF_REGS_DX,
-    /// `sk_buff.head`
-    OFF_SKB_HEAD,
-    /// `sk_buff.network_header`
-    OFF_SKB_NETWORK_HEADER,
-    /// `sk_buff.transport_header`
-    OFF_SKB_TRANSPORT_HEADER,
-    /// `sk_buff.protocol`
-    OFF_SKB_PROTOCOL,
-    /// `bpf_array.pptrs`
-    OFF_BPF_ARRAY_PPTRS,
-    /// Number of arguments of `tcp_check_req`, behind which a fexit program finds its result
-    ARGS_CHECK_REQ,
-    /// `LINUX_MIB_LISTENOVERFLOWS`; the agent checks that LISTENDROPS follows
-    MIB_LISTEN_OVERFLOWS,
-    /// `LINUX_MIB_SYNCOOKIESSENT`; the agent checks that RECV, FAILED and EMBRYONICRSTS follow
-    MIB_SYNCOOKIES_SENT,
-    /// `LINUX_MIB_TCPREQQFULLDOCOOKIES`; the agent checks that TCPREQQFULLDROP follows
-    MIB_REQ_Q_FULL_DO_COOKIES,
-    /// `LINUX_MIB_TCPDEFERACCEPTDROP`
-    MIB_DEFER_ACCEPT_DROP,
-    /// `LINUX_MIB_TCPFASTOPENPASSIVEFAIL`
-    MIB_FASTOPEN_PASSIVE_FAIL,
-    /// `SKB_DROP_REASON_TCP_LISTEN_OVERFLOW`
-    REASON_LISTEN_OVERFLOW,
-    /// Type of `struct linux_mib`, where the kernel has `bpf_rdonly_cast`; so with those below
-    TYPE_LINUX_MIB,
-    /// Type of `struct socket_alloc`
-    TYPE_SOCKET_ALLOC,
-    /// Type of `struct iphdr`
-    TYPE_IPHDR,
-    /// Type of `struct ipv6hdr`
-    TYPE_IPV6HDR,
-    /// Type of `struct tcphdr`
-    TYPE_TCPHDR,
+kernel_constants!(constants);
+
+/// Reads the member at `base` that lies `FURTHER` bytes beyond the one left open: one instruction.
+///
+/// # Safety
+///
+/// `base` must have a type for the verifier, with a member as wide as `T` there.
+#[inline(always)]
+unsafe fn load<T: Copy, O: Open, const FURTHER: i16>(base: *const u8, _: O) -> T {
+    let value: u64;
+    macro_rules! read {
+        ($instruction:literal) => {
+            // SAFETY: the caller's promise; the verifier checks type and bounds. A fault at run time (the
+            // object went away) reads as zero (`PROBE_MEM`).
+            unsafe {
+                asm!($instruction, out(reg) value, in(reg) base,
+                    const OPEN_OFFSET + OPEN_STEP * O::ID as i16 + FURTHER,
+                    options(readonly, nostack));
+            }
+        };
+    }
+    match size_of::<T>() {
+        1 => read!("{0} = *(u8 *)({1} + {2})"),
+        2 => read!("{0} = *(u16 *)({1} + {2})"),
+        4 => read!("{0} = *(u32 *)({1} + {2})"),
+        _ => read!("{0} = *(u64 *)({1} + {2})"),
+    }
+    // SAFETY: an integer or a pointer, of which these are the low bytes.
+    unsafe { transmute_copy(&value) }
 }
 
 /// How a program reads members of kernel structures.
@@ -163,7 +90,7 @@ pub trait Access {
     /// # Safety
     ///
     /// `base` must point to a structure that has a member of this type there.
-    unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T;
+    unsafe fn field<T: Copy>(base: *const u8, offset: impl Open) -> T;
 }
 
 /// For programs whose arguments the verifier knows the types of (fentry, fexit, tp_btf): one load,
@@ -171,12 +98,10 @@ pub trait Access {
 pub struct Typed;
 
 impl Access for Typed {
-    /// Volatile, because the kernel writes concurrently. A fault at run time (the object went away)
-    /// reads as zero (`PROBE_MEM`).
     #[inline(always)]
-    unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
-        // SAFETY: the caller's promise; the verifier checks type and bounds at load.
-        unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
+    unsafe fn field<T: Copy>(base: *const u8, offset: impl Open) -> T {
+        // SAFETY: the caller's promise.
+        unsafe { load::<T, _, 0>(base, offset) }
     }
 }
 
@@ -186,7 +111,7 @@ pub struct Probed;
 
 impl Access for Probed {
     #[inline(always)]
-    unsafe fn field<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
+    unsafe fn field<T: Copy>(base: *const u8, offset: impl Open) -> T {
         read_or_zero((base as u64).wrapping_add(offset.load()))
     }
 }
@@ -217,31 +142,58 @@ pub fn read_at<T: Copy>(address: u64) -> Option<T> {
 
 /// Whether the kernel lends out `bpf_rdonly_cast` (Linux 6.2) to give a plain address the type `kind`.
 #[inline(always)]
-pub fn is_cast(kind: &Global<u64>) -> bool {
+pub fn is_cast(kind: impl Open) -> bool {
     kind.load() != ABSENT
 }
 
-/// Reads `N` numbers that lie in a row, from `offset` on, in the structure at `address`. Where that
-/// can be given the type `kind` ([`is_cast`]) it is a load for each; elsewhere a helper call, which takes
-/// some ten times as long.
+/// Gives the plain `address` the type `kind`, after which reading a member is a load; without
+/// ([`is_cast`]) it is a helper call, which takes some ten times as long.
+#[inline(always)]
+fn cast(kind: impl Open, address: u64) -> Option<*const u8> {
+    let kind = kind.load();
+    if kind == ABSENT {
+        return None;
+    }
+    // SAFETY: the agent puts a call of `bpf_rdonly_cast(obj, btf_id)` in this one's place, or hands out
+    // no types.
+    let cast: extern "C" fn(u64, u32) -> *const u8 = unsafe { transmute(RDONLY_CAST as usize) };
+    Some(cast(address, kind as u32))
+}
+
+/// Reads a member of the structure `kind` at `address`.
+#[inline(always)]
+pub fn read_member<T: Copy>(kind: impl Open, address: u64, offset: impl Open) -> Option<T> {
+    match cast(kind, address) {
+        // SAFETY: the structure has a member of that width there.
+        Some(base) => Some(unsafe { load::<T, _, 0>(base, offset) }),
+        None => read_at(address + offset.load()),
+    }
+}
+
+/// Reads two numbers of the structure `kind` at `address`, the first of which is left open.
+#[inline(always)]
+pub fn read_pair(kind: impl Open, address: u64, offset: impl Open) -> Option<[u64; 2]> {
+    match cast(kind, address) {
+        // SAFETY: as above.
+        Some(base) => {
+            Some(unsafe { [load::<_, _, 0>(base, offset), load::<_, _, 8>(base, offset)] })
+        }
+        None => read_at(address + offset.load()),
+    }
+}
+
+/// Reads `N` numbers that lie in a row, from `offset` on, in the header `kind` at `address`.
 #[inline(always)]
 pub fn read_row<T: Copy + Default, const N: usize>(
-    kind: &Global<u64>,
+    kind: impl Open,
     address: u64,
     offset: u64,
 ) -> Option<[T; N]> {
-    let kind = kind.load();
-    if kind == ABSENT {
-        return read_at(address + offset);
-    }
-    // SAFETY: the agent puts a call of `bpf_rdonly_cast(obj, btf_id)` in this one's place
-    // (agent/src/kernel/cast.rs), or hands out no types.
-    let cast: extern "C" fn(u64, u32) -> *const u8 = unsafe { transmute(RDONLY_CAST as usize) };
-    let base = cast(address, kind as u32);
+    let Some(base) = cast(kind, address) else { return read_at(address + offset) };
     let mut row = [T::default(); N];
     for (i, number) in row.iter_mut().enumerate() {
         // SAFETY: the verifier checks that the type has such members there; a fault at run time reads as
-        // zero (`PROBE_MEM`).
+        // zero (`PROBE_MEM`). Volatile, because the kernel writes concurrently.
         *number = unsafe { base.add(offset as usize).cast::<T>().add(i).read_volatile() };
     }
     Some(row)

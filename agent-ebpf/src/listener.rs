@@ -13,7 +13,7 @@ use crate::{
     kernel::{
         Access, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG,
         OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR,
-        OFF_SOCKET_INO, TYPE_SOCKET_ALLOC, read_row,
+        OFF_SOCKET_INO, TYPE_SOCKET_ALLOC, read_member,
     },
     maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, add, no_room, totals},
     segment::{Peer, in6_addr},
@@ -26,7 +26,7 @@ static BLANK: ListenerTally = ListenerTally::ZERO;
 #[inline(always)]
 pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
     // SAFETY: `sk` is a `struct sock *`; its `skc_net` is a `struct net *`.
-    unsafe { A::field(A::field::<*const u8>(sk, &OFF_SK_NET), &OFF_NET_INUM) }
+    unsafe { A::field(A::field::<*const u8>(sk, OFF_SK_NET), OFF_NET_INUM) }
 }
 
 /// Identity of the listening socket `sk`.
@@ -36,22 +36,21 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
     // socket already released reads as inode 0.
     // SAFETY: `sk` is a `struct sock *`, and each hop has the member read of it.
     unsafe {
-        let socket: *const u8 = A::field(sk, &OFF_SK_SOCKET);
-        let at = OFF_SOCKET_INO.load();
-        let [inode] = read_row(&TYPE_SOCKET_ALLOC, socket as u64, at).unwrap_or([0_u64]);
-        let family = A::field::<u16>(sk, &OFF_SK_FAMILY);
+        let socket: *const u8 = A::field(sk, OFF_SK_SOCKET);
+        let inode: Option<u64> = read_member(TYPE_SOCKET_ALLOC, socket as u64, OFF_SOCKET_INO);
+        let family = A::field::<u16>(sk, OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = A::field(sk, &OFF_SK_RCV_SADDR);
+            let word: u32 = A::field(sk, OFF_SK_RCV_SADDR);
             addr[..4].copy_from_slice(&word.to_ne_bytes());
         } else {
-            addr = in6_addr::<A>(sk, &OFF_SK_V6_RCV_SADDR);
+            addr = in6_addr::<A>(sk, OFF_SK_V6_RCV_SADDR);
         }
         ListenerKey {
             netns: netns_of::<A>(sk),
-            inode: inode as u32,
+            inode: inode.unwrap_or(0) as u32,
             addr,
-            port: A::field(sk, &OFF_SK_NUM),
+            port: A::field(sk, OFF_SK_NUM),
             family,
         }
     }
@@ -70,7 +69,7 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
     add_to(tally, class, times);
     // SAFETY: `sk` is a `struct sock *`.
     let (len, limit) = unsafe {
-        (A::field::<u32>(sk, &OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, &OFF_SK_MAX_ACK_BACKLOG))
+        (A::field::<u32>(sk, OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, OFF_SK_MAX_ACK_BACKLOG))
     };
     // SAFETY: an element of the map. Other CPUs count in it too: of two depths seen at once the lesser
     // may stay, and both are of a full queue.

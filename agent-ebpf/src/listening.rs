@@ -1,7 +1,7 @@
 //! Sockets that begin to listen, listen anew with another backlog, or stop.
 
 use aya_ebpf::{
-    EbpfContext, Global,
+    EbpfContext,
     helpers::generated::bpf_ktime_get_ns,
     macros::{btf_tracepoint, fentry, fexit},
     programs::{BtfTracePointContext, FEntryContext, FExitContext},
@@ -15,7 +15,7 @@ use crate::{
     },
     listener::key_of,
     maps::{LISTEN_CHANGES, LISTENS},
-    task::{registers, socket_of_fd},
+    task::{register, registers, socket_of_fd},
 };
 
 const TCP_CLOSE: u32 = 7;
@@ -45,11 +45,9 @@ pub fn listen_started(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let regs = registers();
-    // SAFETY: a `struct pt_regs *`.
-    let register = |offset: &Global<u64>| unsafe { Typed::field::<u64>(regs, offset) };
     // A 32-bit process or an io_uring has other registers: nothing is known then.
-    if register(&OFF_REGS_ORIG_AX) == SYS_LISTEN {
-        note::<Typed>(&ctx, ctx.arg(0), register(&OFF_REGS_SI) as i32);
+    if register::<Typed>(regs, OFF_REGS_ORIG_AX) == SYS_LISTEN {
+        note::<Typed>(&ctx, ctx.arg(0), register::<Typed>(regs, OFF_REGS_SI) as i32);
     }
     0
 }
@@ -60,11 +58,11 @@ fn note<A: Access>(ctx: &impl EbpfContext, sk: *const u8, backlog: i32) {
     // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`, and the helper has no
     // arguments.
     let call = unsafe {
-        let net: *const u8 = A::field(sk, &OFF_SK_NET);
+        let net: *const u8 = A::field(sk, OFF_SK_NET);
         ListenCall {
             at_ns: bpf_ktime_get_ns(),
             backlog,
-            somaxconn: A::field(net, &OFF_NET_SOMAXCONN),
+            somaxconn: A::field(net, OFF_NET_SOMAXCONN),
             pid: ctx.tgid(),
             reserved: 0,
         }
@@ -107,7 +105,7 @@ fn count_change(ctx: &BtfTracePointContext) -> bool {
     }
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is a program argument of type `struct sock *`.
-    if unsafe { Typed::field::<u16>(sk, &OFF_SK_PROTOCOL) } != IPPROTO_TCP {
+    if unsafe { Typed::field::<u16>(sk, OFF_SK_PROTOCOL) } != IPPROTO_TCP {
         return false;
     }
     note_change();

@@ -12,7 +12,7 @@ use crate::{
     kernel::{
         Access, BIT_REQ_ACKED, BIT_REQ_NUM_TIMEOUT, OFF_CSK_DEFER_ACCEPT, OFF_CSK_SYN_RETRIES,
         OFF_NET_SYNACK_RETRIES, OFF_REQ_ACKED, OFF_REQ_LISTENER, OFF_REQ_NUM_TIMEOUT,
-        OFF_REQ_SNT_ISN, OFF_SK_NET, OFF_SK_STATE, Probed, Typed,
+        OFF_REQ_SNT_ISN, OFF_SK_NET, OFF_SK_STATE, Open, Probed, Typed,
     },
     listener::record,
     segment::requester,
@@ -39,7 +39,7 @@ pub fn synack_retransmitted(ctx: BtfTracePointContext) -> i32 {
     let peer = requester::<Typed>(req);
     // SAFETY: `req` is a program argument of type `struct request_sock *`. Its listener lies in a
     // union, behind which the verifier sees no type.
-    let sk: *const u8 = unsafe { Probed::field(req, &OFF_REQ_LISTENER) };
+    let sk: *const u8 = unsafe { Probed::field(req, OFF_REQ_LISTENER) };
     record::<Probed>(sk, class, 1, &peer);
     0
 }
@@ -91,12 +91,12 @@ pub fn request_refused_kprobe(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn icmp(req: *const u8, seq: u64, abort: u64) {
     // SAFETY: `req` is a `struct tcp_request_sock *`.
-    let isn: u32 = unsafe { Probed::field(req, &OFF_REQ_SNT_ISN) };
+    let isn: u32 = unsafe { Probed::field(req, OFF_REQ_SNT_ISN) };
     if abort & 0xff == 0 || seq as u32 != isn {
         return;
     }
     // SAFETY: as above.
-    let sk: *const u8 = unsafe { Probed::field(req, &OFF_REQ_LISTENER) };
+    let sk: *const u8 = unsafe { Probed::field(req, OFF_REQ_LISTENER) };
     let peer = requester::<Probed>(req);
     record::<Probed>(sk, Class::IcmpRequestKilled, 1, &peer);
 }
@@ -139,9 +139,9 @@ enum Standing {
 fn standing(req: *const u8) -> Standing {
     // SAFETY: `req` is a `struct inet_request_sock *`, its listener a `struct inet_connection_sock *`.
     let (acked, deferring) = unsafe {
-        let bits: u8 = Probed::field(req, &OFF_REQ_ACKED);
-        let listener: *const u8 = Probed::field(req, &OFF_REQ_LISTENER);
-        (bits >> BIT_REQ_ACKED.load() & 1, Probed::field::<u8>(listener, &OFF_CSK_DEFER_ACCEPT))
+        let bits: u8 = Probed::field(req, OFF_REQ_ACKED);
+        let listener: *const u8 = Probed::field(req, OFF_REQ_LISTENER);
+        (bits >> BIT_REQ_ACKED.load() & 1, Probed::field::<u8>(listener, OFF_CSK_DEFER_ACCEPT))
     };
     match (acked, deferring) {
         (0, _) => Standing::Silent,
@@ -156,7 +156,7 @@ fn standing(req: *const u8) -> Standing {
 #[inline(always)]
 fn expiry<A: Access>(sk: *const u8, req: *const u8) -> Class {
     // SAFETY: `sk` is a `struct sock *`.
-    if unsafe { A::field::<u8>(sk, &OFF_SK_STATE) } != TCP_LISTEN {
+    if unsafe { A::field::<u8>(sk, OFF_SK_STATE) } != TCP_LISTEN {
         return Class::ExpiredListenerClosed;
     }
     if standing(req) == Standing::Refused {
@@ -164,11 +164,11 @@ fn expiry<A: Access>(sk: *const u8, req: *const u8) -> Class {
     }
     // SAFETY: `sk` is a `struct inet_connection_sock *`, `req` a `struct request_sock *`.
     let (bits, own, common) = unsafe {
-        let net: *const u8 = A::field(sk, &OFF_SK_NET);
+        let net: *const u8 = A::field(sk, OFF_SK_NET);
         (
-            Probed::field::<u8>(req, &OFF_REQ_NUM_TIMEOUT),
-            Probed::field::<u8>(sk, &OFF_CSK_SYN_RETRIES),
-            A::field::<u8>(net, &OFF_NET_SYNACK_RETRIES),
+            Probed::field::<u8>(req, OFF_REQ_NUM_TIMEOUT),
+            Probed::field::<u8>(sk, OFF_CSK_SYN_RETRIES),
+            A::field::<u8>(net, OFF_NET_SYNACK_RETRIES),
         )
     };
     let most = if own != 0 { own } else { common };

@@ -4,8 +4,8 @@ use floodmark_common::{AF_INET, AF_INET6, RawAddr};
 
 use crate::kernel::{
     Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_V6_DADDR, OFF_SKB_HEAD,
-    OFF_SKB_NETWORK_HEADER, OFF_SKB_PROTOCOL, OFF_SKB_TRANSPORT_HEADER, TYPE_IPHDR, TYPE_IPV6HDR,
-    TYPE_TCPHDR, read_row,
+    OFF_SKB_NETWORK_HEADER, OFF_SKB_PROTOCOL, OFF_SKB_TRANSPORT_HEADER, Open, TYPE_IPHDR,
+    TYPE_IPV6HDR, TYPE_TCPHDR, read_row,
 };
 
 /// The client's side of a handshake. Aligned, so that the address is read in two loads.
@@ -32,22 +32,22 @@ pub fn sender<A: Access>(skb: *const u8) -> Peer {
     // SAFETY: `skb` is a `struct sk_buff *`.
     let (head, network, transport, protocol) = unsafe {
         (
-            A::field::<u64>(skb, &OFF_SKB_HEAD),
-            A::field::<u16>(skb, &OFF_SKB_NETWORK_HEADER),
-            A::field::<u16>(skb, &OFF_SKB_TRANSPORT_HEADER),
-            A::field::<u16>(skb, &OFF_SKB_PROTOCOL),
+            A::field::<u64>(skb, OFF_SKB_HEAD),
+            A::field::<u16>(skb, OFF_SKB_NETWORK_HEADER),
+            A::field::<u16>(skb, OFF_SKB_TRANSPORT_HEADER),
+            A::field::<u16>(skb, OFF_SKB_PROTOCOL),
         )
     };
     let network = head + u64::from(network);
-    let [port] = read_row(&TYPE_TCPHDR, head + u64::from(transport), 0).unwrap_or([0_u16]);
+    let [port] = read_row(TYPE_TCPHDR, head + u64::from(transport), 0).unwrap_or([0_u16]);
     let mut peer = Peer { port: u16::from_be(port), ..Peer::default() };
     if protocol == ETH_P_IP_BE {
         peer.family = AF_INET;
-        let [addr] = read_row(&TYPE_IPHDR, network, IPV4_SADDR).unwrap_or([0_u32]);
+        let [addr] = read_row(TYPE_IPHDR, network, IPV4_SADDR).unwrap_or([0_u32]);
         peer.addr[..4].copy_from_slice(&addr.to_ne_bytes());
     } else {
         peer.family = AF_INET6;
-        peer.addr = in_bytes(read_row(&TYPE_IPV6HDR, network, IPV6_SADDR).unwrap_or([0_u32; 4]));
+        peer.addr = in_bytes(read_row(TYPE_IPV6HDR, network, IPV6_SADDR).unwrap_or([0_u32; 4]));
     }
     peer
 }
@@ -67,15 +67,15 @@ pub fn requester<A: Access>(req: *const u8) -> Peer {
     // SAFETY: `req` is a `struct request_sock *`.
     unsafe {
         let mut peer = Peer {
-            port: u16::from_be(A::field::<u16>(req, &OFF_SK_DPORT)),
-            family: A::field::<u16>(req, &OFF_SK_FAMILY),
+            port: u16::from_be(A::field::<u16>(req, OFF_SK_DPORT)),
+            family: A::field::<u16>(req, OFF_SK_FAMILY),
             ..Peer::default()
         };
         if peer.family == AF_INET {
-            let addr: u32 = A::field(req, &OFF_SK_DADDR);
+            let addr: u32 = A::field(req, OFF_SK_DADDR);
             peer.addr[..4].copy_from_slice(&addr.to_ne_bytes());
         } else {
-            peer.addr = in6_addr::<A>(req, &OFF_SK_V6_DADDR);
+            peer.addr = in6_addr::<A>(req, OFF_SK_V6_DADDR);
         }
         peer
     }
@@ -87,7 +87,7 @@ pub fn requester<A: Access>(req: *const u8) -> Peer {
 ///
 /// As for [`Access::field`].
 #[inline(always)]
-pub unsafe fn in6_addr<A: Access>(base: *const u8, offset: &aya_ebpf::Global<u64>) -> RawAddr {
+pub unsafe fn in6_addr<A: Access>(base: *const u8, offset: impl Open) -> RawAddr {
     // SAFETY: the caller's promise.
     let word = |i: usize| unsafe { A::field::<u32>(base.wrapping_add(4 * i), offset) };
     in_bytes([word(0), word(1), word(2), word(3)])

@@ -21,7 +21,7 @@ static BLANK: ServiceTally = ServiceTally { counts: [0; SERVICE_CLASSES] };
 pub fn count<A: Access>(sk: *const u8, class: ServiceClass) {
     // `skc_dport` and `skc_num` in one load.
     // SAFETY: the pair is a member of `struct sock_common`.
-    let ports: u32 = unsafe { A::field(sk, &OFF_SK_PORTPAIR) };
+    let ports: u32 = unsafe { A::field(sk, OFF_SK_PORTPAIR) };
     let [d0, d1, n0, n1] = ports.to_ne_bytes();
     let (local, remote) = (u16::from_ne_bytes([n0, n1]), u16::from_be_bytes([d0, d1]));
     count_between(netns_of::<A>(sk), local, remote, class);

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::{
 };
 
 use crate::kernel::{
-    OFF_FDT_FD, OFF_FILE_INODE, OFF_FILE_PRIVATE, OFF_FILES_FDT, OFF_INODE_MODE, OFF_SOCKET_SK,
-    OFF_TASK_FILES, read_or_zero,
+    Access, OFF_FDT_FD, OFF_FILE_INODE, OFF_FILE_PRIVATE, OFF_FILES_FDT, OFF_INODE_MODE,
+    OFF_SOCKET_SK, OFF_TASK_FILES, Open, read_or_zero,
 };
 
 const S_IFMT: u16 = 0o170_000;
@@ -39,6 +39,13 @@ pub fn socket_of_fd(fd: u64) -> u64 {
 pub fn registers() -> *const u8 {
     // SAFETY: the task is the current one.
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
+}
+
+/// One of these registers.
+#[inline(always)]
+pub fn register<A: Access>(regs: *const u8, offset: impl Open) -> u64 {
+    // SAFETY: `regs` is a `struct pt_regs *`.
+    unsafe { A::field(regs, offset) }
 }
 
 /// The current task's `comm`.

@@ -13,7 +13,7 @@ use floodmark_common::ServiceClass;
 use crate::{
     kernel::{
         Access, BIT_TW_KILL, OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_PROTOCOL, OFF_TW_KILL,
-        OFF_TW_SUBSTATE, OFF_TW_TIMER, Probed, SHORT_TIMEOUT, Typed, read_or_zero,
+        OFF_TW_SUBSTATE, OFF_TW_TIMER, Open, Probed, SHORT_TIMEOUT, Typed, read_or_zero,
     },
     listener::netns_of,
     service::{count, count_between},
@@ -60,7 +60,7 @@ pub fn entered<A: Access>(tw: *const u8, timeout: u64) {
 #[inline(always)]
 pub fn waits_for_fin<A: Access>(tw: *const u8) -> bool {
     // SAFETY: `tw` is a `struct inet_timewait_sock *`.
-    u32::from(unsafe { A::field::<u8>(tw, &OFF_TW_SUBSTATE) }) == TCP_FIN_WAIT2
+    u32::from(unsafe { A::field::<u8>(tw, OFF_TW_SUBSTATE) }) == TCP_FIN_WAIT2
 }
 
 /// kernel: `inet_twsk_alloc(sk, dr, state)`; NULL means the table is full (TCPTimeWaitOverflow) and
@@ -96,7 +96,7 @@ pub fn time_wait_expired(ctx: FEntryContext) -> i32 {
 pub fn expired(timer: *const u8) {
     let tw = (timer as u64).wrapping_sub(OFF_TW_TIMER.load()) as *const u8;
     // SAFETY: the timer is a member of a `struct inet_timewait_sock`.
-    let bits: u8 = unsafe { Probed::field(tw, &OFF_TW_KILL) };
+    let bits: u8 = unsafe { Probed::field(tw, OFF_TW_KILL) };
     let is_short = bits >> BIT_TW_KILL.load() & 1 == 1;
     let class =
         if is_short { ServiceClass::TimeWaitExpiredShort } else { ServiceClass::TimeWaitExpired };
@@ -154,7 +154,7 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: `sk` is a program argument of type `struct sock *`. The low 16 bits tell, also where
     // the member is a bit field of 8.
     let (protocol, remote) = unsafe {
-        (Typed::field::<u16>(sk, &OFF_SK_PROTOCOL), Typed::field::<u16>(sk, &OFF_SK_DPORT))
+        (Typed::field::<u16>(sk, OFF_SK_PROTOCOL), Typed::field::<u16>(sk, OFF_SK_DPORT))
     };
     if protocol == IPPROTO_TCP {
         // `inet_put_port` has cleared `skc_num` by now, and left `inet_sport`; that lies beyond

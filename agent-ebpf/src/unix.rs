@@ -4,7 +4,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext, Global,
+    EbpfContext,
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_current_task,
@@ -25,9 +25,10 @@ use floodmark_common::{
 use crate::{
     kernel::{
         Access, OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
-        OFF_TASK_NSPROXY, Probed, read_or_zero,
+        OFF_TASK_NSPROXY, Open, Probed, read_or_zero,
     },
     maps::{UNIX_REFUSED, add, totals},
+    task::register,
 };
 
 const EAGAIN: i64 = 11;
@@ -53,12 +54,11 @@ pub fn connect_returned(ctx: BtfTracePointContext) -> i32 {
     if ret != -EAGAIN && ret != -ECONNREFUSED {
         return 0;
     }
-    // SAFETY: `regs` is a program argument of type `struct pt_regs *`.
-    let register = |offset: &Global<u64>| unsafe { Probed::field::<u64>(regs, offset) };
-    if register(&OFF_REGS_ORIG_AX) != SYS_CONNECT {
+    if register::<Probed>(regs, OFF_REGS_ORIG_AX) != SYS_CONNECT {
         return 0;
     }
-    let (address, length) = (register(&OFF_REGS_SI), register(&OFF_REGS_DX));
+    let (address, length) =
+        (register::<Probed>(regs, OFF_REGS_SI), register::<Probed>(regs, OFF_REGS_DX));
     let mut family = 0_u16;
     User::read(&mut family as *mut u16 as *mut u8, 2, address);
     if family == AF_UNIX {

@@ -1,6 +1,6 @@
 //! Where the running kernel keeps what the eBPF programs read. The tables here are the only place
 //! in the agent that names a kernel structure, member or enumerator; the programs know them by the
-//! name of a load-time constant.
+//! name of a constant that they leave open.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -123,23 +123,24 @@ pub const TW_AT_ENTRY: &str = "TW_AT_ENTRY";
 const REQUEST_COMMON: (&str, &str) = ("request_sock", "__req_common.skc_dport");
 
 const ENUMERATORS: &[(&str, &str)] = &[
-    ("MIB_LISTEN_OVERFLOWS", "LINUX_MIB_LISTENOVERFLOWS"),
-    ("MIB_SYNCOOKIES_SENT", "LINUX_MIB_SYNCOOKIESSENT"),
-    ("MIB_REQ_Q_FULL_DO_COOKIES", "LINUX_MIB_TCPREQQFULLDOCOOKIES"),
-    ("MIB_DEFER_ACCEPT_DROP", "LINUX_MIB_TCPDEFERACCEPTDROP"),
-    ("MIB_FASTOPEN_PASSIVE_FAIL", "LINUX_MIB_TCPFASTOPENPASSIVEFAIL"),
     // Linux 6.15 and later.
     ("REASON_LISTEN_OVERFLOW", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW"),
 ];
 
-/// Counters that the programs read at one go, or find at a distance from the first.
-const NEIGHBOURS: &[(&str, &[&str])] = &[
-    ("MIB_LISTEN_OVERFLOWS", &["LINUX_MIB_LISTENDROPS"]),
+/// A counter in `struct linux_mib`, and the one that must follow it where both are read at one go.
+const MIBS: &[(&str, &str, Option<&str>)] = &[
+    ("OFF_MIB_LISTEN_OVERFLOWS", "LINUX_MIB_LISTENOVERFLOWS", Some("LINUX_MIB_LISTENDROPS")),
+    ("OFF_MIB_LISTEN_DROPS", "LINUX_MIB_LISTENDROPS", None),
+    ("OFF_MIB_SYNCOOKIES_SENT", "LINUX_MIB_SYNCOOKIESSENT", None),
+    ("OFF_MIB_SYNCOOKIES_RECV", "LINUX_MIB_SYNCOOKIESRECV", Some("LINUX_MIB_SYNCOOKIESFAILED")),
+    ("OFF_MIB_EMBRYONIC_RSTS", "LINUX_MIB_EMBRYONICRSTS", None),
     (
-        "MIB_SYNCOOKIES_SENT",
-        &["LINUX_MIB_SYNCOOKIESRECV", "LINUX_MIB_SYNCOOKIESFAILED", "LINUX_MIB_EMBRYONICRSTS"],
+        "OFF_MIB_REQ_Q_FULL_DO_COOKIES",
+        "LINUX_MIB_TCPREQQFULLDOCOOKIES",
+        Some("LINUX_MIB_TCPREQQFULLDROP"),
     ),
-    ("MIB_REQ_Q_FULL_DO_COOKIES", &["LINUX_MIB_TCPREQQFULLDROP"]),
+    ("OFF_MIB_DEFER_ACCEPT_DROP", "LINUX_MIB_TCPDEFERACCEPTDROP", None),
+    ("OFF_MIB_FASTOPEN_PASSIVE_FAIL", "LINUX_MIB_TCPFASTOPENPASSIVEFAIL", None),
 ];
 
 /// Structures that the programs read at plain addresses.
@@ -187,8 +188,8 @@ impl Layout {
             let problem = || format!("{function} has a number of arguments never seen before");
             layout.note(constant, count.ok_or_else(problem));
         }
-        for (constant, names) in NEIGHBOURS {
-            layout.check_neighbours(btf, constant, names);
+        for (constant, name, next) in MIBS {
+            layout.note(constant, resolve_counter(btf, name, *next));
         }
         layout.check_request_common(btf);
         layout.note(
@@ -202,7 +203,7 @@ impl Layout {
         layout
     }
 
-    /// Has the programs read plain addresses as these types (see `cast.rs`); no program needs it.
+    /// Has the programs read plain addresses as these types (see `link.rs`); no program needs it.
     pub fn with_types(mut self, btf: &Btf) -> Self {
         for (constant, structure) in STRUCTURES {
             self.values.extend(btf.structure_id(structure).map(|id| (*constant, u64::from(id))));
@@ -210,9 +211,19 @@ impl Layout {
         self
     }
 
+    /// The constant of that name, if this kernel has it.
+    pub fn value(&self, constant: &str) -> Option<u64> {
+        self.values.get(constant).copied()
+    }
+
     /// The constants found, by name.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.values.iter().map(|(name, value)| (*name, *value))
+    }
+
+    #[cfg(test)]
+    pub fn of(values: &[(&'static str, u64)]) -> Self {
+        Self { values: values.iter().copied().collect(), problems: BTreeMap::new() }
     }
 
     /// The first of `constants` that this kernel lacks, in words.
@@ -224,16 +235,6 @@ impl Layout {
         match found {
             Ok(value) => drop(self.values.insert(constant, value)),
             Err(problem) => drop(self.problems.insert(constant, problem)),
-        }
-    }
-
-    fn check_neighbours(&mut self, btf: &Btf, constant: &'static str, names: &[&str]) {
-        let Some(first) = self.values.get(constant).copied() else { return };
-        let odd =
-            (first + 1..).zip(names).find(|(value, name)| btf.enumerator(name) != Some(*value));
-        if let Some((_, name)) = odd {
-            self.values.remove(constant);
-            self.problems.insert(constant, format!("{name} is not where it was in other kernels"));
         }
     }
 
@@ -254,6 +255,17 @@ fn four_seconds_in_jiffies() -> Result<u64, String> {
         .map_err(|error| format!("the length of a jiffy is unknown: {error}"))?;
     let jiffy_ns = Duration::from(jiffy).as_nanos().max(1);
     Ok((Duration::from_secs(4).as_nanos() / jiffy_ns) as u64)
+}
+
+/// Where a counter lies in `struct linux_mib`, an array of longs.
+fn resolve_counter(btf: &Btf, name: &str, next: Option<&str>) -> Result<u64, String> {
+    let number = btf.enumerator(name).ok_or_else(|| format!("{name} is not in this kernel"))?;
+    match next {
+        Some(next) if btf.enumerator(next) != Some(number + 1) => {
+            Err(format!("{next} is not where it was in other kernels"))
+        }
+        _ => Ok(8 * number),
+    }
 }
 
 fn resolve_field(btf: &Btf, field: &Field) -> Result<u64, String> {
@@ -288,7 +300,7 @@ mod tests {
         // `tw_kill` went away with Linux 5.18.
         let bits = BIT_FIELDS.iter().filter(|field| field.path != "tw_kill");
         let bits = bits.flat_map(|field| [field.byte, field.bit]);
-        let counters = NEIGHBOURS.iter().map(|(constant, _)| *constant);
+        let counters = MIBS.iter().map(|(constant, ..)| *constant);
         let required: Vec<&str> = fields.chain(bits).chain(counters).collect();
         assert_eq!(layout.missing(&required), None);
     }

@@ -11,10 +11,10 @@ use log::debug;
 
 use super::{
     btf::Btf,
-    cast,
     hooks::Hook,
     ladder::{Reach, Refusal, Rung, Signal, Standing, Way},
     layout::Layout,
+    link,
     remedy::remedy,
 };
 
@@ -46,9 +46,9 @@ impl Loaded {
         // Before the types are read: see there.
         let loader = loader();
         (btf, layout, aya_btf) = kernel_types()?;
-        let ebpf = match cast::function(&btf) {
-            Some(function) => load_with_casts(loader, function, &btf, &layout, &aya_btf)?,
-            None => load_object(loader, OBJECT, &layout, &aya_btf)?,
+        let ebpf = match link::cast(&btf) {
+            Some(cast) => load_with_casts(loader, cast, &btf, &layout, &aya_btf)?,
+            None => load_object(loader, &layout, None, &aya_btf)?,
         };
         Ok(Self { ebpf, btf, layout, aya_btf, reach })
     }
@@ -162,18 +162,18 @@ fn with_unfit_rungs(mut refused: Vec<Refusal>, unfit: Vec<Refusal>) -> Vec<Refus
 /// The object with typed reads of plain addresses, or without where the kernel refuses one that tries it.
 fn load_with_casts(
     first: EbpfLoader<'_>,
-    function: u32,
+    cast: u32,
     btf: &Btf,
     layout: &Layout,
     aya_btf: &AyaBtf,
 ) -> Result<Ebpf> {
-    let object = cast::link(OBJECT, function);
-    let mut ebpf = load_object(first, &object, &layout.clone().with_types(btf), aya_btf)?;
+    let typed = layout.clone().with_types(btf);
+    let mut ebpf = load_object(first, &typed, Some(cast), aya_btf)?;
     match try_cast(&mut ebpf, aya_btf) {
         Ok(()) => Ok(ebpf),
         Err(error) => {
             debug!("bpf_rdonly_cast: {}", first_cause(&error));
-            load_object(loader(), OBJECT, layout, aya_btf)
+            load_object(loader(), layout, None, aya_btf)
         }
     }
 }
@@ -198,18 +198,14 @@ fn loader<'a>() -> EbpfLoader<'a> {
 
 fn load_object(
     loader: EbpfLoader<'_>,
-    object: &[u8],
     layout: &Layout,
+    cast: Option<u32>,
     btf: &AyaBtf,
 ) -> Result<Ebpf> {
     let mut loader: EbpfLoader<'_> = loader;
     loader.btf(Some(btf));
-    let values: Vec<(&str, u64)> = layout.values().collect();
-    for (name, value) in &values {
-        // Not `must_exist`: the linker drops a constant that no program reads.
-        loader.override_global(name, value, false);
-    }
-    loader.load(object).map_err(|error| anyhow!(first_cause(&error)))
+    let object = link::link(OBJECT, layout, cast)?;
+    loader.load(&object).map_err(|error| anyhow!(first_cause(&error)))
 }
 
 /// What the running kernel says of its types, as the agent reads it and as aya does.

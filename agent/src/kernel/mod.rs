@@ -2,7 +2,6 @@
 
 mod btf;
 mod canary;
-mod cast;
 mod causes;
 pub mod class;
 pub mod connections;
@@ -14,6 +13,7 @@ pub mod flow;
 mod hooks;
 mod ladder;
 mod layout;
+mod link;
 mod loaded;
 mod lower_rung;
 pub mod mib;
@@ -30,7 +30,7 @@ mod source;
 pub mod unix_diag;
 pub mod watch;
 
-/// Where the running kernel keeps what programs read, by the names of their load-time constants.
+/// Where the running kernel keeps what programs read, by the names of their constants.
 ///
 /// # Errors
 ///
