@@ -22,8 +22,17 @@ const READINGS: usize = 20;
 /// All of their growth has to be attributed, whatever a scenario claims beside.
 const TOTALS: [&str; 2] = ["ListenOverflows", "ListenDrops"];
 
-/// Plays it; what goes wrong is in the report.
+/// Plays it; what goes wrong is in the report. Where no hook sees every loss, one that fails is played
+/// once more: what the lower rungs make of it depends on when they look.
 pub fn play(scenario: &Scenario, measure: &mut Measure) -> Report {
+    let report = play_once(scenario, measure);
+    if report.ok || measure.is_exact() {
+        return report;
+    }
+    Report { first_play: Some(Box::new(report)), ..play_once(scenario, measure) }
+}
+
+fn play_once(scenario: &Scenario, measure: &mut Measure) -> Report {
     match rows(scenario, measure) {
         Ok((rows, misses)) => Report::of(scenario.name, rows, misses),
         Err(error) => match error.downcast::<Skip>() {

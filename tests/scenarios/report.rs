@@ -24,7 +24,7 @@ pub struct Run {
 }
 
 /// What came of one scenario.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub name: &'static str,
     /// Why it could not be played here.
@@ -35,24 +35,31 @@ pub struct Report {
     /// How often the kernel skipped a program of the agent's meanwhile, as it says.
     pub misses: u64,
     pub ok: bool,
+    /// What came of it before, where it failed and was played once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_play: Option<Box<Report>>,
 }
 
 impl Report {
     pub fn of(name: &'static str, rows: Vec<Row>, misses: u64) -> Self {
         let ok = rows.iter().all(|row| row.ok);
-        Self { name, skipped: None, error: None, rows, misses, ok }
+        Self { name, rows, misses, ok, ..Self::default() }
     }
 
     pub fn skipped(name: &'static str, reason: String) -> Self {
-        Self { name, skipped: Some(reason), error: None, rows: Vec::new(), misses: 0, ok: true }
+        Self { name, skipped: Some(reason), ok: true, ..Self::default() }
     }
 
     pub fn failed(name: &'static str, error: String) -> Self {
-        Self { name, skipped: None, error: Some(error), rows: Vec::new(), misses: 0, ok: false }
+        Self { name, error: Some(error), ..Self::default() }
     }
 
     /// The scenario's part of the table.
     pub fn print(&self) {
+        if let Some(first) = &self.first_play {
+            print!("first play of ");
+            first.print();
+        }
         let said = match (&self.skipped, &self.error, self.ok) {
             (Some(reason), ..) => format!("skipped: {reason}"),
             (_, Some(error), _) => format!("FAILED: {error}"),

@@ -34,12 +34,12 @@ pub fn sings_at(address: IpAddr) -> bool {
     address == ADDRESS || address == ADDRESS_V6
 }
 
+pub use perch::Nest;
 pub use song::BACKLOG;
 
 /// A canary at large.
 pub struct Canary {
-    /// Its namespace, whose counts are nobody's losses.
-    pub netns: NetnsId,
+    nest: Nest,
     singer: JoinHandle<Result<Song>>,
 }
 
@@ -75,10 +75,14 @@ impl Heard {
         self.happened > 0 && self.happened == self.heard
     }
 
-    /// Whether it told of none: the hook does not fire. Where it told of some, a busy host is the
-    /// likelier reason than a hook that misses part.
+    /// Whether it told of none: the hook does not fire.
     pub fn is_deaf(&self) -> bool {
         self.happened > 0 && self.heard == 0
+    }
+
+    /// Whether it told of some: a busy host is the likelier reason than a hook that misses part.
+    pub fn is_in_part(&self) -> bool {
+        !self.is_exact() && !self.is_deaf()
     }
 }
 
@@ -98,8 +102,13 @@ impl Canary {
             ensure!(is_prepared, "no namespace");
             song::sing()
         })?;
-        let netns = receiver.recv().context("the canary's thread ended early")??;
-        Ok(Self { netns, singer })
+        let nest = receiver.recv().context("the canary's thread ended early")??;
+        Ok(Self { nest, singer })
+    }
+
+    /// Its namespace, whose counts are nobody's losses.
+    pub fn netns(&self) -> NetnsId {
+        self.nest.netns
     }
 
     /// Whether it has sung to the end.
@@ -107,13 +116,14 @@ impl Canary {
         self.singer.is_finished()
     }
 
-    /// What happened to it.
+    /// What happened to it, and the nest it leaves.
     ///
     /// # Errors
     ///
     /// When it could not sing.
-    pub fn finish(self) -> Result<Song> {
-        self.singer.join().map_err(|_| anyhow!("the canary's thread panicked"))?
+    pub fn finish(self) -> Result<(Song, Nest)> {
+        let song = self.singer.join().map_err(|_| anyhow!("the canary's thread panicked"))??;
+        Ok((song, self.nest))
     }
 }
 
@@ -197,6 +207,8 @@ mod tests {
         assert!(heard[&Signal::SynDrops].is_exact());
         assert_eq!(heard[&Signal::AckDrops], Heard { happened: 6, heard: 0 });
         assert!(heard[&Signal::AckDrops].is_deaf() && !heard[&Signal::SynDrops].is_deaf());
+        let in_part = |heard| Heard { happened: 6, heard }.is_in_part();
+        assert_eq!([0, 3, 6].map(in_part), [false, true, false]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use floodmark_common::{ServiceKey, Totals};
-use log::warn;
+use log::{debug, warn};
 
 use super::{
     canary::{self, Echo, Heard, compare},
@@ -29,6 +29,8 @@ use crate::time::{UnixMs, Window};
 
 /// Readings of maps, MIBs, maps are repeated this often while the two map readings differ.
 const SANDWICHES: u32 = 3;
+/// How many canaries sing after one another while a signal hears only part of a song.
+const CANARIES: usize = 3;
 /// How long the counts of a namespace are kept after it was last seen.
 const RETENTION: Duration = Duration::from_secs(600);
 
@@ -45,6 +47,8 @@ pub struct KernelSource {
     sampled: UnixMs,
     ring_full: u64,
     canary: Canary,
+    /// Of canaries that were heard in part, lest the next has the number of one, and its counts.
+    nests: Vec<canary::Nest>,
     causes: CauseWatch,
 }
 
@@ -128,6 +132,7 @@ impl KernelSource {
             sampled: UnixMs::now(),
             ring_full: 0,
             canary: Canary::None("none was let go".to_owned()),
+            nests: Vec::new(),
             causes: CauseWatch::default(),
         };
         source.take_baseline(namespaces)?;
@@ -145,8 +150,8 @@ impl KernelSource {
         self.object.watch_causes(true)
     }
 
-    /// Lets a canary go, which takes somewhat more than a second and is heard meanwhile by
-    /// [`sample`](Self::sample).
+    /// Lets a canary go, which takes some seconds and is heard meanwhile by [`sample`](Self::sample).
+    /// Where part of it is not heard, others follow.
     pub fn release_canary(&mut self) {
         self.canary = match canary::Canary::release() {
             Ok(canary) => Canary::Singing(canary, Box::default()),
@@ -318,7 +323,7 @@ impl KernelSource {
         let mut growth = self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)?;
         for canarys in growth.extract_if(.., |growth| is_canarys(&growth.listener)) {
             if let Canary::Singing(canary, tally) = &mut self.canary
-                && canarys.listener.netns == canary.netns
+                && canarys.listener.netns == canary.netns()
             {
                 **tally += canarys.tally;
             }
@@ -333,24 +338,32 @@ impl KernelSource {
             return Ok(());
         };
         let mut echo = Echo { tally: *tally, ..Echo::default() };
+        let netns = canary.netns();
         let services = self.service_counts()?;
-        for (_, counts) in services.iter().filter(|(key, _)| key.netns == canary.netns.0) {
+        for (_, counts) in services.iter().filter(|(key, _)| key.netns == netns.0) {
             echo.services.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
         let no_port = self.all_no_port()?;
-        let own = no_port.iter().filter(|refused| refused.netns == canary.netns);
+        let own = no_port.iter().filter(|refused| refused.netns == netns);
         echo.no_port = own.map(|refused| refused.failures).sum();
         if let Some(watch) = &self.watch {
-            echo.watched = watch.of_namespace(canary.netns, canary::BACKLOG)?;
+            echo.watched = watch.of_namespace(netns, canary::BACKLOG)?;
         }
-        let song = match canary.finish() {
-            Ok(song) => song,
+        let (song, nest) = match canary.finish() {
+            Ok(sung) => sung,
             Err(error) => {
                 self.canary = Canary::None(format!("{error:#}"));
                 return Ok(());
             }
         };
         let heard = compare(self.standings(), &song, &echo);
+        self.nests.push(nest);
+        if heard.values().any(Heard::is_in_part) && self.nests.len() < CANARIES {
+            debug!("canary number {} was heard in part: {heard:?}", self.nests.len());
+            self.release_canary();
+            return Ok(());
+        }
+        self.nests.clear();
         for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
             let reason =
                 format!("the canary's test failed: {} heard of {}", heard.heard, heard.happened);

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "system calls that no library offers")]
 
 use std::{
+    fs::File,
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::AsRawFd,
@@ -21,12 +22,20 @@ use crate::kernel::{NetnsId, netns::of_this_thread};
 const LOOPBACK: i32 = 1;
 const SYN_ACK: u8 = 0x12;
 
+/// A canary's namespace, which stays as long as this is kept: its number goes to no other until then.
+pub struct Nest {
+    /// Its number.
+    pub netns: NetnsId,
+    _open: File,
+}
+
 /// Moves the thread into a new namespace with its loopback up.
-pub fn settle_in() -> Result<NetnsId> {
+pub fn settle_in() -> Result<Nest> {
     unshare(CloneFlags::CLONE_NEWNET)
         .context("making a network namespace for the canary, which takes CAP_SYS_ADMIN")?;
     raise_loopback().context("raising the canary's loopback")?;
-    Ok(of_this_thread()?)
+    let open = File::open("/proc/thread-self/ns/net").context("the canary's namespace")?;
+    Ok(Nest { netns: of_this_thread()?, _open: open })
 }
 
 /// Gives the loopback the canary's IPv6 address.
