@@ -90,6 +90,13 @@ struct Baseline {
     fast_open_failed: u64,
 }
 
+impl Baseline {
+    #[inline(always)]
+    fn is_of(&self, net: *const u8, net_cookie: u64) -> bool {
+        self.net_cookie == net_cookie && self.net == net as u64
+    }
+}
+
 /// The open bracket of this CPU.
 #[repr(C)]
 pub struct Bracket {
@@ -171,18 +178,16 @@ fn enter_namespace<A: Access>(bracket: &mut Bracket, sk: *const u8) -> Option<()
         let net: *const u8 = A::field(sk, OFF_SK_NET);
         (net, A::field::<u64>(net, OFF_NET_COOKIE))
     };
-    let Baseline { net: last, net_cookie: last_cookie, .. } = bracket.baseline;
-    let is_same = last_cookie == net_cookie && last == net as u64;
     // A cookie is never used twice. Without one (Linux before 5.14) the counters' own address is to
     // be compared too.
-    if is_same && net_cookie != 0 {
+    if net_cookie != 0 && bracket.baseline.is_of(net, net_cookie) {
         return Some(());
     }
     // SAFETY: as above.
     let statistics: u64 = unsafe { A::field::<*const u8>(net, OFF_NET_STATISTICS) } as u64;
     let offset = percpu_offset(bracket)?;
     let mibs = wash(bracket, statistics).wrapping_add(offset);
-    if is_same && bracket.mibs == mibs {
+    if bracket.mibs == mibs && bracket.baseline.is_of(net, net_cookie) {
         return Some(());
     }
     bracket.mibs = mibs;
