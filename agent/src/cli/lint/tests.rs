@@ -161,3 +161,10 @@ fn the_documentation_names_every_rule_as_the_program_does() {
         "docs/lint.md is behind: put what `floodmark lint --rules` prints at its end"
     );
 }
+
+#[test]
+fn a_number_below_zero_is_refused_for_what_it_is() {
+    let line = ["lint", "--rate", "-3", "--latency", "1", "nginx.conf"];
+    let error = Line::try_parse_from(line).err().unwrap().to_string();
+    assert!(error.contains("must be more than nothing"), "{error}");
+}
