@@ -2,8 +2,7 @@
 //! `inet_sock_set_state(sk, oldstate, newstate)`.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use floodmark_common::{
     CountingMap,
@@ -14,7 +13,7 @@ use crate::{
     accept_queue::bucket_place,
     kernel::{Access, OFF_SK_NUM, OFF_SK_PROTOCOL, Typed},
     listener::netns_of,
-    maps::{CHURN, CONNECTIONS, add, no_room},
+    maps::{CHURN, CONNECTIONS, add, no_room, place},
     segment::requester,
 };
 
@@ -87,11 +86,7 @@ fn tally_of(sk: *const u8, is_local: bool) -> Option<*mut ChurnTally> {
         family: peer.family as u8,
         peer: peer.addr,
     };
-    if let Some(tally) = CHURN.get_ptr_mut(key) {
-        return Some(tally);
-    }
-    let _ = CHURN.insert(key, &BLANK, u64::from(BPF_NOEXIST));
-    let tally = CHURN.get_ptr_mut(key);
+    let tally = place(&CHURN, &key, &BLANK);
     if tally.is_none() {
         no_room(CountingMap::Churn);
     }

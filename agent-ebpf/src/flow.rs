@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP},
     helpers::generated::bpf_ktime_get_ns,
     macros::{btf_tracepoint, map},
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -19,6 +19,7 @@ use floodmark_common::{
 use crate::{
     kernel::{Access, OFF_SK_PROTOCOL, Typed},
     listener::netns_of,
+    maps::place,
     segment::requester,
 };
 
@@ -47,14 +48,7 @@ static BLANK: Arrivals = Arrivals::BLANK;
 pub fn arrived(listener: &ListenerKey, depth: u32) {
     // SAFETY: a helper without arguments.
     let number = (unsafe { bpf_ktime_get_ns() } / SLOT_NS) as u32;
-    let arrivals = match ARRIVALS.get_ptr_mut(listener) {
-        Some(arrivals) => arrivals,
-        None => {
-            let _ = ARRIVALS.insert(listener, &BLANK, u64::from(BPF_NOEXIST));
-            let Some(arrivals) = ARRIVALS.get_ptr_mut(listener) else { return };
-            arrivals
-        }
-    };
+    let Some(arrivals) = place(&ARRIVALS, listener, &BLANK) else { return };
     // SAFETY: a value of the map, which lives on while the program runs.
     let slot = unsafe { &mut (*arrivals).slots[number as usize & (SLOTS - 1)] };
     if slot.number != number {

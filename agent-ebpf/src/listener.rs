@@ -1,9 +1,6 @@
 //! Whose queue it was: the listener's identity, its tally, and the detail event.
 
-use aya_ebpf::{
-    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_ktime_get_ns,
-};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_ns};
 use floodmark_common::{
     AF_INET, Class, CountingMap, EVENTS_PER_SECOND, EventRecord, ListenerKey, ListenerTally,
     RawAddr,
@@ -15,7 +12,7 @@ use crate::{
         OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR,
         OFF_SOCKET_INO, TYPE_SOCKET_ALLOC, read_member,
     },
-    maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, add, no_room, totals},
+    maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, add, no_room, place, totals},
     segment::{Peer, in6_addr},
 };
 
@@ -62,7 +59,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
 pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
     totals(|t| t.counts[class as usize] += times);
     let key = key_of::<A>(sk);
-    let Some(tally) = tally_of(&key) else {
+    let Some(tally) = place(&LISTENERS, &key, &BLANK) else {
         no_room(CountingMap::Listeners);
         return;
     };
@@ -108,7 +105,7 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
 #[inline(always)]
 pub fn count<A: Access>(sk: *const u8, class: Class, times: u64) {
     totals(|t| t.counts[class as usize] += times);
-    match tally_of(&key_of::<A>(sk)) {
+    match place(&LISTENERS, &key_of::<A>(sk), &BLANK) {
         Some(tally) => add_to(tally, class, times),
         None => no_room(CountingMap::Listeners),
     }
@@ -118,17 +115,6 @@ pub fn count<A: Access>(sk: *const u8, class: Class, times: u64) {
 fn add_to(tally: *mut ListenerTally, class: Class, times: u64) {
     // SAFETY: an element of the map.
     unsafe { add(&raw mut (*tally).counts[class as usize], times) };
-}
-
-/// The listener's place in the map, made if missing.
-#[inline(always)]
-fn tally_of(key: &ListenerKey) -> Option<*mut ListenerTally> {
-    if let Some(tally) = LISTENERS.get_ptr_mut(key) {
-        return Some(tally);
-    }
-    // Another CPU may insert first; then that is its place.
-    let _ = LISTENERS.insert(key, &BLANK, u64::from(BPF_NOEXIST));
-    LISTENERS.get_ptr_mut(key)
 }
 
 /// Whether this is the first segment that the connection lost, as far as is remembered.
@@ -152,14 +138,14 @@ fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
     let mut hash = half(0).wrapping_mul(SPREAD) ^ half(8);
     hash = hash.wrapping_mul(SPREAD) ^ (ports | u64::from(listener.netns));
     hash = hash.wrapping_mul(SPREAD);
-    let Some(place) = LOSERS.get_ptr_mut((hash >> 32) as u32 & (LOSERS_PLACES - 1)) else {
+    let Some(loser) = LOSERS.get_ptr_mut((hash >> 32) as u32 & (LOSERS_PLACES - 1)) else {
         return true;
     };
     // SAFETY: an element of the map. Another CPU may write it at the same time, which costs no more
     // than a connection counted twice.
     unsafe {
-        let is_known = place.read_volatile() == hash;
-        place.write_volatile(hash);
+        let is_known = loser.read_volatile() == hash;
+        loser.write_volatile(hash);
         !is_known
     }
 }

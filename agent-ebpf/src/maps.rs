@@ -7,7 +7,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
@@ -94,6 +94,18 @@ pub fn totals(change: impl FnOnce(&mut Totals)) {
         // bracket.rs for the one exception and what it costs.
         change(unsafe { &mut *totals });
     }
+}
+
+/// The place of `key` in `map`, made if missing; `None` where there is no room. What is `blank` is a
+/// static, lest it take up the stack.
+#[inline(always)]
+pub fn place<K, V>(map: &HashMap<K, V>, key: &K, blank: &V) -> Option<*mut V> {
+    if let Some(place) = map.get_ptr_mut(key) {
+        return Some(place);
+    }
+    // Another CPU may insert first; then that is the place.
+    let _ = map.insert(key, blank, u64::from(BPF_NOEXIST));
+    map.get_ptr_mut(key)
 }
 
 /// Notes that a count found no room in `map`.

@@ -1,6 +1,5 @@
 //! Counting what became of connections, by service and side.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use floodmark_common::{
     CountingMap, RECENT_PLACES, RecentService, SERVICE_CLASSES, ServiceClass, ServiceKey,
     ServiceTally,
@@ -9,7 +8,7 @@ use floodmark_common::{
 use crate::{
     kernel::{Access, OFF_SK_PORTPAIR},
     listener::netns_of,
-    maps::{RECENT_SERVICES, SERVICES, add, no_room},
+    maps::{RECENT_SERVICES, SERVICES, add, no_room, place},
 };
 
 /// A tally at zero, to insert without taking up the stack.
@@ -86,8 +85,8 @@ fn take_over(recent: &mut RecentService, key: ServiceKey) -> bool {
     if recent.key != ServiceKey::default() {
         let Some(tally) = tally_of(recent.key) else { return false };
         let place = core::ptr::from_mut(recent);
-        // SAFETY: this CPU's place, and an element of the map. Volatile, so that the key is written before the counts
-        // move, and that no call of `memset` comes of them (see `program.rs`).
+        // SAFETY: this CPU's place, and an element of the map. Volatile, so that the key is written
+        // before the counts move, and that no call of `memset` comes of them (see `program.rs`).
         unsafe {
             (&raw mut (*place).key).write_volatile(ServiceKey::default());
             for class in 0..SERVICE_CLASSES {
@@ -101,13 +100,8 @@ fn take_over(recent: &mut RecentService, key: ServiceKey) -> bool {
     true
 }
 
-/// The service's place in the map, made if missing.
+/// The service's place in the map, made if missing. By value: a key in memory costs the programs more.
 #[inline(always)]
 fn tally_of(key: ServiceKey) -> Option<*mut ServiceTally> {
-    if let Some(tally) = SERVICES.get_ptr_mut(key) {
-        return Some(tally);
-    }
-    // Another CPU may insert first; then that is its place.
-    let _ = SERVICES.insert(key, &BLANK, u64::from(BPF_NOEXIST));
-    SERVICES.get_ptr_mut(key)
+    place(&SERVICES, &key, &BLANK)
 }

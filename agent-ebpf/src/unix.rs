@@ -5,7 +5,6 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_current_task,
         generated::{
@@ -27,7 +26,7 @@ use crate::{
         Access, OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
         OFF_TASK_NSPROXY, Open, Probed, read_or_zero,
     },
-    maps::{UNIX_REFUSED, add, totals},
+    maps::{UNIX_REFUSED, add, place, totals},
     task::register,
 };
 
@@ -126,12 +125,7 @@ fn refused<M: Memory>(ctx: &impl EbpfContext, error: i64, address: u64, length: 
             M::read(key.path.as_mut_ptr(), length as u32, path);
         }
     }
-    let known = UNIX_REFUSED.get_ptr_mut(&*key);
-    let count = known.or_else(|| {
-        let _ = UNIX_REFUSED.insert(&*key, 0, u64::from(BPF_NOEXIST));
-        UNIX_REFUSED.get_ptr_mut(&*key)
-    });
-    match count {
+    match place(&UNIX_REFUSED, key, &0) {
         // SAFETY: an element of the map.
         Some(count) => unsafe { add(count, 1) },
         None => {
