@@ -1,5 +1,7 @@
 //! How connections come and go between a service and its peers, and Unix connects refused.
 
+use core::ops::AddAssign;
+
 use crate::{RawAddr, queue::WAIT_BUCKETS};
 
 /// Key of the `CHURN` map.
@@ -43,6 +45,16 @@ impl ChurnTally {
         aborted: 0,
         lifetimes: [0; WAIT_BUCKETS],
     };
+}
+
+impl AddAssign for ChurnTally {
+    fn add_assign(&mut self, more: Self) {
+        self.opened += more.opened;
+        self.closed_here += more.closed_here;
+        self.closed_there += more.closed_there;
+        self.aborted += more.aborted;
+        self.lifetimes.iter_mut().zip(more.lifetimes).for_each(|(sum, more)| *sum += more);
+    }
 }
 
 impl Default for ChurnTally {

@@ -108,8 +108,8 @@ impl Peers {
                 self.named.insert(*id);
             }
             let row = self.rows.entry(self.row_of(id)).or_default();
-            add(&mut row.total, &grown);
-            add(&mut row.period, &grown);
+            row.total += grown;
+            row.period += grown;
             *self.busy.entry(*id).or_default() += grown.opened;
         }
         self.seen = counts;
@@ -195,14 +195,6 @@ fn since(now: &ChurnTally, before: Option<&ChurnTally>) -> ChurnTally {
         *grown = grown.saturating_sub(before);
     }
     grown
-}
-
-fn add(sum: &mut ChurnTally, more: &ChurnTally) {
-    sum.opened += more.opened;
-    sum.closed_here += more.closed_here;
-    sum.closed_there += more.closed_there;
-    sum.aborted += more.aborted;
-    sum.lifetimes.iter_mut().zip(more.lifetimes).for_each(|(sum, more)| *sum += more);
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl Watch {
         let mut found: BTreeMap<_, ChurnTally> = BTreeMap::new();
         for entry in self.maps.churn.iter() {
             let (key, counted) = entry.context("reading the CHURN map")?;
-            add_churn(found.entry(churn_id(&key)).or_default(), &counted);
+            *found.entry(churn_id(&key)).or_default() += counted;
         }
         Ok(found)
     }
@@ -272,14 +272,6 @@ impl QueueReading {
         self.waits.iter_mut().zip(cpu.waits).for_each(|(sum, more)| *sum += more);
         self.waited_ns += cpu.waited_ns;
     }
-}
-
-fn add_churn(sum: &mut ChurnTally, more: &ChurnTally) {
-    sum.opened += more.opened;
-    sum.closed_here += more.closed_here;
-    sum.closed_there += more.closed_there;
-    sum.aborted += more.aborted;
-    sum.lifetimes.iter_mut().zip(more.lifetimes).for_each(|(sum, count)| *sum += count);
 }
 
 fn churn_id(key: &ChurnKey) -> ChurnId {
