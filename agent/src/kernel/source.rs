@@ -47,8 +47,6 @@ pub struct KernelSource {
     sampled: UnixMs,
     ring_full: u64,
     canary: Canary,
-    /// Of canaries that were heard in part, lest the next has the number of one, and its counts.
-    nests: Vec<canary::Nest>,
     causes: CauseWatch,
 }
 
@@ -56,10 +54,20 @@ pub struct KernelSource {
 enum Canary {
     /// Nobody let one go, or it could not: why.
     None(String),
-    /// It sings, and so much was heard of it so far.
-    Singing(canary::Canary, Box<Tally>),
+    /// It sings, and so much was heard of it so far. The nests are those of canaries before it, which
+    /// were heard in part: lest it has the number of one, and its counts.
+    Singing(canary::Canary, Box<Tally>, Vec<canary::Nest>),
     /// It has sung.
     Heard(BTreeMap<Signal, Heard>),
+}
+
+impl Canary {
+    fn release(nests: Vec<canary::Nest>) -> Self {
+        match canary::Canary::release() {
+            Ok(canary) => Self::Singing(canary, Box::default(), nests),
+            Err(error) => Self::None(format!("{error:#}")),
+        }
+    }
 }
 
 struct Mib {
@@ -132,7 +140,6 @@ impl KernelSource {
             sampled: UnixMs::now(),
             ring_full: 0,
             canary: Canary::None("none was let go".to_owned()),
-            nests: Vec::new(),
             causes: CauseWatch::default(),
         };
         source.take_baseline(namespaces)?;
@@ -153,10 +160,7 @@ impl KernelSource {
     /// Lets a canary go, which takes some seconds and is heard meanwhile by [`sample`](Self::sample).
     /// Where part of it is not heard, others follow.
     pub fn release_canary(&mut self) {
-        self.canary = match canary::Canary::release() {
-            Ok(canary) => Canary::Singing(canary, Box::default()),
-            Err(error) => Canary::None(format!("{error:#}")),
-        };
+        self.canary = Canary::release(Vec::new());
     }
 
     /// What was heard of the canary, signal by signal; `None` while it sings.
@@ -198,7 +202,7 @@ impl KernelSource {
     pub fn sample(&mut self, namespaces: &[Netns]) -> Result<KernelSample> {
         let from = self.sampled;
         // Asked before the maps are read, so that they then hold all of its song.
-        let sung = matches!(&self.canary, Canary::Singing(canary, _) if canary.is_done());
+        let sung = matches!(&self.canary, Canary::Singing(canary, ..) if canary.is_done());
         let estimates = !self.counts_everything();
         let around = if estimates { self.lower_rung.look_around(namespaces)? } else { Vec::new() };
         let mut counted: Vec<Growth> = self.growth()?;
@@ -322,7 +326,7 @@ impl KernelSource {
     fn growth(&mut self) -> Result<Vec<Growth>> {
         let mut growth = self.counters.as_mut().map_or(Ok(Vec::new()), Counters::growth)?;
         for canarys in growth.extract_if(.., |growth| is_canarys(&growth.listener)) {
-            if let Canary::Singing(canary, tally) = &mut self.canary
+            if let Canary::Singing(canary, tally, _) = &mut self.canary
                 && canarys.listener.netns == canary.netns()
             {
                 **tally += canarys.tally;
@@ -334,7 +338,7 @@ impl KernelSource {
     /// Takes the canary's song in. A signal that heard nothing of it goes down a rung.
     fn hear_canary(&mut self) -> Result<()> {
         let idle = Canary::None(String::new());
-        let Canary::Singing(canary, tally) = mem::replace(&mut self.canary, idle) else {
+        let Canary::Singing(canary, tally, mut nests) = mem::replace(&mut self.canary, idle) else {
             return Ok(());
         };
         let mut echo = Echo { tally: *tally, ..Echo::default() };
@@ -357,13 +361,12 @@ impl KernelSource {
             }
         };
         let heard = compare(self.standings(), &song, &echo);
-        self.nests.push(nest);
-        if heard.values().any(Heard::is_in_part) && self.nests.len() < CANARIES {
-            debug!("canary number {} was heard in part: {heard:?}", self.nests.len());
-            self.release_canary();
+        nests.push(nest);
+        if heard.values().any(Heard::is_in_part) && nests.len() < CANARIES {
+            debug!("canary number {} was heard in part: {heard:?}", nests.len());
+            self.canary = Canary::release(nests);
             return Ok(());
         }
-        self.nests.clear();
         for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
             let reason =
                 format!("the canary's test failed: {} heard of {}", heard.heard, heard.happened);
