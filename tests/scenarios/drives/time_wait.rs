@@ -93,19 +93,16 @@ fn half_closed(fin_timeout: &str, counter: &'static str) -> Result<Driven> {
     let listener = service()?;
     let is_counted = time_wait_is_counted_at_entry();
     let mut clients = Vec::new();
+    let mut number = 0;
     // None enters where the FIN's acknowledgement finds the socket still locked by close(2)
     // (`tcp_rcv_state_process`, "Bad case"): then another has to do.
     until(&format!("{counter} >= {CONNECTIONS}"), || {
         clients.push(half_close(&listener)?);
         thread::sleep(ACKNOWLEDGED);
-        let entered = if is_counted { count(counter)? } else { clients.len() as u64 };
-        Ok(entered >= CONNECTIONS)
+        number = if is_counted { count(counter)? } else { clients.len() as u64 };
+        Ok(number >= CONNECTIONS)
     })?;
-    let mut claims = vec![at_least(SERVICE, CONNECTIONS)];
-    if is_counted {
-        claims.push(at_least(counter, CONNECTIONS));
-    }
-    Ok(Driven::new(claims, (listener, clients)))
+    Ok(Driven::new(entered(SERVICE, counter, number), (listener, clients)))
 }
 
 /// The client of a connection that the service has closed.
