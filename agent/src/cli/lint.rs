@@ -52,10 +52,12 @@ pub(super) struct LintArgs {
     #[arg(long, value_name = "VERSION", value_parser = str::parse::<Version>)]
     nginx_version: Option<Version>,
     /// Requests per second at the busiest upstream: with --latency, tells whether `keepalive` is enough
-    #[arg(long, value_name = "PER_SECOND", requires = "latency", value_parser = positive, allow_negative_numbers = true)]
+    #[arg(long, value_name = "PER_SECOND", requires = "latency")]
+    #[arg(value_parser = positive, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// Seconds that the upstream takes for one request
-    #[arg(long, value_name = "SECONDS", requires = "rate", value_parser = positive, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", requires = "rate")]
+    #[arg(value_parser = positive, allow_negative_numbers = true)]
     latency: Option<f64>,
     /// Processors of the proxy's host, for `worker_processes auto`
     #[arg(long, value_name = "N")]

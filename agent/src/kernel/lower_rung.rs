@@ -244,6 +244,13 @@ mod tests {
         (NETNS, vec![(listener(), QueueDepth::default(), drops)])
     }
 
+    /// One that has looked at the listener before anything was dropped.
+    fn rung() -> LowerRung {
+        let mut rung = LowerRung::default();
+        rung.remember(&found(0));
+        rung
+    }
+
     /// One sample: the MIBs have grown so much, the drop counter stands there.
     fn paid(rung: &mut LowerRung, overflows: u64, drops: u64, counter: u32) -> (u64, u64) {
         paid_beside(rung, 0, overflows, drops, counter)
@@ -269,8 +276,7 @@ mod tests {
     /// The MIBs are read in the middle of a burst, the drop counter after it.
     #[test]
     fn what_shows_late_in_the_mibs_goes_to_whom_the_counter_pointed() {
-        let mut rung = LowerRung::default();
-        rung.remember(&found(0));
+        let mut rung = rung();
         assert_eq!(paid(&mut rung, 4, 4, 10), (4, 0));
         assert_eq!(paid(&mut rung, 6, 6, 10), (6, 0), "the counter has moved for these before");
     }
@@ -278,8 +284,7 @@ mod tests {
     /// A drop may show in one reading and its overflow in the next.
     #[test]
     fn a_torn_reading_makes_no_drop_of_another_kind() {
-        let mut rung = LowerRung::default();
-        rung.remember(&found(0));
+        let mut rung = rung();
         assert_eq!(paid(&mut rung, 4, 5, 5), (4, 0));
         assert_eq!(paid(&mut rung, 1, 0, 5), (1, 0));
         assert_eq!(paid(&mut rung, 0, 0, 5), (0, 0), "and nothing is owed any more");
@@ -287,8 +292,7 @@ mod tests {
 
     #[test]
     fn drops_of_another_kind_come_a_sample_later() {
-        let mut rung = LowerRung::default();
-        rung.remember(&found(0));
+        let mut rung = rung();
         assert_eq!(paid(&mut rung, 0, 3, 3), (0, 0));
         assert_eq!(paid(&mut rung, 0, 0, 3), (0, 3));
     }
@@ -296,8 +300,7 @@ mod tests {
     /// In the middle of a burst the drop counter has moved for more than was counted till then.
     #[test]
     fn what_was_taken_for_an_overflow_is_not_counted_twice() {
-        let mut rung = LowerRung::default();
-        rung.remember(&found(0));
+        let mut rung = rung();
         assert_eq!(paid_beside(&mut rung, 5, 0, 5, 16), (0, 0));
         assert_eq!(paid_beside(&mut rung, 5, 0, 5, 20), (0, 0));
         assert_eq!(paid(&mut rung, 0, 0, 20), (0, 0));
@@ -307,8 +310,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_before_it_shows_in_the_mibs_is_no_mistake() {
-        let mut rung = LowerRung::default();
-        rung.remember(&found(0));
+        let mut rung = rung();
         assert_eq!(paid(&mut rung, 0, 7, 7), (0, 0));
         assert_eq!(
             paid_beside(&mut rung, 5, 0, 0, 17),
