@@ -143,7 +143,7 @@ fn root_php_fpm_on_tcp_and_on_a_unix_socket_is_as_ss_shows_it() {
     let Some(fpm) = servers::php_fpm(&namespace, directory.path()) else { return };
     let netns = namespace.discovered();
     // Stopped, it accepts nothing, so that either queue holds something.
-    fpm.stop_all(&netns);
+    let stopped = fpm.stop_all(&netns);
     let socket = directory.path().join("fpm.sock");
     let _held = namespace.run(|| {
         let unix: Vec<_> = (0..3).map(|_| support::unix_knock(&socket).unwrap()).collect();
@@ -152,7 +152,7 @@ fn root_php_fpm_on_tcp_and_on_a_unix_socket_is_as_ss_shows_it() {
     });
     wait(200);
     let inventory = swept(std::slice::from_ref(&netns));
-    fpm.continue_all(&netns);
+    drop(stopped);
     let (tcp, unix) = ours(&inventory, &netns);
     println!("{tcp:?}\n{unix:?}");
     assert_eq!((tcp.len(), unix.len()), (1, 1));
@@ -169,7 +169,8 @@ fn root_php_fpm_on_tcp_and_on_a_unix_socket_is_as_ss_shows_it() {
 #[test]
 fn root_a_socket_that_systemd_activates_goes_to_the_service() {
     let Some(namespace) = Namespace::new() else { return };
-    let Some(activator) = servers::socket_activated(&namespace, "127.0.0.1:9100") else { return };
+    let addr = "127.0.0.1:9100".parse().unwrap();
+    let Some(activator) = servers::socket_activated(&namespace, addr) else { return };
     let netns = namespace.discovered();
     let mut inventory = swept(std::slice::from_ref(&netns));
     let owner = |inventory: &Inventory| {

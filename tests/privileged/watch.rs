@@ -12,6 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -68,8 +69,9 @@ impl Screen {
     /// Reads until there is this text.
     fn wait_for(&mut self, text: &str) {
         while !self.has(text) {
-            let more = self.written.recv();
-            self.so_far.extend(more.unwrap_or_else(|_| panic!("it ended without {text:?}")));
+            // The terminal stays open on this side, whatever becomes of the program.
+            let more = self.written.recv_timeout(Duration::from_secs(90));
+            self.so_far.extend(more.unwrap_or_else(|_| panic!("no {text:?} for 90 s")));
         }
     }
 
@@ -77,6 +79,13 @@ impl Screen {
     fn is_off(&self, on: &str, off: &str) -> bool {
         let text = String::from_utf8_lossy(&self.so_far);
         text.rfind(on) < text.rfind(off)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

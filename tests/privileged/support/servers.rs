@@ -4,19 +4,24 @@
 
 use std::{
     fs::{self, File},
+    net::SocketAddr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    slice,
 };
 
-use floodmark::kernel::netns::{Netns, of_process, pids};
+use floodmark::kernel::{
+    netns::{Netns, discover, of_process, pids, visit},
+    sock_diag::listeners_here,
+};
 use nix::{
     sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::{Namespace, wait};
+use super::{Namespace, until};
 
 /// A server's first process; ended with the value.
 pub struct Server(Child);
@@ -28,21 +33,41 @@ impl Server {
     }
 
     /// Stops every process of the namespace.
-    pub fn stop_all(&self, netns: &Netns) {
+    pub fn stop_all<'a>(&'a self, netns: &'a Netns) -> Stopped<'a> {
         signal_all(netns, Signal::SIGSTOP);
+        Stopped { _server: self, netns }
     }
+}
 
-    /// Lets them go on.
-    pub fn continue_all(&self, netns: &Netns) {
-        signal_all(netns, Signal::SIGCONT);
+/// All processes of a namespace stand still until this goes, however a test ends: a stopped process
+/// would keep the signal that ends it for later, and whoever waits for its end would wait for good.
+pub struct Stopped<'a> {
+    _server: &'a Server,
+    netns: &'a Netns,
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        signal_all(self.netns, Signal::SIGCONT);
     }
 }
 
 /// To every process whose own namespace it is: the test only visits.
 fn signal_all(netns: &Netns, signal: Signal) {
-    for pid in pids().filter(|pid| of_process(*pid) == Some(netns.id)) {
-        kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+    for pid in processes(netns) {
+        // One that has just ended needs no signal.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
     }
+}
+
+fn processes(netns: &Netns) -> impl Iterator<Item = u32> {
+    pids().filter(|pid| of_process(*pid) == Some(netns.id))
+}
+
+/// Whether TCP is listened to on every one of `ports`.
+fn listens(netns: &Netns, ports: &[u16]) -> bool {
+    let found = visit(slice::from_ref(netns), |_| listeners_here().unwrap()).unwrap().concat();
+    ports.iter().all(|port| found.iter().any(|listener| listener.addr.port() == *port))
 }
 
 impl Drop for Server {
@@ -52,7 +77,13 @@ impl Drop for Server {
     }
 }
 
-fn start(namespace: &Namespace, program: &str, arguments: &[&str]) -> Option<Server> {
+/// Starts it, and waits until it listens on `ports` with that many `processes` or more.
+fn start(
+    namespace: &Namespace,
+    (program, arguments): (&str, &[&str]),
+    ports: &[u16],
+    least: usize,
+) -> Option<Server> {
     if !Path::new(program).exists() {
         println!("skipped: {program} is not here");
         return None;
@@ -65,7 +96,10 @@ fn start(namespace: &Namespace, program: &str, arguments: &[&str]) -> Option<Ser
         command.pre_exec(move || Ok(setns(&entrance, CloneFlags::CLONE_NEWNET)?));
     }
     let server = Server(command.spawn().unwrap());
-    wait(700);
+    let netns = namespace.discovered();
+    until(&format!("{program} is at work"), || {
+        listens(&netns, ports) && processes(&netns).count() >= least
+    });
     Some(server)
 }
 
@@ -89,7 +123,8 @@ pub fn nginx(namespace: &Namespace, directory: &Path) -> Option<Server> {
     fs::write(&configuration, text).unwrap();
     let configuration = configuration.to_str().unwrap();
     let log = directory.join("start.log");
-    start(namespace, "/usr/sbin/nginx", &["-c", configuration, "-e", log.to_str().unwrap()])
+    let arguments = ["-c", configuration, "-e", log.to_str().unwrap()];
+    start(namespace, ("/usr/sbin/nginx", &arguments), &[80, 8081], 3)
 }
 
 /// PHP-FPM with one pool on a Unix socket and one on TCP port 9000, each with a backlog of its own.
@@ -110,7 +145,7 @@ pub fn php_fpm(namespace: &Namespace, directory: &Path) -> Option<Server> {
     fs::write(&configuration, text).unwrap();
     let program = php_program()?;
     let arguments = ["-R", "-n", "-y", configuration.to_str().unwrap()];
-    start(namespace, program.to_str().unwrap(), &arguments)
+    start(namespace, (program.to_str().unwrap(), &arguments), &[9000], 4)
 }
 
 /// Debian has the version in the name.
@@ -126,8 +161,9 @@ fn php_program() -> Option<PathBuf> {
 }
 
 /// A service that systemd starts with the first connection, handing the socket over.
-pub fn socket_activated(namespace: &Namespace, addr: &str) -> Option<Server> {
-    start(namespace, "/usr/bin/systemd-socket-activate", &["-l", addr, "/usr/bin/sleep", "60"])
+pub fn socket_activated(namespace: &Namespace, addr: SocketAddr) -> Option<Server> {
+    let arguments = ["-l", &addr.to_string(), "/usr/bin/sleep", "60"];
+    start(namespace, ("/usr/bin/systemd-socket-activate", &arguments), &[addr.port()], 1)
 }
 
 /// A listener on `port` in namespaces of every kind, as a member of the control group `group`.
@@ -145,6 +181,11 @@ pub fn in_a_container(group: &Path, port: u16) -> Option<Server> {
         group.display()
     );
     let child = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).spawn().unwrap();
-    wait(700);
-    Some(Server(child))
+    let server = Server(child);
+    until(&format!("port {port} is listened to in the container"), || {
+        let own = discover().unwrap().into_iter();
+        own.filter(|netns| Some(netns.id) == of_process(server.pid()))
+            .any(|netns| listens(&netns, &[port]))
+    });
+    Some(server)
 }
