@@ -4,6 +4,7 @@ use std::{
     env, fs,
     path::PathBuf,
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -24,6 +25,9 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
+
+/// How long a target's build may take beside its run.
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
 const TARGETS: [(&str, Option<&str>); 9] = [
@@ -61,8 +65,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             "-timeout=10",
             "-print_final_stats=1",
         ]);
-        let ended = step::run(&format!("fuzz {name} for {} s", args.seconds), &mut command)?;
-        if ended.status.success() {
+        let limit = BUILD_LIMIT + Duration::from_secs(args.seconds.into());
+        let ended = step::run(&format!("fuzz {name} for {} s", args.seconds), limit, &mut command)?;
+        if ended.ok {
             for line in ended.output.lines().filter(|line| line.starts_with("stat::number_of_ex")) {
                 println!("{name}: {line}");
             }

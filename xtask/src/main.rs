@@ -11,6 +11,7 @@ mod fuzz;
 mod lab;
 mod manifests;
 mod place;
+mod process;
 mod root;
 mod run;
 mod setup;

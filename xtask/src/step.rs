@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{IsTerminal, stderr},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -12,15 +12,20 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::place;
+use crate::{place, process};
 
 /// How much of a failed command's output is shown; the log has the rest.
 const TAIL_LINES: usize = 40;
 
+/// How long what is set up or built may take: many times what it does take.
+const LIMIT: Duration = Duration::from_secs(3600);
+
 /// What a command did.
 pub struct Ended {
-    /// Its exit status.
-    pub status: ExitStatus,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// How it ended, in words.
+    how: String,
     /// Everything it wrote, on standard output and standard error.
     pub output: String,
     /// The log that holds the same.
@@ -30,34 +35,41 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The end of the output, and where the whole of it is.
+    /// The end of the output, how the command ended, and where the whole of its output is.
     pub fn tail(&self) -> String {
         let lines: Vec<&str> = self.output.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-        format!("{tail}\n(full log: {})", self.log.display())
+        format!("{tail}\n{} (full log: {})", self.how, self.log.display())
     }
 }
 
-/// Runs `command` without input under the title shown, to its end.
+/// Runs `command` without input under the title shown, to its end. Where that does not come within
+/// `limit`, the command is ended with all that it has started, and has failed.
 ///
 /// # Errors
 ///
-/// When the command cannot be started. Its failure is told by [`Ended::status`].
-pub fn run(title: &str, command: &mut Command) -> Result<Ended> {
+/// When the command cannot be started. Its failure is told by [`Ended::ok`].
+pub fn run(title: &str, limit: Duration, command: &mut Command) -> Result<Ended> {
     let log = log_for(title)?;
     let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
     let progress = Progress::start(title);
     let started = Instant::now();
-    let status = command
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        .status()
+        .spawn()
         .with_context(|| format!("start {}", Path::new(command.get_program()).display()))?;
+    let status = process::wait_within(&mut child, limit).context("wait for it")?;
     let took = started.elapsed();
-    progress.finish(status.success(), took);
+    let ok = status.is_some_and(|status| status.success());
+    let how = status.map_or_else(
+        || format!("no end within {} s", limit.as_secs()),
+        |status| status.to_string(),
+    );
+    progress.finish(ok, took);
     let output = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
-    Ok(Ended { status, output: String::from_utf8_lossy(&output).into_owned(), log, took })
+    Ok(Ended { ok, how, output: String::from_utf8_lossy(&output).into_owned(), log, took })
 }
 
 /// As [`run`], where failure ends the whole: the error carries the remedy and the output's tail.
@@ -66,9 +78,9 @@ pub fn run(title: &str, command: &mut Command) -> Result<Ended> {
 ///
 /// When the command cannot be started or fails.
 pub fn must(title: &str, remedy: &str, command: &mut Command) -> Result<String> {
-    let ended = run(title, command).with_context(|| remedy.to_owned())?;
-    if !ended.status.success() {
-        bail!("{title}: {}\n{}\n{remedy}", ended.status, ended.tail());
+    let ended = run(title, LIMIT, command).with_context(|| remedy.to_owned())?;
+    if !ended.ok {
+        bail!("{title}: {}\n{remedy}", ended.tail());
     }
     Ok(ended.output)
 }

@@ -10,9 +10,10 @@ use std::{
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     build, place, root,
@@ -20,6 +21,12 @@ use crate::{
     step, vm,
 };
 use summary::{Outcome, Summary};
+
+/// How long one step may take: about three times what the longest does on two processors.
+const STEP_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// How long all of them may take, so that whoever gives the whole a time of their own still gets its
+/// summary.
+const LIMIT: Duration = Duration::from_secs(80 * 60);
 
 /// Check formatting and lints, run all tests and the demo, here and in virtual machines.
 #[derive(clap::Args)]
@@ -60,15 +67,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if here.is_empty() && machines.is_empty() {
         anyhow::bail!("no step is called {}", args.only.join(", "));
     }
+    let deadline = Instant::now() + LIMIT;
     let mut summary = Summary::default();
     if let Err(error) = setup::ensure(args.groups()) {
         eprintln!("{error:#}");
         summary.add(Outcome::broken("setup"));
     }
     for step in here {
-        summary.add(step.run());
+        summary.add(step.run(deadline));
     }
-    for outcome in two_at_a_time(machines) {
+    for outcome in two_at_a_time(machines, deadline) {
         summary.add(outcome);
     }
     print!("{summary}");
@@ -76,11 +84,12 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 /// Two fill the smallest of hosts: a machine without hardware support keeps a processor busy.
-fn two_at_a_time(machines: Vec<Step>) -> Vec<Outcome> {
+fn two_at_a_time(machines: Vec<Step>, deadline: Instant) -> Vec<Outcome> {
     let waiting = Mutex::new(VecDeque::from(machines));
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     thread::scope(|scope| {
-        let worker = || std::iter::from_fn(&next).map(Step::run).collect::<Vec<_>>();
+        let worker =
+            || std::iter::from_fn(&next).map(|step| step.run(deadline)).collect::<Vec<_>>();
         let workers = [scope.spawn(worker), scope.spawn(worker)];
         let outcomes = workers.into_iter().map(|worker| {
             worker.join().unwrap_or_else(|_| vec![Outcome::broken("a machine's step")])
@@ -108,15 +117,18 @@ impl Step {
         self.name.starts_with("vm-")
     }
 
-    fn run(self) -> Outcome {
-        let ended = (self.command)()
-            .and_then(|mut command| step::run(&format!("test {}", self.name), &mut command));
+    fn run(self, deadline: Instant) -> Outcome {
+        let ended = (self.command)().and_then(|mut command| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "not run: all steps together took too long");
+            step::run(&format!("test {}", self.name), left.min(STEP_LIMIT), &mut command)
+        });
         match ended {
             Ok(ended) => {
-                if !ended.status.success() {
+                if !ended.ok {
                     eprintln!("{}", ended.tail());
                 }
-                Outcome::of(&self.name, ended.status.success(), &ended.output, ended.took)
+                Outcome::of(&self.name, ended.ok, &ended.output, ended.took)
             }
             Err(error) => {
                 eprintln!("{}: {error:#}", self.name);
