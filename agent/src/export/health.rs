@@ -68,7 +68,8 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
         families.counter(
             "floodmark_program_misses_total",
             "How often the kernel skipped a program because one was running on the CPU already \
-             (recursion_misses); what it would have seen is not counted.",
+             (recursion_misses), or the CPU was in another kprobe (missed, since Linux 6.7); what it \
+             would have seen is not counted.",
             &[("program", program)],
             *count,
         );

@@ -48,7 +48,10 @@ const KERNEL_SIDE: [(&str, &str); 21] = [
     ("floodmark_netns_ephemeral_ports", "net.ipv4.ip_local_port_range, less reserved ports"),
     ("floodmark_destination_ports_in_use", "local ports of `ss -tan` with that destination"),
     ("floodmark_connection_events_total", "see the table of connections below"),
-    ("floodmark_program_misses_total", "`recursion_misses` of `bpftool prog show`"),
+    (
+        "floodmark_program_misses_total",
+        "`recursion_misses` of `bpftool prog show`, plus `missed` of `bpftool link show`",
+    ),
     ("process_resident_memory_bytes", "`VmRSS` in /proc/PID/status"),
     ("process_open_fds", "entries of /proc/PID/fd"),
     ("process_threads", "`Threads` in /proc/PID/status"),

@@ -17,6 +17,7 @@ mod link;
 mod loaded;
 mod lower_rung;
 pub mod mib;
+mod misses;
 pub mod netns;
 mod object;
 mod remedy;

@@ -2,17 +2,12 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::Program,
 };
 use aya_log::EbpfLogger;
 use floodmark_common::{
@@ -26,6 +21,7 @@ use super::{
     ladder::{LADDER, Reach, Refusal, Rung, Signal, Standing, Way},
     layout::TW_AT_ENTRY,
     loaded::{Loaded, kernel_types},
+    misses::{Kprobes, recursion_misses},
     remedy::missing_capabilities,
     watch::WatchMaps,
 };
@@ -38,6 +34,8 @@ pub struct Object {
     pub standings: Vec<Standing>,
     /// Whether the kernel counts TW and TWKilled at expiry.
     pub time_wait_at_expiry: bool,
+    /// Those of the programs that are attached by kprobe.
+    kprobes: Kprobes,
     /// Which of a signal's ways was taken, by its place on the ladder.
     taken: BTreeMap<Signal, usize>,
     /// Whether ways may be taken that make every system call take longer.
@@ -86,8 +84,10 @@ impl Object {
                     standings.push(standing);
                     taken.extend(way.map(|way| (*signal, way)));
                 }
+                let ebpf = without_types(loaded);
                 Self {
-                    ebpf: Some(without_types(loaded)),
+                    kprobes: Kprobes::of(ebpf.programs()),
+                    ebpf: Some(ebpf),
                     standings,
                     time_wait_at_expiry,
                     taken,
@@ -97,8 +97,14 @@ impl Object {
             Err(error) => {
                 let remedy = missing_capabilities().map(|what| format!("; {what}"));
                 let standings = without_bpf(&format!("{error:#}{}", remedy.unwrap_or_default()));
-                let taken = BTreeMap::new();
-                Self { ebpf: None, standings, time_wait_at_expiry: false, taken, reach }
+                Self {
+                    ebpf: None,
+                    standings,
+                    time_wait_at_expiry: false,
+                    kprobes: Kprobes::default(),
+                    taken: BTreeMap::new(),
+                    reach,
+                }
             }
         }
     }
@@ -163,7 +169,9 @@ impl Object {
         let reach = self.reach;
         let mut loaded = Loaded { ebpf, btf, layout, aya_btf, reach };
         let outcome = job(&mut loaded);
-        self.ebpf = Some(without_types(loaded));
+        let ebpf = without_types(loaded);
+        self.kprobes = Kprobes::of(ebpf.programs());
+        self.ebpf = Some(ebpf);
         Ok(Some(outcome))
     }
 
@@ -187,10 +195,15 @@ impl Object {
 
     /// How often the kernel skipped each program because it, or another, was running on the same CPU
     /// already (`recursion_misses`, Linux 5.12 and later). For trampolines and `tp_btf` that takes
-    /// the same program interrupting itself, for kprobes any other does.
+    /// the same program interrupting itself, for kprobes any other does; and a probe may be missed
+    /// before its program is asked.
     pub fn misses(&self) -> Vec<(String, u64)> {
         let programs = self.ebpf.iter().flat_map(Ebpf::programs);
-        programs.filter_map(|(name, program)| Some((name.to_owned(), misses(program)?))).collect()
+        let misses = programs.filter_map(|(name, program)| {
+            let misses = recursion_misses(program)? + self.kprobes.missed(name);
+            Some((name.to_owned(), misses))
+        });
+        misses.collect()
     }
 
     /// The rung taken for a signal.
@@ -202,13 +215,6 @@ impl Object {
 /// The first of `ways` that is no higher than `highest`.
 fn first_at_most(ways: &[Way], highest: Rung) -> usize {
     ways.iter().position(|way| way.rung <= highest).unwrap_or(ways.len())
-}
-
-/// kernel: `bpf_prog_show_fdinfo`; aya does not hand this number on. `None` for one not loaded.
-fn misses(program: &Program) -> Option<u64> {
-    let fd = program.fd().ok()?.as_fd().as_raw_fd();
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 /// Every signal at its lowest rung, with one reason for all the higher ones.
