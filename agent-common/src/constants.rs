@@ -77,8 +77,6 @@ macro_rules! kernel_constants {
             OFF_NET_COOKIE,
             /// `net.ipv4.sysctl_tcp_synack_retries`; one byte, on older kernels four (little-endian)
             OFF_NET_SYNACK_RETRIES,
-            /// `net.ipv4.sysctl_tcp_abort_on_overflow`; one byte, on older kernels four (little-endian)
-            OFF_NET_ABORT_ON_OVERFLOW,
             /// `net.core.sysctl_somaxconn`
             OFF_NET_SOMAXCONN,
             /// `inet_connection_sock.icsk_accept_queue.qlen`: the SYN queue's length

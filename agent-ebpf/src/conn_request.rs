@@ -48,7 +48,7 @@ pub fn syn_entered_kprobe(ctx: ProbeContext) -> u32 {
 
 /// The same by kretprobe.
 #[kretprobe]
-pub fn syn_left_kprobe(ctx: RetProbeContext) -> u32 {
+pub fn syn_left_kprobe(_: RetProbeContext) -> u32 {
     if let Some((sk, bracket)) = close_any(Site::ConnRequest) {
         let skb = bracket.skb as *const u8;
         settle::<Probed>(bracket, sk, skb);

@@ -3,7 +3,6 @@
 //! (SyncookiesFailed); after a good one the accept queue may be full, or the child not be made.
 
 use aya_ebpf::{
-    EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -55,7 +54,7 @@ pub fn cookie_entered_kprobe(ctx: ProbeContext) -> u32 {
 
 /// The same by kretprobe, for both functions.
 #[kretprobe]
-pub fn cookie_left_kprobe(ctx: RetProbeContext) -> u32 {
+pub fn cookie_left_kprobe(_: RetProbeContext) -> u32 {
     if let Some((sk, bracket)) = close_any(Site::CookieCheck) {
         settle::<Probed>(bracket, sk);
     }

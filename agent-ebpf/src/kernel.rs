@@ -44,7 +44,7 @@ impl<const ID: u16> Open for Constant<ID> {
 
 macro_rules! constants {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        #[expect(non_camel_case_types, reason = "they number constants")]
+        #[allow(non_camel_case_types, reason = "they number constants")]
         #[repr(u16)]
         enum Id { $($name),* }
 

@@ -4,7 +4,6 @@
 //! the agent tells from `inet_timewait_sock.tw_kill`, and attaches accordingly.
 
 use aya_ebpf::{
-    EbpfContext,
     macros::{btf_tracepoint, fentry, fexit},
     programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };

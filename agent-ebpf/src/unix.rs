@@ -23,7 +23,7 @@ use floodmark_common::{
 
 use crate::{
     kernel::{
-        Access, OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
+        OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
         OFF_TASK_NSPROXY, Open, Probed, read_or_zero,
     },
     maps::{UNIX_REFUSED, add, place, totals},
