@@ -20,8 +20,9 @@ pub const AF_INET6: u16 = 10;
 /// Load-time constant for an offset the running kernel does not have.
 pub const ABSENT: u64 = u64::MAX;
 
-/// An IPv4 address in the first four bytes, or an IPv6 address, in network byte order.
-pub type RawAddr = [u8; 16];
+/// An IPv4 address in the first word, or an IPv6 address, in network byte order. Words, since programs
+/// move them in one instruction each.
+pub type RawAddr = [u32; 4];
 
 /// Identity of a listening socket, as key of the `LISTENERS` map.
 #[repr(C)]

@@ -69,8 +69,7 @@ fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
         let family = A::field::<u16>(sk, OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = A::field(sk, OFF_SK_DADDR);
-            addr[..4].copy_from_slice(&word.to_ne_bytes());
+            addr[0] = A::field(sk, OFF_SK_DADDR);
         } else {
             addr = in6_addr::<A>(sk, OFF_SK_V6_DADDR);
         }

@@ -38,8 +38,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
         let family = A::field::<u16>(sk, OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
-            let word: u32 = A::field(sk, OFF_SK_RCV_SADDR);
-            addr[..4].copy_from_slice(&word.to_ne_bytes());
+            addr[0] = A::field(sk, OFF_SK_RCV_SADDR);
         } else {
             addr = in6_addr::<A>(sk, OFF_SK_V6_RCV_SADDR);
         }
@@ -122,20 +121,9 @@ fn add_to(tally: *mut ListenerTally, class: Class, times: u64) {
 fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
     // Any odd constant spreads well enough for a table of some thousands.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let half = |at: usize| {
-        u64::from_ne_bytes([
-            peer.addr[at],
-            peer.addr[at + 1],
-            peer.addr[at + 2],
-            peer.addr[at + 3],
-            peer.addr[at + 4],
-            peer.addr[at + 5],
-            peer.addr[at + 6],
-            peer.addr[at + 7],
-        ])
-    };
+    let half = |at: usize| u64::from(peer.addr[at]) | u64::from(peer.addr[at + 1]) << 32;
     let ports = u64::from(peer.port) << 48 | u64::from(listener.port) << 32;
-    let mut hash = half(0).wrapping_mul(SPREAD) ^ half(8);
+    let mut hash = half(0).wrapping_mul(SPREAD) ^ half(2);
     hash = hash.wrapping_mul(SPREAD) ^ (ports | u64::from(listener.netns));
     hash = hash.wrapping_mul(SPREAD);
     let Some(loser) = LOSERS.get_ptr_mut((hash >> 32) as u32 & (LOSERS_PLACES - 1)) else {

@@ -43,11 +43,10 @@ pub fn sender<A: Access>(skb: *const u8) -> Peer {
     let mut peer = Peer { port: u16::from_be(port), ..Peer::default() };
     if protocol == ETH_P_IP_BE {
         peer.family = AF_INET;
-        let [addr] = read_row(TYPE_IPHDR, network, IPV4_SADDR).unwrap_or([0_u32]);
-        peer.addr[..4].copy_from_slice(&addr.to_ne_bytes());
+        [peer.addr[0]] = read_row(TYPE_IPHDR, network, IPV4_SADDR).unwrap_or([0]);
     } else {
         peer.family = AF_INET6;
-        peer.addr = in_bytes(read_row(TYPE_IPV6HDR, network, IPV6_SADDR).unwrap_or([0_u32; 4]));
+        peer.addr = read_row(TYPE_IPV6HDR, network, IPV6_SADDR).unwrap_or([0; 4]);
     }
     peer
 }
@@ -55,10 +54,7 @@ pub fn sender<A: Access>(skb: *const u8) -> Peer {
 /// Whether this is an IPv4-mapped IPv6 address (`::ffff:0:0/96`, RFC 4291).
 #[inline(always)]
 pub fn is_mapped(addr: &RawAddr) -> bool {
-    let head = u64::from_ne_bytes([
-        addr[0], addr[1], addr[2], addr[3], addr[4], addr[5], addr[6], addr[7],
-    ]);
-    head == 0 && addr[8] | addr[9] == 0 && addr[10] & addr[11] == 0xff
+    addr[0] | addr[1] == 0 && addr[2] == 0xffff_u32.to_be()
 }
 
 /// The client of a request. `struct request_sock` begins with the same `sock_common` as a socket.
@@ -72,8 +68,7 @@ pub fn requester<A: Access>(req: *const u8) -> Peer {
             ..Peer::default()
         };
         if peer.family == AF_INET {
-            let addr: u32 = A::field(req, OFF_SK_DADDR);
-            peer.addr[..4].copy_from_slice(&addr.to_ne_bytes());
+            peer.addr[0] = A::field(req, OFF_SK_DADDR);
         } else {
             peer.addr = in6_addr::<A>(req, OFF_SK_V6_DADDR);
         }
@@ -90,15 +85,5 @@ pub fn requester<A: Access>(req: *const u8) -> Peer {
 pub unsafe fn in6_addr<A: Access>(base: *const u8, offset: impl Open) -> RawAddr {
     // SAFETY: the caller's promise.
     let word = |i: usize| unsafe { A::field::<u32>(base.wrapping_add(4 * i), offset) };
-    in_bytes([word(0), word(1), word(2), word(3)])
-}
-
-#[inline(always)]
-fn in_bytes(words: [u32; 4]) -> RawAddr {
-    let mut addr = RawAddr::default();
-    addr[..4].copy_from_slice(&words[0].to_ne_bytes());
-    addr[4..8].copy_from_slice(&words[1].to_ne_bytes());
-    addr[8..12].copy_from_slice(&words[2].to_ne_bytes());
-    addr[12..].copy_from_slice(&words[3].to_ne_bytes());
-    addr
+    [word(0), word(1), word(2), word(3)]
 }

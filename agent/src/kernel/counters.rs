@@ -128,9 +128,10 @@ pub(super) fn identity(key: &ListenerKey) -> ListenerId {
 /// requests have it, comes out as IPv4.
 pub(super) fn address(family: u16, raw: &RawAddr) -> IpAddr {
     if family == AF_INET {
-        IpAddr::V4(Ipv4Addr::new(raw[0], raw[1], raw[2], raw[3]))
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(raw[0])))
     } else {
-        let addr = Ipv6Addr::from(*raw);
+        let bits = raw.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+        let addr = Ipv6Addr::from_bits(bits);
         addr.to_ipv4_mapped().map_or(IpAddr::V6(addr), IpAddr::V4)
     }
 }
@@ -167,13 +168,10 @@ mod tests {
 
     #[test]
     fn a_mapped_address_is_ipv4() {
-        let mut raw = [0; 16];
-        raw[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 7]);
+        let v4 = u32::from_be_bytes([10, 0, 0, 7]).to_be();
+        let raw = [0, 0, 0xffff_u32.to_be(), v4];
         assert_eq!(address(floodmark_common::AF_INET6, &raw).to_string(), "10.0.0.7");
-        assert_eq!(address(floodmark_common::AF_INET6, &[0; 16]).to_string(), "::");
-        assert_eq!(
-            address(AF_INET, &[10, 0, 0, 7, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]).to_string(),
-            "10.0.0.7"
-        );
+        assert_eq!(address(floodmark_common::AF_INET6, &[0; 4]).to_string(), "::");
+        assert_eq!(address(AF_INET, &[v4, 9, 9, 9]).to_string(), "10.0.0.7");
     }
 }

@@ -84,8 +84,7 @@ mod tests {
 
     #[test]
     fn decodes_a_dropped_syn() {
-        let mut addr = [0; 16];
-        addr[..4].copy_from_slice(&[10, 1, 0, 2]);
+        let addr = [u32::from_ne_bytes([10, 1, 0, 2]), 0, 0, 0];
         let listener = ListenerKey { netns: 42, inode: 7, addr, port: 8000, family: AF_INET };
         let record = EventRecord {
             at_ns: 48_000_000_000,

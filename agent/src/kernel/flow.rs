@@ -157,7 +157,7 @@ fn decode(bytes: &[u8]) -> Option<ClientEvent> {
     let bytes: &[u8; size_of::<ClientRecord>()] = bytes.first_chunk()?;
     let u64_at = |at: usize| Some(u64::from_ne_bytes(*bytes[at..].first_chunk()?));
     let u32_at = |at: usize| Some(u32::from_ne_bytes(*bytes[at..].first_chunk()?));
-    let addr = bytes[24..].first_chunk::<16>()?;
+    let addr = [u32_at(24)?, u32_at(28)?, u32_at(32)?, u32_at(36)?];
     let port = u16::from_ne_bytes(*bytes[40..].first_chunk()?);
     let what = match bytes[43] {
         CLIENT_OPENED => ClientChange::Opened,
@@ -170,7 +170,7 @@ fn decode(bytes: &[u8]) -> Option<ClientEvent> {
         opened_ns: u64_at(8)?,
         netns: NetnsId(u32_at(16)?),
         pid: u32_at(20)?,
-        to: SocketAddr::new(address(u16::from(bytes[42]), addr), port),
+        to: SocketAddr::new(address(u16::from(bytes[42]), &addr), port),
         what,
     })
 }
