@@ -64,6 +64,9 @@ pub struct Case {
     /// What is true of those that did not even get connected, where that differs: the queue that
     /// drops data of the one drops SYNs of the next.
     pub at_connect: Option<Cause>,
+    /// What is true of those that waited in vain, where that differs: the final ACK that answers a
+    /// SYN cookie is dropped in silence, whatever `tcp_abort_on_overflow` says.
+    pub in_silence: Option<Cause>,
     /// Where the application is.
     pub home: Home,
     /// What the application does; `None`: there is none.
@@ -87,6 +90,7 @@ const PLAIN: Case = Case {
     truth: Cause::NoKernelEvidence,
     also: &[],
     at_connect: None,
+    in_silence: None,
     home: Home::Plain,
     mode: None,
     backlog: 128,
@@ -128,6 +132,7 @@ pub const CASES: &[Case] = &[
         truth: Cause::AbortOnOverflow,
         also: &[Cause::NotAccepting],
         at_connect: Some(Cause::AcceptQueueOverflow),
+        in_silence: Some(Cause::HalfOpen),
         home: Home::Aborting,
         mode: Some(Mode::StuckDeferring),
         backlog: 4,

@@ -112,11 +112,7 @@ fn compare(verdict: &Verdict, case: &Case, proxy: Proxy) -> Judged {
         case: case.name,
         proxy: proxy.name(),
         event: verdict.event.kind.name(),
-        failure: match verdict.event.kind {
-            EventKind::AttemptFailed { failure, .. } => Some(failure),
-            EventKind::PeerMarked { failure, .. } => failure,
-            _ => None,
-        },
+        failure: failed(verdict).1,
         upstream: verdict.event.upstream.to_string(),
         truth: case.truth,
         verdict: verdict.cause,
@@ -129,15 +125,22 @@ fn compare(verdict: &Verdict, case: &Case, proxy: Proxy) -> Judged {
 }
 
 fn is_right(verdict: &Verdict, case: &Case) -> bool {
-    let phase = match verdict.event.kind {
-        EventKind::AttemptFailed { phase, .. } | EventKind::PeerMarked { phase, .. } => phase,
-        _ => Phase::Other,
-    };
-    let later = verdict.cause == case.truth || case.also.contains(&verdict.cause);
+    let (phase, failure) = failed(verdict);
+    let in_silence = failure == Some(Failure::TIMEOUT) && case.in_silence == Some(verdict.cause);
+    let later = verdict.cause == case.truth || case.also.contains(&verdict.cause) || in_silence;
     match (case.at_connect, phase) {
         (Some(truth), Phase::Connect) => verdict.cause == truth,
         (Some(truth), Phase::Other) => verdict.cause == truth || later,
         _ => later,
+    }
+}
+
+/// When and how the attempt failed, as far as the event tells.
+fn failed(verdict: &Verdict) -> (Phase, Option<Failure>) {
+    match verdict.event.kind {
+        EventKind::AttemptFailed { phase, failure } => (phase, Some(failure)),
+        EventKind::PeerMarked { phase, failure } => (phase, failure),
+        _ => (Phase::Other, None),
     }
 }
 
