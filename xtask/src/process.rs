@@ -109,18 +109,20 @@ mod tests {
         let script = "sleep 600 & kill -STOP $!; sh -c 'trap \"\" TERM; sleep 600' & wait";
         let mut shell = Command::new("sh");
         let mut child = shell.args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
-        while family(child.id()).len() < 4 {
-            thread::sleep(LOOK);
-        }
+        until(|| family(child.id()).len() == 4);
         let family = family(child.id());
         assert_eq!(wait_within(&mut child, Duration::ZERO).unwrap(), None);
         let is_alive = |pid: &u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
             stat.is_ok_and(|stat| !stat.contains(") Z "))
         };
-        let ended = Instant::now();
-        while family.iter().any(is_alive) {
-            assert!(ended.elapsed() < GRACE, "some outlive it: {family:?}");
+        until(|| !family.iter().any(is_alive));
+    }
+
+    fn until(is_so: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < GRACE, "it does not come to that");
             thread::sleep(LOOK);
         }
     }
