@@ -18,7 +18,7 @@ use crate::{place, process};
 const TAIL_LINES: usize = 40;
 
 /// How long what is set up or built may take: many times what it does take.
-const LIMIT: Duration = Duration::from_secs(3600);
+pub const LIMIT: Duration = Duration::from_secs(3600);
 
 /// What a command did.
 pub struct Ended {
