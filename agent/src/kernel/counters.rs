@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_mapped_address_is_ipv4() {
-        let v4 = u32::from_be_bytes([10, 0, 0, 7]).to_be();
+        let v4 = u32::from_ne_bytes([10, 0, 0, 7]);
         let raw = [0, 0, 0xffff_u32.to_be(), v4];
         assert_eq!(address(floodmark_common::AF_INET6, &raw).to_string(), "10.0.0.7");
         assert_eq!(address(floodmark_common::AF_INET6, &[0; 4]).to_string(), "::");
