@@ -14,4 +14,5 @@ pub mod record;
 pub mod report;
 pub mod stock;
 pub mod time;
+pub mod untrusted_file;
 pub mod verdict;

@@ -1,21 +1,18 @@
-//! Reading files below a directory that is somebody's root: this host's, a container's, a package's.
+//! Reading and finding a proxy's configuration files below the root that they were written for.
 
 use std::{
-    fs::{self, File},
-    io::Read,
-    os::fd::{AsRawFd, OwnedFd},
-    path::{Component, Path, PathBuf},
+    fs,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use glob::{MatchOptions, Pattern};
-use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
-    sys::stat::Mode,
-};
+
+use crate::untrusted_file;
 
 /// More than any configuration is long.
-const LARGEST: u64 = 16 << 20;
+pub const LARGEST: u64 = 16 << 20;
 
 /// As nginx's glob(3): `*` takes no slash, and no leading dot.
 const GLOB: MatchOptions = MatchOptions {
@@ -24,11 +21,8 @@ const GLOB: MatchOptions = MatchOptions {
     require_literal_leading_dot: true,
 };
 
-/// A directory that is the root of whatever is read. Symbolic links that begin with a slash begin
-/// there as well, as they do for a process that lives in it.
-pub struct Root {
-    directory: OwnedFd,
-}
+/// A directory that is the root of the configuration that is read.
+pub struct Root(untrusted_file::Root);
 
 impl Root {
     /// Takes a directory as root.
@@ -37,29 +31,18 @@ impl Root {
     ///
     /// When there is no such directory, or no permission to look into it.
     pub fn new(directory: &Path) -> Result<Self> {
-        let directory = open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
-            .with_context(|| format!("{}", directory.display()))?;
-        Ok(Self { directory })
-    }
-
-    fn open(&self, path: &Path, flags: OFlag) -> Result<File> {
-        // A relative path begins at the root as well, and never leaves it.
-        let relative: PathBuf = path.components().filter(|c| *c != Component::RootDir).collect();
-        let relative = if relative.as_os_str().is_empty() { ".".into() } else { relative };
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        Ok(File::from(openat2(&self.directory, &relative, how)?))
+        let root = untrusted_file::Root::new(directory);
+        Ok(Self(root.with_context(|| directory.display().to_string())?))
     }
 
     /// Whether there is anything by this name.
     pub fn has(&self, path: &Path) -> bool {
-        self.open(path, OFlag::O_PATH).is_ok()
+        self.0.has(path)
     }
 
     /// Whether this is a directory.
     pub fn is_directory(&self, path: &Path) -> bool {
-        self.open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
+        self.0.is_directory(path)
     }
 
     /// What a file holds.
@@ -68,16 +51,7 @@ impl Root {
     ///
     /// When it cannot be read, is no regular file or is larger than 16 MiB.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>> {
-        let read = || {
-            // A FIFO must not keep us waiting.
-            let mut file = self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-            ensure!(file.metadata()?.is_file(), "is not a regular file");
-            let mut bytes = Vec::new();
-            Read::by_ref(&mut file).take(LARGEST + 1).read_to_end(&mut bytes)?;
-            ensure!(bytes.len() as u64 <= LARGEST, "is larger than 16 MiB");
-            Ok(bytes)
-        };
-        read().with_context(|| format!("{}", path.display()))
+        self.0.read(path, LARGEST).with_context(|| path.display().to_string())
     }
 
     /// The files whose absolute path matches, in the order in which nginx reads them.
@@ -96,9 +70,7 @@ impl Root {
             return if self.has(&path) { vec![path] } else { Vec::new() };
         }
         let Ok(pattern) = Pattern::new(part) else { return Vec::new() };
-        let Ok(directory) = self.open(base, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else {
-            return Vec::new();
-        };
+        let Ok(directory) = self.0.open_directory(base) else { return Vec::new() };
         let entries = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
         names
