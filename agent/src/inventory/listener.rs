@@ -133,13 +133,21 @@ pub struct Owner {
     /// Which server program or framework it is, where that shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
+    /// Its parent process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u32>,
+    /// Whether its main thread waited for child processes (wait4(2)) when it was looked at: it does
+    /// not accept meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_children: bool,
 }
 
 impl Owner {
     /// An owner, with what its control group tells of it.
     pub fn new(pid: u32, command: impl Into<String>, cgroup: Option<String>) -> Self {
         let workload = cgroup.as_deref().map(Workload::of_cgroup).unwrap_or_default();
-        Self { pid, command: command.into(), cgroup, workload, server: None }
+        let command = command.into();
+        Self { pid, command, cgroup, workload, server: None, parent: None, awaits_children: false }
     }
 }
 

@@ -87,7 +87,18 @@ fn describe(pid: u32, process: &Path) -> Option<Owner> {
     let cgroup = fs::read_to_string(process.join("cgroup")).ok();
     let server = Server::of_process(process, &command);
     let cgroup = cgroup.and_then(|text| cgroup_path(&text));
-    Some(Owner { server, ..Owner::new(pid, command, cgroup) })
+    let parent = fs::read(process.join("stat")).ok().and_then(|stat| parent_in(&stat));
+    // The kernel function in which the main thread sleeps (kernel/exit.c).
+    let awaits_children = fs::read(process.join("wchan")).is_ok_and(|name| name == b"do_wait");
+    Some(Owner { server, parent, awaits_children, ..Owner::new(pid, command, cgroup) })
+}
+
+/// The fourth field of `/proc/PID/stat`. The second is the command in parentheses, which may hold
+/// anything.
+fn parent_in(stat: &[u8]) -> Option<u32> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = str::from_utf8(&stat[end + 1..]).ok()?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The unified hierarchy's path (`0::/path`), else systemd's on cgroup v1, else that of whichever
@@ -123,6 +134,13 @@ mod tests {
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!(describe(child.id(), &files), None);
+    }
+
+    #[test]
+    fn a_parent_is_found_behind_any_command() {
+        assert_eq!(parent_in(b"42 (sh) S 7 42 42 0 -1"), Some(7));
+        assert_eq!(parent_in(b"42 (a) S 9 (\xff) S 7 42 42 0"), Some(7));
+        assert_eq!(parent_in(b"42 (sh)"), None);
     }
 
     #[test]

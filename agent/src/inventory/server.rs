@@ -70,46 +70,56 @@ pub enum Server {
     Systemd,
 }
 
-/// By the name of the program, or by what begins the title a process gives itself.
+/// By the exact name of the program, or by what begins the title a process gives itself. A version
+/// may follow.
 const PROGRAMS: &[(&str, Server)] = &[
     ("gunicorn", Server::Gunicorn),
     ("uvicorn", Server::Uvicorn),
     ("hypercorn", Server::Hypercorn),
     ("waitress-serve", Server::Waitress),
     ("uwsgi", Server::Uwsgi),
+    ("uwsgi-core", Server::Uwsgi),
     ("nodejs", Server::Node),
     ("node", Server::Node),
     ("dotnet", Server::Dotnet),
     ("puma", Server::Puma),
     ("unicorn", Server::Unicorn),
+    ("unicorn_rails", Server::Unicorn),
     ("php-fpm", Server::PhpFpm),
     ("nginx", Server::Nginx),
+    ("nginx-debug", Server::Nginx),
     ("openresty", Server::Nginx),
     ("haproxy", Server::Haproxy),
     ("envoy", Server::Envoy),
     ("apache2", Server::Apache),
     ("httpd", Server::Apache),
+    ("httpd-prefork", Server::Apache),
+    ("httpd-worker", Server::Apache),
     ("lighttpd", Server::Lighttpd),
     ("redis-server", Server::Redis),
     ("valkey-server", Server::Redis),
     ("postgres", Server::Postgres),
     ("mysqld", Server::Mysql),
+    ("mysqld-debug", Server::Mysql),
     ("mariadbd", Server::Mysql),
     ("memcached", Server::Memcached),
     ("systemd", Server::Systemd),
 ];
 
-/// Arguments by which an interpreter is told what to run: a module, a script, a class.
-const MODULES: &[(&str, Server)] = &[
+/// What an interpreter runs: a module, a script's file name, a class, an archive.
+const SCRIPTS: &[(&str, Server)] = &[
     ("gunicorn", Server::Gunicorn),
+    ("gunicorn3", Server::Gunicorn),
     ("uvicorn", Server::Uvicorn),
     ("hypercorn", Server::Hypercorn),
     ("waitress", Server::Waitress),
+    ("waitress-serve", Server::Waitress),
     ("tornado", Server::Tornado),
     ("aiohttp.web", Server::Aiohttp),
     ("uwsgi", Server::Uwsgi),
     ("puma", Server::Puma),
     ("unicorn", Server::Unicorn),
+    ("unicorn_rails", Server::Unicorn),
     ("org.apache.catalina.startup.Bootstrap", Server::Tomcat),
     ("start.jar", Server::Jetty),
 ];
@@ -147,23 +157,25 @@ impl Server {
             return None;
         }
         let title = arguments.first().copied().unwrap_or_default();
-        let named = |name: &str| {
-            let begins = |word: &str| begins_as_word(basename(word), name);
-            PROGRAMS.iter().any(|(known, _)| *known == name) && (begins(program) || begins(title))
-        };
-        if let Some((_, server)) = PROGRAMS.iter().find(|(name, _)| named(name)) {
-            return Some(*server);
-        }
-        let interpreter = match basename(program) {
-            name if name.starts_with("python") || name.starts_with("pypy") => Self::Python,
-            name if name.starts_with("java") => Self::Java,
-            name if name.starts_with("ruby") => {
-                return MODULES.iter().find(|(name, _)| runs(arguments, name)).map(|found| found.1);
-            }
-            _ => return None,
-        };
-        let module = MODULES.iter().find(|(name, _)| runs(arguments, name));
-        Some(module.map_or(interpreter, |found| found.1))
+        let named = |word| PROGRAMS.iter().find(|(name, _)| is_named(word, name)).map(|row| row.1);
+        // A process can choose its title, but not the name of its program.
+        named(program)
+            .or_else(|| named(title).filter(|server| *server != Self::Systemd))
+            .or_else(|| Self::interpreted(program, arguments))
+    }
+
+    /// By what an interpreter was told to run.
+    fn interpreted(program: &str, arguments: &[&str]) -> Option<Self> {
+        let interpreter = Interpreter::of(program)?;
+        let script = interpreter.script(arguments.get(1..).unwrap_or_default());
+        let known = script.and_then(|script| {
+            SCRIPTS.iter().find(|(name, _)| is_script(script, name)).map(|row| row.1)
+        });
+        known.or(match interpreter {
+            Interpreter::Python => Some(Self::Python),
+            Interpreter::Java => Some(Self::Java),
+            Interpreter::Ruby => None,
+        })
     }
 
     fn of_libraries(maps: &str) -> Option<Self> {
@@ -176,20 +188,115 @@ fn basename(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 
-/// `php-fpm8.2` and `nginx` are; `nodemon` is not `node`.
-fn begins_as_word(word: &str, name: &str) -> bool {
-    word.strip_prefix(name).is_some_and(|rest| {
-        rest.chars().next().is_none_or(|c| c.is_ascii_digit() || c == '.' || c == '-')
-    })
+/// `php-fpm8.2`, `envoy-1.40` and `python3.13t` have the names of their programs;
+/// `node-problem-detector` and `nginx-prometheus-exporter` are other programs.
+fn is_named(word: &str, name: &str) -> bool {
+    let Some(version) = basename(word).strip_prefix(name) else { return false };
+    let version = version.strip_prefix('-').unwrap_or(version).trim_end_matches(['d', 'm', 't']);
+    let is_version = version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_digit() || c == '.');
+    basename(word) == name || is_version
 }
 
-/// Whether an interpreter was told to run `name`: by `-m name`, as a script, as a class or jar.
-fn runs(arguments: &[&str], name: &str) -> bool {
-    let is_it = |word: &&&str| {
-        let script = word.rsplit('/').next().unwrap_or(word);
-        **word == name || script == name || word.starts_with(&format!("{name}."))
-    };
-    arguments.iter().skip(1).any(|word| is_it(&word))
+/// A module within a package (`uvicorn.main`), or a file in some directory.
+fn is_script(script: &str, name: &str) -> bool {
+    let file = script.rsplit('/').next().unwrap_or(script);
+    file == name || script.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// A program that runs another one, which its arguments name.
+#[derive(Clone, Copy)]
+enum Interpreter {
+    Python,
+    Ruby,
+    Java,
+}
+
+impl Interpreter {
+    fn of(program: &str) -> Option<Self> {
+        let names = [
+            ("python", Self::Python),
+            ("pypy", Self::Python),
+            ("ruby", Self::Ruby),
+            ("java", Self::Java),
+        ];
+        names.into_iter().find(|(name, _)| is_named(program, name)).map(|row| row.1)
+    }
+
+    /// What it runs. A name among the script's own arguments is not meant.
+    fn script<'a>(self, arguments: &[&'a str]) -> Option<&'a str> {
+        match self {
+            Self::Python => first_operand(arguments, "WX", "m", "c").map(|found| found.0),
+            Self::Ruby => {
+                let (script, rest) = first_operand(arguments, "CEIr", "", "e")?;
+                match (basename(script), rest) {
+                    ("bundle" | "bundler", ["exec", command, ..]) => Some(command),
+                    _ => Some(script),
+                }
+            }
+            Self::Java => java_main(arguments),
+        }
+    }
+}
+
+/// The first word that is no option, and those after it. `valued` options take a value, `module`
+/// options name what is run, after `code` ones follows a program's text.
+fn first_operand<'a, 'b>(
+    mut words: &'b [&'a str],
+    valued: &str,
+    module: &str,
+    code: &str,
+) -> Option<(&'a str, &'b [&'a str])> {
+    while let [word, rest @ ..] = words {
+        words = rest;
+        let Some(flags) = word.strip_prefix('-') else { return Some((word, rest)) };
+        if flags.starts_with('-') {
+            words = &rest[usize::from(flags == "-check-hash-based-pycs").min(rest.len())..];
+            continue;
+        }
+        for (at, flag) in flags.char_indices() {
+            let value = &flags[at + flag.len_utf8()..];
+            if code.contains(flag) {
+                return None;
+            } else if module.contains(flag) {
+                let next = || rest.first().map(|next| (*next, &rest[1..]));
+                return if value.is_empty() { next() } else { Some((value, rest)) };
+            } else if valued.contains(flag) {
+                words = &rest[usize::from(value.is_empty()).min(rest.len())..];
+                break;
+            }
+        }
+    }
+    None
+}
+
+/// `java [options] CLASS`, `java [options] -jar FILE`, `java [options] -m MODULE`.
+fn java_main<'a>(arguments: &[&'a str]) -> Option<&'a str> {
+    const VALUED: &[&str] = &[
+        "-cp",
+        "-classpath",
+        "--class-path",
+        "-p",
+        "--module-path",
+        "--upgrade-module-path",
+        "--add-modules",
+        "--limit-modules",
+        "--add-opens",
+        "--add-exports",
+        "--add-reads",
+        "--patch-module",
+        "--enable-native-access",
+    ];
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "-jar" | "-m" | "--module" => return words.next().copied(),
+            word if VALUED.contains(&word) => drop(words.next()),
+            word if word.starts_with(['-', '@']) => {}
+            word => return Some(word),
+        }
+    }
+    None
 }
 
 /// Go's linker leaves a section of its own (cmd/link, debug/buildinfo).
@@ -240,6 +347,45 @@ mod tests {
             ("memcached", "/usr/bin/memcached -m 64", Some(Server::Memcached)),
             ("systemd", "/lib/systemd/systemd --system", Some(Server::Systemd)),
             ("busybox", "/bin/httpd -f", None),
+            ("python3.13t", "python3 -Xdev -Wd -um uvicorn.main app:app", Some(Server::Uvicorn)),
+            ("python3.11", "python3 -X dev -W d /usr/bin/gunicorn3 app", Some(Server::Gunicorn)),
+            ("pypy3", "pypy3 -mhypercorn app", Some(Server::Hypercorn)),
+            ("ruby3.1", "ruby -I lib /usr/bin/bundle exec puma -C x", Some(Server::Puma)),
+            ("ruby3.1", "unicorn_rails|worker[0]", Some(Server::Unicorn)),
+            ("node18", "node18 server.js", Some(Server::Node)),
+            ("nodejs", "nodejs server.js", Some(Server::Node)),
+            ("nginx-debug", "nginx:|worker|process", Some(Server::Nginx)),
+            ("nginx-1.27.3", "nginx-1.27.3", Some(Server::Nginx)),
+            ("php-fpm82", "php-fpm82 -F", Some(Server::PhpFpm)),
+            ("java", "java -cp a:b --add-opens x/y=z Main gunicorn", Some(Server::Java)),
+            // Other programs, whose names begin or end alike.
+            ("node-problem-detector", "/node-problem-detector --logtostderr", None),
+            ("node_exporter", "/bin/node_exporter", None),
+            ("node-exporter", "/node-exporter", None),
+            ("nginx-prometheus-exporter", "/usr/bin/nginx-prometheus-exporter", None),
+            ("nginx-ingress-controller", "/nginx-ingress-controller", None),
+            ("haproxy_exporter", "haproxy_exporter", None),
+            ("haproxy-ingress", "haproxy-ingress", None),
+            ("redis_exporter", "/redis_exporter", None),
+            ("redis-server-exporter", "redis-server-exporter", None),
+            ("envoy-ratelimit", "/bin/envoy-ratelimit", None),
+            ("envoy-gateway", "envoy-gateway server", None),
+            ("postgres_exporter", "/bin/postgres_exporter", None),
+            ("postgres-operator", "/postgres-operator", None),
+            ("memcached-exporter", "memcached-exporter", None),
+            ("java-sidecar", "java-sidecar", None),
+            ("systemd-resolved", "/lib/systemd/systemd-resolved", None),
+            ("systemd-journal-gatewayd", "systemd-journal-gatewayd", None),
+            ("python-agent", "python-agent", None),
+            ("app", "systemd", None),
+            // What a script is given is not what runs.
+            ("python3.11", "python3 monitor.py --target gunicorn", Some(Server::Python)),
+            ("python3.11", "python3 -m monitor uvicorn", Some(Server::Python)),
+            ("python3.11", "python3 -c code gunicorn", Some(Server::Python)),
+            ("python3.11", "python3 gunicorn-thing.py", Some(Server::Python)),
+            ("python3.11", "python3 /srv/uvicorn_monitor", Some(Server::Python)),
+            ("ruby3.1", "ruby watch.rb puma", None),
+            ("java", "java -jar app.jar start.jar", Some(Server::Java)),
             ("cat", "cat", None),
         ];
         for (program, line, expected) in cases {
