@@ -7,6 +7,7 @@ pub mod agent;
 pub mod app;
 pub mod chain;
 pub mod demo;
+pub mod hostile;
 pub mod load;
 pub mod nginx;
 pub mod serving;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{across, advice, app, chain, demo, load, soak, verdicts};
+use floodmark_tests::{across, advice, app, chain, demo, hostile, load, soak, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -28,6 +28,8 @@ enum Command {
     Across(across::AcrossArgs),
     /// Produce faults and apply the agent's first advice; exit status 1 if one is not ended by it
     Advice(advice::AdviceArgs),
+    /// Attack the agent; exit status 1 if a limit does not hold
+    Hostile(hostile::HostileArgs),
     /// An application that fails in one way
     Behave {
         /// What it does
@@ -75,6 +77,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Verdicts(args) => verdicts::verdicts(&args),
         Command::Across(args) => across::across(&args),
         Command::Advice(args) => advice::advice(&args),
+        Command::Hostile(args) => hostile::hostile(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
         }

@@ -35,6 +35,7 @@ enum What {
     Advice(AdviceArgs),
     Chain(ChainArgs),
     Across(AcrossArgs),
+    Hostile(HostileArgs),
 }
 
 /// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
@@ -83,6 +84,17 @@ struct AdviceArgs {
     only: Vec<String>,
 }
 
+/// Attack the agent as a process, a client or a host on the bus would; each case has its limit.
+#[derive(clap::Args)]
+struct HostileArgs {
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Run only these cases.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
 /// Runs the verb; its exit status is the lab's own.
 ///
 /// # Errors
@@ -95,6 +107,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         What::Advice(args) => advice(args),
         What::Chain(args) => chain(args),
         What::Across(args) => across(args),
+        What::Hostile(args) => hostile(args),
     }
 }
 
@@ -135,6 +148,12 @@ fn verdicts_in_guest(args: &VerdictsArgs, series: &str, docker_proxy: &Path) -> 
 
 fn advice(args: &AdviceArgs) -> Result<ExitCode> {
     let mut command = lab("advice")?;
+    select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+fn hostile(args: &HostileArgs) -> Result<ExitCode> {
+    let mut command = lab("hostile")?;
     select(&mut command, &args.only, args.json);
     play(command)
 }

@@ -1,7 +1,7 @@
 //! The soak: everything that happens to an agent in a day, in half an hour, and whether it costs memory,
 //! descriptors or counts.
 
-mod measure;
+pub(crate) mod measure;
 mod page;
 mod scrapers;
 mod turmoil;
