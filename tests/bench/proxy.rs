@@ -49,8 +49,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<bool> {
     let mut logs = Vec::new();
     for source in &cli.logs {
-        if let Source::File(dialect, path) = source {
-            logs.push((*dialect, path.clone()));
+        if let Source::File(format, path) = source {
+            logs.push((format.dialect.context("a log has a dialect")?, path.clone()));
         }
     }
     if logs.is_empty() {

@@ -121,7 +121,9 @@ impl Nginx {
         let bytes = fs::read(self.directory.join("error.log")).unwrap();
         let mut reader = Interpreter::new(Some(Dialect::Nginx), "log".to_owned());
         let lines = bytes.split(|byte| *byte == b'\n');
-        lines.filter_map(|line| reader.read(line, UnixMs::now())).collect()
+        let mut events: Vec<_> = lines.flat_map(|line| reader.read(line, UnixMs::now())).collect();
+        events.append(&mut reader.settle());
+        events
     }
 }
 

@@ -27,8 +27,9 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 9] = [
+const TARGETS: [(&str, Option<&str>); 10] = [
     ("nginx", Some("nginx")),
+    ("records", Some("nginx")),
     ("haproxy", Some("haproxy")),
     ("envoy", Some("envoy")),
     ("caddy", Some("caddy")),

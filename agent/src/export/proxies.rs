@@ -101,6 +101,18 @@ pub(super) fn about_sources(families: &mut Families, snapshot: &Snapshot) {
             read(&stats.events),
         );
         count(
+            "floodmark_source_events_unverified_total",
+            "Events read from a proxy's log whose writer the agent cannot check; their verdicts have \
+             medium confidence at most.",
+            read(&stats.events_unverified),
+        );
+        count(
+            "floodmark_source_lines_foreign_total",
+            "Lines in the form of an event that are not, or may not be, the proxy's own; they are no \
+             event.",
+            read(&stats.lines_foreign),
+        );
+        count(
             "floodmark_source_lines_too_long_total",
             "Lines of a proxy's log thrown away for their length.",
             read(&stats.lines_too_long),

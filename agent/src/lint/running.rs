@@ -17,6 +17,7 @@ use super::{
     finding::{Format, Version},
     root::Root,
 };
+use crate::proxy::{ProxyKind, process::is as is_proxy};
 
 /// A running proxy.
 #[derive(Debug)]
@@ -70,7 +71,9 @@ pub fn proxies() -> Vec<Running> {
 }
 
 fn running(process: &Process, parent: Option<&Process>) -> Option<Running> {
-    let (format, mut configurations) = if let Some(found) = nginx::configuration(process) {
+    let nginx = nginx::configuration(process);
+    let is_nginx = || is_proxy(ProxyKind::Nginx, process.pid);
+    let (format, mut configurations) = if let Some(found) = nginx.filter(|_| is_nginx()) {
         (Format::Nginx, vec![found])
     } else if haproxy::is_it(process) {
         (Format::Haproxy, haproxy::configurations(&process.words))

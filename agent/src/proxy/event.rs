@@ -43,6 +43,9 @@ pub struct ProxyEvent {
     /// How long the attempt, or the request with all its attempts, took; in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
+    /// Whether it is sure that the proxy itself said so.
+    #[serde(default, skip_serializing_if = "Trust::is_verified")]
+    pub trust: Trust,
     /// The line that told it, where it was one; its beginning where it is long. Not for export: it
     /// names clients and what they asked for.
     #[serde(skip)]
@@ -72,6 +75,7 @@ impl ProxyEvent {
             leads_to: Vec::new(),
             local_addr: None,
             took_ms: None,
+            trust: Trust::Verified,
             line: None,
         }
     }
@@ -91,6 +95,25 @@ impl ProxyEvent {
             Upstream::Server { group, .. } => Some(group),
             _ => self.group.as_deref(),
         }
+    }
+}
+
+/// Whether it is sure that a line is the proxy's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// It is: the process it names is the proxy's, or nobody else can write such a line.
+    #[default]
+    Verified,
+    /// Its form fits. Who wrote it cannot be checked from here.
+    Unverified,
+    /// Its form fits, and it follows text in which somebody else may have written it.
+    Doubtful,
+}
+
+impl Trust {
+    fn is_verified(&self) -> bool {
+        *self == Self::Verified
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     time::{Duration, Instant},
 };
 
-use super::{ProxyEvent, ProxyKind};
+use super::{ProxyEvent, ProxyKind, process};
 use crate::kernel::{NetnsId, netns::of_process};
 
 /// An answer is taken for right this long.
@@ -23,7 +22,7 @@ impl Homes {
     /// proxy's (in a container a worker's own idea of its pid may be another process here); else of
     /// the only such proxy there is.
     pub fn of(&mut self, event: &ProxyEvent) -> Option<NetnsId> {
-        if let Some(pid) = event.pid.filter(|pid| is(event.proxy, *pid)) {
+        if let Some(pid) = event.pid.filter(|pid| process::is(event.proxy, *pid)) {
             return of_process(pid);
         }
         let known = self.by_kind.get(&event.proxy);
@@ -36,15 +35,8 @@ impl Homes {
     }
 }
 
-fn is(proxy: ProxyKind, pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(proxy.name()))
-}
-
 /// The namespace in which all processes of the proxy live.
 fn only(proxy: ProxyKind) -> Option<NetnsId> {
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let homes: BTreeSet<NetnsId> =
-        pids.filter(|pid| is(proxy, *pid)).filter_map(of_process).collect();
+    let homes: BTreeSet<NetnsId> = process::all(proxy).filter_map(of_process).collect();
     homes.first().copied().filter(|_| homes.len() == 1)
 }

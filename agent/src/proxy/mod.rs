@@ -6,11 +6,12 @@ mod directory;
 mod event;
 mod home;
 mod local_time;
+pub(crate) mod process;
 pub mod source;
 pub mod uprobe;
 
 pub use dialect::{Dialect, haproxy::servers::Servers};
 pub use directory::Directory;
-pub use event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream};
+pub use event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Trust, Upstream};
 pub use home::Homes;
 pub use source::SourceStats;

@@ -3,6 +3,7 @@
 mod carrier;
 mod file;
 mod following;
+mod format;
 mod framing;
 mod interpreter;
 mod pace;
@@ -11,6 +12,7 @@ mod standard_input;
 mod stats;
 mod syslog;
 mod udp_drops;
+mod writers;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -18,15 +20,17 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{dialect::Dialect, event::ProxyEvent};
+use super::event::ProxyEvent;
 
 pub use carrier::Unwrapper;
 pub use file::Follower;
 pub use following::Following;
+pub use format::Format;
 pub use framing::Frames;
 pub use interpreter::Interpreter;
 pub use positions::Positions;
 pub use stats::SourceStats;
+use writers::Scope;
 
 /// A line longer than this is given up; also what is held of one whose end has not come.
 pub const LONGEST_LINE: usize = 64 * 1024;
@@ -35,46 +39,52 @@ pub const LONGEST_LINE: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A file, followed through rotation.
-    File(Dialect, PathBuf),
+    File(Format, PathBuf),
     /// Standard input, to its end.
-    StandardInput(Dialect),
+    StandardInput(Format),
     /// Datagrams, one message each.
-    SyslogUdp(SocketAddr),
+    SyslogUdp(Format, SocketAddr),
     /// Connections, messages framed as RFC 6587 has it.
-    SyslogTcp(SocketAddr),
+    SyslogTcp(Format, SocketAddr),
     /// Datagrams to a Unix socket.
-    SyslogUnix(PathBuf),
+    SyslogUnix(Format, PathBuf),
 }
 
 impl Source {
-    /// Reads `DIALECT=PATH`, and `DIALECT=-` for standard input.
+    /// Reads `DIALECT=PATH` or `DIALECT:TAG=PATH`; the path `-` is standard input.
     ///
     /// # Errors
     ///
     /// When it is none of these.
     pub fn of_log(text: &str) -> Result<Self> {
-        let (dialect, path) = text.split_once('=').context("write it as DIALECT=PATH")?;
-        let dialect = dialect.parse().map_err(anyhow::Error::msg)?;
+        let (format, path) = text.split_once('=').context("write it as DIALECT=PATH")?;
+        let format = format.parse().map_err(anyhow::Error::msg)?;
         Ok(match path {
             "" => bail!("the path is missing"),
-            "-" => Self::StandardInput(dialect),
-            path => Self::File(dialect, path.into()),
+            "-" => Self::StandardInput(format),
+            path => Self::File(format, path.into()),
         })
     }
 
-    /// Reads `udp://ADDR:PORT`, `tcp://ADDR:PORT` or `unix:///PATH`.
+    /// Reads `udp://ADDR:PORT`, `tcp://ADDR:PORT` or `unix:///PATH`; before it, `DIALECT=` or
+    /// `DIALECT:TAG=`.
     ///
     /// # Errors
     ///
     /// When it is none of these.
     pub fn of_syslog(text: &str) -> Result<Self> {
-        const FORMS: &str = "write it as udp://ADDR:PORT, tcp://ADDR:PORT or unix:///PATH";
+        const FORMS: &str = "write it as udp://ADDR:PORT, tcp://ADDR:PORT or unix:///PATH, with \
+                             DIALECT= before it where only one may speak there";
         let (scheme, rest) = text.split_once("://").context(FORMS)?;
+        let (format, scheme) = match scheme.split_once('=') {
+            Some((format, scheme)) => (format.parse().map_err(anyhow::Error::msg)?, scheme),
+            None => (Format::default(), scheme),
+        };
         let addr = || rest.parse().with_context(|| format!("{rest} is no ADDR:PORT"));
         Ok(match scheme {
-            "udp" => Self::SyslogUdp(addr()?),
-            "tcp" => Self::SyslogTcp(addr()?),
-            "unix" if rest.starts_with('/') => Self::SyslogUnix(rest.into()),
+            "udp" => Self::SyslogUdp(format, addr()?),
+            "tcp" => Self::SyslogTcp(format, addr()?),
+            "unix" if rest.starts_with('/') => Self::SyslogUnix(format, rest.into()),
             _ => bail!(FORMS),
         })
     }
@@ -84,9 +94,22 @@ impl Source {
         match self {
             Self::File(_, path) => path.display().to_string(),
             Self::StandardInput(_) => "stdin".to_owned(),
-            Self::SyslogUdp(addr) => format!("syslog udp {addr}"),
-            Self::SyslogTcp(addr) => format!("syslog tcp {addr}"),
-            Self::SyslogUnix(path) => format!("syslog unix {}", path.display()),
+            Self::SyslogUdp(_, addr) => format!("syslog udp {addr}"),
+            Self::SyslogTcp(_, addr) => format!("syslog tcp {addr}"),
+            Self::SyslogUnix(_, path) => format!("syslog unix {}", path.display()),
+        }
+    }
+
+    /// Whose lines it may bring.
+    fn scope(&self) -> Scope {
+        match self {
+            Self::File(_, path) => Scope::of_file(path),
+            Self::StandardInput(_) => Scope::Input,
+            Self::SyslogUnix(..) => Scope::Host,
+            Self::SyslogUdp(_, addr) | Self::SyslogTcp(_, addr) if addr.ip().is_loopback() => {
+                Scope::Host
+            }
+            Self::SyslogUdp(..) | Self::SyslogTcp(..) => Scope::Unknown,
         }
     }
 
@@ -106,20 +129,20 @@ impl Source {
         stop: CancellationToken,
         positions: Option<Arc<Positions>>,
     ) -> Result<Arc<SourceStats>> {
-        let reader = |dialect| Interpreter::new(dialect, self.name());
+        let reader = |format: &Format| {
+            Interpreter::new(format.clone(), self.name()).written_by(self.scope())
+        };
         match self {
-            Self::File(dialect, path) => {
-                let follower = Follower::new(path, reader(Some(*dialect)), positions);
+            Self::File(format, path) => {
+                let follower = Follower::new(path, reader(format), positions);
                 let stats = follower.stats();
                 follower.spawn(events, stop)?;
                 Ok(stats)
             }
-            Self::StandardInput(dialect) => {
-                standard_input::start(reader(Some(*dialect)), events, stop)
-            }
-            Self::SyslogUdp(addr) => syslog::udp(*addr, reader(None), events, stop),
-            Self::SyslogTcp(addr) => syslog::tcp(*addr, reader(None), events, stop),
-            Self::SyslogUnix(path) => syslog::unix(path, reader(None), events, stop),
+            Self::StandardInput(format) => standard_input::start(reader(format), events, stop),
+            Self::SyslogUdp(format, addr) => syslog::udp(*addr, reader(format), events, stop),
+            Self::SyslogTcp(format, addr) => syslog::tcp(*addr, reader(format), events, stop),
+            Self::SyslogUnix(format, path) => syslog::unix(path, reader(format), events, stop),
         }
     }
 }
@@ -127,12 +150,16 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::dialect::Dialect;
 
     #[test]
     fn a_log_has_a_dialect_and_a_path() {
         let file = Source::of_log("haproxy=/var/log/haproxy.log").unwrap();
-        assert_eq!(file, Source::File(Dialect::Haproxy, "/var/log/haproxy.log".into()));
-        assert_eq!(Source::of_log("nginx=-").unwrap(), Source::StandardInput(Dialect::Nginx));
+        assert_eq!(file, Source::File(Dialect::Haproxy.into(), "/var/log/haproxy.log".into()));
+        assert_eq!(
+            Source::of_log("nginx=-").unwrap(),
+            Source::StandardInput(Dialect::Nginx.into())
+        );
         for wrong in ["", "nginx", "nginx=", "apache=/x"] {
             assert!(Source::of_log(wrong).is_err(), "{wrong}");
         }
@@ -141,11 +168,21 @@ mod tests {
     #[test]
     fn syslog_has_a_transport_and_an_address() {
         let udp = Source::of_syslog("udp://127.0.0.1:5140").unwrap();
-        assert_eq!(udp, Source::SyslogUdp("127.0.0.1:5140".parse().unwrap()));
+        assert_eq!(udp, Source::SyslogUdp(Format::default(), "127.0.0.1:5140".parse().unwrap()));
         let unix = Source::of_syslog("unix:///run/x.sock").unwrap();
-        assert_eq!(unix, Source::SyslogUnix("/run/x.sock".into()));
-        for wrong in ["", "127.0.0.1:514", "udp://localhost", "unix://relative", "http://1.1.1.1:1"]
-        {
+        assert_eq!(unix, Source::SyslogUnix(Format::default(), "/run/x.sock".into()));
+        let bound = Source::of_syslog("haproxy:lb1=tcp://[::1]:514").unwrap();
+        let format = Format { dialect: Some(Dialect::Haproxy), tag: Some("lb1".to_owned()) };
+        assert_eq!(bound, Source::SyslogTcp(format, "[::1]:514".parse().unwrap()));
+        for wrong in [
+            "",
+            "apache=udp://127.0.0.1:514",
+            "=udp://127.0.0.1:514",
+            "127.0.0.1:514",
+            "udp://localhost",
+            "unix://relative",
+            "http://1.1.1.1:1",
+        ] {
             assert!(Source::of_syslog(wrong).is_err(), "{wrong}");
         }
     }

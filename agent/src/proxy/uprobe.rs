@@ -10,6 +10,7 @@ mod record;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -29,7 +30,7 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{ProxyEvent, SourceStats};
+use super::{ProxyEvent, ProxyKind, SourceStats, process};
 use crate::{kernel::constants, time::Clock};
 use binary::{Binary, Identity};
 use record::Untrustworthy;
@@ -149,6 +150,10 @@ impl Uprobes {
         while let Some(record) = self.records.next() {
             SourceStats::count(&self.stats.lines);
             match record::event(&record, &clock) {
+                // A user may run the system's own program.
+                Ok(event) if event.pid.is_some_and(is_anothers) => {
+                    SourceStats::count(&self.stats.lines_foreign);
+                }
                 Ok(event) => {
                     SourceStats::count(&self.stats.events);
                     events.push(event);
@@ -236,6 +241,11 @@ impl Uprobes {
             }
         }
     }
+}
+
+/// Whether a process that is there is no nginx of the system's.
+fn is_anothers(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists() && !process::is(ProxyKind::Nginx, pid)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe> {

@@ -21,7 +21,7 @@ use crate::{
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
     },
-    proxy::{EventKind, ProxyEvent, ProxyKind},
+    proxy::{EventKind, ProxyEvent, ProxyKind, Trust},
     time::{UnixMs, Window},
 };
 
@@ -208,7 +208,23 @@ impl Correlator {
         pending.into_values().map(|pending| self.verdict(pending, inventory)).collect()
     }
 
+    /// The verdict, no surer than it is that the proxy said so.
     fn verdict(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
+        let mut verdict = self.verdict_if_true(pending, inventory);
+        let (most, doubt) = match verdict.event.trust {
+            Trust::Verified => return verdict,
+            Trust::Unverified => (Confidence::Medium, "the agent cannot check who wrote the line"),
+            Trust::Doubtful => (Confidence::Low, "another program's text may hold the line"),
+        };
+        if verdict.confidence > most {
+            verdict.confidence = most;
+            verdict.because = format!("{}; {doubt}", verdict.because);
+        }
+        verdict
+    }
+
+    /// The verdict on what the proxy said, taken for true.
+    fn verdict_if_true(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
         let Pending { event, proxy_netns, listeners } = pending;
         if let Some(decided) = self.attempts.verdict_of(&event) {
             let verdict = Verdict { event, proxy_netns, ..decided.clone() };

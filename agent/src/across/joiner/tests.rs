@@ -127,6 +127,7 @@ impl Stream {
             leads_to: Vec::new(),
             local_addr: None,
             took_ms: Some(3000),
+            trust: crate::proxy::Trust::Verified,
             line: None,
         };
         let heard = vec![Heard { event, netns: Some(NETNS), at: when, line: None }];

@@ -70,6 +70,7 @@ fn marking() -> LogRecord {
         leads_to: Vec::new(),
         local_addr: Some("10.0.0.9:40000".parse().unwrap()),
         took_ms: None,
+        trust: crate::proxy::Trust::Verified,
         line: None,
     };
     of_event(&event, UnixMs(1_700_000_001_000))

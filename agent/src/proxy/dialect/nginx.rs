@@ -19,6 +19,9 @@
 mod fields;
 mod health;
 mod message;
+mod records;
+
+pub use records::{Judged, Records};
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -42,18 +45,7 @@ const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(0, 0, 0, 1));
 ///
 /// nginx stamps local time without a zone; see [`instant`].
 pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
-    let (stamp, rest) = line.split_at_checked(19)?;
-    let (level, rest) = level_of(rest)?;
-    let (pid, rest) = number(rest)?;
-    let (_, rest) = number(rest.strip_prefix(b"#")?)?;
-    let rest = rest.strip_prefix(b": ")?;
-    let (connection, message) = match rest.strip_prefix(b"*") {
-        Some(rest) => {
-            let (connection, rest) = number(rest)?;
-            (Some(connection), rest.strip_prefix(b" ")?)
-        }
-        None => (None, rest),
-    };
+    let Framed { stamp, level, pid, connection, message, .. } = framed(line)?;
     let (kind, upstream, group) = if let Some(told) = health::event_of(message) {
         told
     } else {
@@ -69,6 +61,38 @@ pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     let at = time_of(stamp, carrier)?;
     let event = ProxyEvent::new(ProxyKind::Nginx, carrier, at, kind, upstream);
     Some(ProxyEvent { pid: u32::try_from(pid).ok(), connection, group, ..event })
+}
+
+/// The process and thread that a record says it is from.
+pub fn numbers(line: &[u8]) -> Option<(u32, u32)> {
+    let Framed { pid, thread, .. } = framed(line)?;
+    Some((u32::try_from(pid).ok()?, u32::try_from(thread).ok()?))
+}
+
+/// A record's frame, `ngx_log_error_core`.
+struct Framed<'a> {
+    stamp: &'a [u8],
+    level: &'a [u8],
+    pid: u64,
+    thread: u64,
+    connection: Option<u64>,
+    message: &'a [u8],
+}
+
+fn framed(line: &[u8]) -> Option<Framed<'_>> {
+    let (stamp, rest) = line.split_at_checked(19)?;
+    let (level, rest) = level_of(rest)?;
+    let (pid, rest) = number(rest)?;
+    let (thread, rest) = number(rest.strip_prefix(b"#")?)?;
+    let rest = rest.strip_prefix(b": ")?;
+    let (connection, message) = match rest.strip_prefix(b"*") {
+        Some(rest) => {
+            let (connection, rest) = number(rest)?;
+            (Some(connection), rest.strip_prefix(b" ")?)
+        }
+        None => (None, rest),
+    };
+    Some(Framed { stamp, level, pid, thread, connection, message })
 }
 
 /// Reads ` [level] `.

@@ -19,6 +19,7 @@ const LOGS: &[(Dialect, &str, u64)] = &[
     (Dialect::Nginx, "debian-injection", NGINX),
     (Dialect::Nginx, "debian-lua-balancer", NGINX),
     (Dialect::Nginx, "debian-tls", NGINX),
+    (Dialect::Nginx, "forged-paths", FORGED),
     (Dialect::Haproxy, "debian-2.6", HAPROXY),
     (Dialect::Haproxy, "debian-2.6-health-checks", HAPROXY),
     (Dialect::Haproxy, "3.4.0-syslog", HAPROXY),
@@ -30,6 +31,8 @@ const LOGS: &[(Dialect, &str, u64)] = &[
 ];
 /// 2026-11-20T19:47:55Z
 const NGINX: u64 = 1_795_204_075_000;
+/// 2026-11-28T19:37:12Z
+const FORGED: u64 = 1_795_894_632_000;
 /// 2026-11-20T20:05:36Z
 const HAPROXY: u64 = 1_795_205_136_000;
 
@@ -42,8 +45,21 @@ fn corpus(dialect: Dialect, name: &str) -> PathBuf {
 fn events_of(dialect: Option<Dialect>, path: &PathBuf, read_at: u64) -> Vec<(usize, ProxyEvent)> {
     let bytes = fs::read(path).unwrap();
     let mut interpreter = Interpreter::new(dialect, "test".to_owned());
-    let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
-    lines.filter_map(|(line, at)| Some((at, interpreter.read(line, UnixMs(read_at))?))).collect()
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let mut events = Vec::new();
+    for line in &lines {
+        events.append(&mut interpreter.read(line, UnixMs(read_at)));
+    }
+    events.append(&mut interpreter.settle());
+    // An event may be sure only when more has been read: its line tells where it stood.
+    let mut at = 0;
+    let mut number = |event: &ProxyEvent| {
+        let told = event.line.as_deref().unwrap_or_default();
+        let is_it = |line: &&[u8]| String::from_utf8_lossy(line).contains(told);
+        at += lines[at..].iter().position(is_it).unwrap_or(0) + 1;
+        at
+    };
+    events.into_iter().map(|event| (number(&event), event)).collect()
 }
 
 fn failure_in_words(failure: Failure) -> String {
@@ -148,4 +164,60 @@ fn takes_no_planted_upstream() {
     let has = |addr| events.iter().any(|(_, event)| event.upstream.to_string().contains(addr));
     assert!(has("127.0.0.1:9002"));
     assert!(!has("6.6.6.6"));
+}
+
+/// Who escapes what a client writes needs no look at neighbouring lines: HAProxy writes control
+/// characters as `#XX` (`hdr_encode_map`, `url_encode_map` in src/log.c), Envoy takes a path as it was
+/// sent and refuses line feeds in headers, JSON has `\\n`.
+#[test]
+fn what_others_escape_begins_no_line() {
+    let state = "Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.";
+    let envoy =
+        r#"[2026-11-20T20:10:56.879Z] "GET / HTTP/1.1" 503 UH 0 91 331 - "-" "x" "id" "a" "-""#;
+    let caddy =
+        r#"{"level":"error","ts":1.0,"logger":"http.log.error","msg":"no upstreams available"}"#;
+    let json = |text: &str| serde_json::to_string(&format!("/x\n{text}\n")).unwrap();
+    for (dialect, line) in [
+        (
+            Dialect::Haproxy,
+            format!(
+                "127.0.0.1:1 [20/Nov/2026:20:05:35.308] fe app/s1 0/0/0/1/1 200 50 - - ---- \
+                 1/1/0/0/0 0/0 {{x#0A{state}#0A}} \"GET /x#0A{state}#0A HTTP/1.1\""
+            ),
+        ),
+        (
+            Dialect::Envoy,
+            format!(
+                "[2026-11-20T20:10:56.879Z] \"GET /x%0a{}%0a HTTP/1.1\" 200 - 0 91 331 - \"-\" \
+                 \"x\" \"id\" \"a\" \"127.0.0.1:9001\"",
+                envoy.replace(' ', "%20").replace('"', "%22")
+            ),
+        ),
+        (
+            Dialect::Envoy,
+            format!(
+                "{{\"start_time\":\"2026-11-20T20:10:56.879Z\",\"response_flags\":\"-\",\
+                 \"path\":{}}}",
+                json(envoy)
+            ),
+        ),
+        (
+            Dialect::Caddy,
+            format!(
+                "{{\"level\":\"error\",\"ts\":1.0,\"logger\":\"http.log.access\",\"msg\":\
+                 \"handled request\",\"request\":{{\"uri\":{}}}}}",
+                json(caddy)
+            ),
+        ),
+    ] {
+        let mut interpreter = Interpreter::new(dialect, "test".to_owned());
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert_eq!(interpreter.read(line.as_bytes(), UnixMs(HAPROXY)), [], "{line}");
+    }
+    for (dialect, line) in
+        [(Dialect::Haproxy, state), (Dialect::Envoy, envoy), (Dialect::Caddy, caddy)]
+    {
+        let mut interpreter = Interpreter::new(dialect, "test".to_owned());
+        assert_eq!(interpreter.read(line.as_bytes(), UnixMs(HAPROXY)).len(), 1, "{line}");
+    }
 }

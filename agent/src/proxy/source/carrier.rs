@@ -15,9 +15,49 @@ use crate::{
 /// Takes the wrapping off the lines of one source, and puts the pieces of cut lines together.
 #[derive(Debug, Default)]
 pub struct Unwrapper {
-    pieces: Vec<u8>,
+    pieces: [Pieces; Stream::COUNT],
+}
+
+/// What has come of a cut line, on one stream.
+#[derive(Debug, Default)]
+struct Pieces {
+    bytes: Vec<u8>,
     /// The line being put together has grown too long: the rest of it is thrown away.
     overlong: bool,
+}
+
+/// What a container's line was written to. Runtimes mix both in one file, each line cut on its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stream {
+    /// No container's, or not told.
+    #[default]
+    Only,
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+impl Stream {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"stdout" => Some(Self::Output),
+            b"stderr" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+
+/// The program that a syslog header names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Its name, as it calls itself.
+    pub name: String,
+    /// Whether its process's number stands beside it.
+    pub has_pid: bool,
 }
 
 /// What became of a line.
@@ -32,12 +72,16 @@ pub enum Unwrapped<'a> {
 }
 
 /// What the carriers say of a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// When it was written, where that is told with a zone.
     pub at: Option<UnixMs>,
     /// Who wrote it.
     pub pid: Option<u32>,
+    /// Which program, by a syslog header or by journald.
+    pub tag: Option<Tag>,
+    /// Where to, in a container.
+    pub stream: Stream,
 }
 
 impl Stamp {
@@ -61,28 +105,31 @@ impl Unwrapper {
         let Some(inside) = inside else {
             return past_syslog(Cow::Borrowed(line), Stamp::default());
         };
+        let pieces = &mut self.pieces[inside.stamp.stream as usize];
         if !inside.is_whole {
-            self.keep(&inside.payload);
+            pieces.keep(&inside.payload);
             return Unwrapped::Piece;
         }
-        if self.pieces.is_empty() && !self.overlong {
+        if pieces.bytes.is_empty() && !pieces.overlong {
             return past_syslog(inside.payload, inside.stamp);
         }
-        self.keep(&inside.payload);
-        let whole = std::mem::take(&mut self.pieces);
-        if std::mem::take(&mut self.overlong) {
+        pieces.keep(&inside.payload);
+        let whole = std::mem::take(pieces);
+        if whole.overlong {
             return Unwrapped::TooLong;
         }
-        past_syslog(Cow::Owned(whole), inside.stamp)
+        past_syslog(Cow::Owned(whole.bytes), inside.stamp)
     }
+}
 
+impl Pieces {
     fn keep(&mut self, piece: &[u8]) {
-        if self.pieces.len() + piece.len() > LONGEST_LINE {
-            self.pieces.clear();
+        if self.bytes.len() + piece.len() > LONGEST_LINE {
+            self.bytes.clear();
             self.overlong = true;
         }
         if !self.overlong {
-            self.pieces.extend_from_slice(piece);
+            self.bytes.extend_from_slice(piece);
         }
     }
 }
@@ -99,16 +146,14 @@ fn cri(line: &[u8]) -> Option<Inside<'_>> {
     }
     let (stamp, rest) = before(line, b" ")?;
     let (stream, rest) = before(rest, b" ")?;
-    if stream != b"stderr" && stream != b"stdout" {
-        return None;
-    }
+    let stream = Stream::of(stream)?;
     let (tags, payload) = before(rest, b" ").unwrap_or((rest, b""));
     let is_whole = match tags.split(|byte| *byte == b':').next()? {
         b"F" => true,
         b"P" => false,
         _ => return None,
     };
-    let stamp = Stamp { at: time(stamp), pid: None };
+    let stamp = Stamp { at: time(stamp), stream, ..Stamp::default() };
     Some(Inside { payload: Cow::Borrowed(payload), stamp, is_whole })
 }
 
@@ -119,6 +164,8 @@ fn docker(line: &[u8]) -> Option<Inside<'_>> {
     struct Entry<'a> {
         #[serde(borrow)]
         log: Cow<'a, str>,
+        #[serde(borrow, default)]
+        stream: Cow<'a, str>,
         #[serde(borrow)]
         time: Cow<'a, str>,
     }
@@ -127,10 +174,12 @@ fn docker(line: &[u8]) -> Option<Inside<'_>> {
     }
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
     let is_whole = entry.log.ends_with('\n');
-    let stamp = Stamp { at: time(entry.time.as_bytes()), pid: None };
+    let stream = Stream::of(entry.stream.as_bytes()).unwrap_or_default();
+    let stamp = Stamp { at: time(entry.time.as_bytes()), stream, ..Stamp::default() };
+    let end = entry.log.len() - usize::from(is_whole);
     let payload = match entry.log {
-        Cow::Borrowed(text) => Cow::Borrowed(text.trim_end_matches(['\r', '\n']).as_bytes()),
-        Cow::Owned(text) => Cow::Owned(text.trim_end_matches(['\r', '\n']).as_bytes().to_vec()),
+        Cow::Borrowed(text) => Cow::Borrowed(&text.as_bytes()[..end]),
+        Cow::Owned(text) => Cow::Owned(text.as_bytes()[..end].to_vec()),
     };
     Some(Inside { payload, stamp, is_whole })
 }
@@ -151,13 +200,24 @@ fn journal(line: &[u8]) -> Option<Inside<'_>> {
         microseconds: String,
         #[serde(rename = "_PID")]
         pid: Option<String>,
+        #[serde(rename = "SYSLOG_IDENTIFIER")]
+        identifier: Option<String>,
+        /// Told by those who use syslog(3), and not of what a service's standard error brings.
+        #[serde(rename = "SYSLOG_PID")]
+        syslog_pid: Option<String>,
+        /// Set by Docker's journald driver, whose identifier is the container's.
+        #[serde(rename = "CONTAINER_ID")]
+        container: Option<String>,
     }
     if line.first() != Some(&b'{') || before(line, b"\"__REALTIME_TIMESTAMP\"").is_none() {
         return None;
     }
     let entry: Entry = serde_json::from_slice(line).ok()?;
     let at = entry.microseconds.parse::<u64>().ok().map(|us| UnixMs(us / 1000));
-    let stamp = Stamp { at, pid: entry.pid.and_then(|pid| pid.parse().ok()) };
+    let identifier = entry.identifier.filter(|_| entry.container.is_none());
+    let tag = identifier.map(|name| Tag { name, has_pid: entry.syslog_pid.is_some() });
+    let pid = entry.pid.and_then(|pid| pid.parse().ok());
+    let stamp = Stamp { at, pid, tag, stream: Stream::Only };
     let payload = Cow::Owned(match entry.message {
         Message::Text(text) => text.into_bytes(),
         Message::Bytes(bytes) => bytes,
@@ -173,8 +233,8 @@ fn past_syslog(line: Cow<'_, [u8]>, stamp: Stamp) -> Unwrapped<'_> {
     }
     let text = String::from_utf8_lossy(&line);
     let message = syslog_loose::parse_message(&text, syslog_loose::Variant::Either);
-    let pid = match message.procid {
-        Some(syslog_loose::ProcId::PID(pid)) => u32::try_from(pid).ok(),
+    let pid = match &message.procid {
+        Some(syslog_loose::ProcId::PID(pid)) => u32::try_from(*pid).ok(),
         Some(syslog_loose::ProcId::Name(name)) => name.parse().ok(),
         None => None,
     };
@@ -184,8 +244,17 @@ fn past_syslog(line: Cow<'_, [u8]>, stamp: Stamp) -> Unwrapped<'_> {
         syslog_loose::Protocol::RFC3164 => None,
     };
     let at = at.and_then(|at| u64::try_from(at.timestamp_millis()).ok()).map(UnixMs);
+    let tag = message
+        .appname
+        .map(|name| Tag { name: name.to_owned(), has_pid: message.procid.is_some() });
     let payload = message.msg.trim_start_matches('\u{feff}').as_bytes().to_vec();
-    Unwrapped::Line(Cow::Owned(payload), Stamp { at: at.or(stamp.at), pid: pid.or(stamp.pid) })
+    let told = Stamp {
+        at: at.or(stamp.at),
+        pid: pid.or(stamp.pid),
+        tag: tag.or(stamp.tag),
+        stream: stamp.stream,
+    };
+    Unwrapped::Line(Cow::Owned(payload), told)
 }
 
 /// `<134>…`, `Nov 20 …` and `2026-11-20T… HOST TAG: …`, at little cost for all that is none.

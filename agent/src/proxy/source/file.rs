@@ -117,6 +117,7 @@ impl Follower {
     pub fn poll(&mut self, now: UnixMs) -> Vec<ProxyEvent> {
         let mut events = Vec::new();
         self.more = false;
+        let read_before = self.stats().lines.load(Ordering::Relaxed);
         if let Some((mut file, since)) = self.renamed.take() {
             self.read(&mut file, now, &mut events);
             if now < since.later(LINGER) || self.more {
@@ -137,6 +138,11 @@ impl Follower {
                 self.open = Some(file);
             }
         }
+        let is_silent = self.stats().lines.load(Ordering::Relaxed) == read_before;
+        if is_silent && !self.more && self.open.as_ref().is_none_or(|file| file.held() == 0) {
+            // Nothing was written since the last look.
+            events.append(&mut self.interpreter.settle());
+        }
         events
     }
 
@@ -144,9 +150,9 @@ impl Follower {
     fn read(&mut self, file: &mut LogFile, now: UnixMs, events: &mut Vec<ProxyEvent>) {
         let stats = self.stats();
         let interpreter = &mut self.interpreter;
-        let mut on_line = |line: &[u8]| events.extend(interpreter.read(line, now));
         for _ in 0..CHUNKS_AT_ONCE {
-            match file.read(&stats, &mut on_line) {
+            interpreter.catch_up(file.is_behind());
+            match file.read(&stats, |line| events.extend(interpreter.read(line, now))) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => return self.complain(&error),

@@ -77,6 +77,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::proxy::source::Format;
 
     const MESSAGE: &[u8] = b"<129>Nov 20 20:05:33 haproxy[2]: Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.";
 
@@ -90,7 +91,7 @@ mod tests {
         let (sender, mut events) = mpsc::channel(8);
         let mut following = Following::new(sender, None);
         let (kept, dropped, taken) = (free(), free(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        let source = Source::SyslogUdp;
+        let source = |addr| Source::SyslogUdp(Format::default(), addr);
         assert!(following.follow(&[source(kept), source(dropped)]).is_empty());
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.send_to(MESSAGE, kept).unwrap();

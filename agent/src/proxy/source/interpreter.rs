@@ -1,15 +1,22 @@
 //! From a source's raw lines to events.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
+
+use log::info;
 
 use super::{
     SourceStats,
-    carrier::{Unwrapped, Unwrapper},
+    carrier::{Stamp, Stream, Unwrapped, Unwrapper},
+    format::Format,
+    writers::{Scope, Writers},
 };
 use crate::{
     proxy::{
-        dialect::{Dialect, nginx},
-        event::ProxyEvent,
+        dialect::{
+            Dialect,
+            nginx::{self, Judged, Records},
+        },
+        event::{ProxyEvent, Trust},
     },
     time::UnixMs,
 };
@@ -20,27 +27,45 @@ const LINE_KEPT: usize = 2048;
 /// Reads the lines of one source.
 #[derive(Debug)]
 pub struct Interpreter {
-    /// None where each line's own looks decide.
-    dialect: Option<Dialect>,
+    format: Format,
     name: String,
     stats: Arc<SourceStats>,
     unwrapper: Unwrapper,
+    records: [Records; Stream::COUNT],
+    writers: Writers,
+    /// Reads what was written while nobody looked: its writers may have ended unseen.
+    is_behind: bool,
 }
 
 impl Interpreter {
-    /// Reads lines in `dialect`, or in whichever each shows itself to be, of the source `name`.
-    pub fn new(dialect: Option<Dialect>, name: String) -> Self {
-        Self { dialect, name, stats: Arc::default(), unwrapper: Unwrapper::default() }
+    /// Reads lines in `format` of the source `name`.
+    pub fn new(format: impl Into<Format>, name: String) -> Self {
+        Self {
+            format: format.into(),
+            name,
+            stats: Arc::default(),
+            unwrapper: Unwrapper::default(),
+            records: Default::default(),
+            writers: Writers::default(),
+            is_behind: false,
+        }
+    }
+
+    /// Has it know whose lines the source may bring.
+    pub(super) fn written_by(self, scope: Scope) -> Self {
+        Self { writers: Writers::of(scope), ..self }
+    }
+
+    /// Has it know whether the next lines were written while nobody looked.
+    pub(super) fn catch_up(&mut self, is_behind: bool) {
+        self.is_behind = is_behind;
     }
 
     /// Another one for the same source, to read a second stream beside it.
-    pub fn twin(&self) -> Self {
-        Self {
-            dialect: self.dialect,
-            name: self.name.clone(),
-            stats: Arc::clone(&self.stats),
-            unwrapper: Unwrapper::default(),
-        }
+    pub fn for_stream(&self) -> Self {
+        let stats = Arc::clone(&self.stats);
+        let other = Self::new(self.format.clone(), self.name.clone());
+        Self { stats, ..other.written_by(self.writers.scope().clone()) }
     }
 
     /// Name of the source.
@@ -53,24 +78,83 @@ impl Interpreter {
         &self.stats
     }
 
-    /// Reads one line, without its line feed, that came at `read_at`.
-    pub fn read(&mut self, line: &[u8], read_at: UnixMs) -> Option<ProxyEvent> {
+    /// Reads one line, without its line feed, that came at `read_at`. Gives the events that are sure by
+    /// now, of this line or of earlier ones.
+    pub fn read(&mut self, line: &[u8], read_at: UnixMs) -> Vec<ProxyEvent> {
         SourceStats::count(&self.stats.lines);
         let (line, stamp) = match self.unwrapper.unwrap(line) {
             Unwrapped::Line(line, stamp) => (line, stamp),
-            Unwrapped::Piece => return None,
+            Unwrapped::Piece => return Vec::new(),
             Unwrapped::TooLong => {
                 SourceStats::count(&self.stats.lines_too_long);
-                return None;
+                return Vec::new();
             }
         };
-        let dialect = self.dialect.or_else(|| Dialect::of_line(&line))?;
-        if dialect == Dialect::Nginx && line.len() >= nginx::LONGEST_LINE {
+        let length = line.len() + 1;
+        let line = line.strip_suffix(b"\r").unwrap_or(&line);
+        let dialect = self.format.dialect.or_else(|| Dialect::of_line(line));
+        if dialect == Some(Dialect::Nginx) && line.len() >= nginx::LONGEST_LINE {
             SourceStats::count(&self.stats.lines_cut);
         }
-        let event = dialect.parse(&line, &stamp.carrier(&self.name, read_at))?;
-        SourceStats::count(&self.stats.events);
-        let beginning = &line[..line.len().min(LINE_KEPT)];
-        Some(ProxyEvent { line: Some(String::from_utf8_lossy(beginning).into_owned()), ..event })
+        let event = dialect.and_then(|dialect| self.event(dialect, line, &stamp, read_at));
+        // A source that may bring nginx's records may bring lines of one in any form.
+        if self.format.dialect.is_some_and(|dialect| dialect != Dialect::Nginx) {
+            self.stats.events.fetch_add(u64::from(event.is_some()), Ordering::Relaxed);
+            return event.into_iter().collect();
+        }
+        let judged = self.records[stamp.stream as usize].read(line, length, event);
+        self.count(judged)
+    }
+
+    /// Takes in that nothing has followed for a while: whatever was written last has come to its end.
+    /// Gives the events that are sure by that.
+    pub fn settle(&mut self) -> Vec<ProxyEvent> {
+        if let Some(dialect) = self.format.dialect {
+            self.writers.refresh(dialect.proxy());
+        }
+        let mut events = Vec::new();
+        for stream in 0..Stream::COUNT {
+            let judged = self.records[stream].settle();
+            events.append(&mut self.count(judged));
+        }
+        events
+    }
+
+    fn event(
+        &mut self,
+        dialect: Dialect,
+        line: &[u8],
+        stamp: &Stamp,
+        read_at: UnixMs,
+    ) -> Option<ProxyEvent> {
+        let event = dialect.parse(line, &stamp.carrier(&self.name, read_at))?;
+        let fits = stamp.tag.as_ref().is_none_or(|tag| self.format.fits(dialect, tag));
+        let numbers = match dialect {
+            Dialect::Nginx => nginx::numbers(line),
+            _ => event.pid.map(|pid| (pid, 0)),
+        };
+        let trust = self.writers.trust(dialect.proxy(), numbers);
+        let trust = trust.or(self.is_behind.then_some(Trust::Unverified));
+        let Some(trust) = trust.filter(|_| fits) else {
+            SourceStats::count(&self.stats.lines_foreign);
+            return None;
+        };
+        if trust != Trust::Verified
+            && self.stats.events_unverified.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            info!(
+                "{}: cannot check which process writes it; verdicts on it have medium confidence at \
+                 most",
+                self.name
+            );
+        }
+        let beginning = String::from_utf8_lossy(&line[..line.len().min(LINE_KEPT)]).into_owned();
+        Some(ProxyEvent { line: Some(beginning), trust, ..event })
+    }
+
+    fn count(&self, judged: Judged) -> Vec<ProxyEvent> {
+        self.stats.events.fetch_add(judged.own.len() as u64, Ordering::Relaxed);
+        self.stats.lines_foreign.fetch_add(judged.foreign, Ordering::Relaxed);
+        judged.own
     }
 }

@@ -1,7 +1,8 @@
 //! Standard input, read to its end: `kubectl logs -f …`, `journalctl -u nginx -f -o json`.
 
 use std::{
-    io::{self, BufReader, Read},
+    io::{self, Read},
+    os::fd::AsFd,
     sync::Arc,
     thread,
 };
@@ -9,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use bytes::BytesMut;
 use log::warn;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +18,8 @@ use super::{Interpreter, SourceStats, file::cut_lines};
 use crate::{proxy::event::ProxyEvent, time::UnixMs};
 
 const CHUNK: usize = 64 * 1024;
+/// An input that is silent for so long, in milliseconds, has brought all of a record.
+const SILENCE: u8 = 200;
 
 /// Reads on a thread of its own, which ends with the input.
 pub(super) fn start(
@@ -25,29 +29,47 @@ pub(super) fn start(
 ) -> Result<Arc<SourceStats>> {
     let stats = Arc::clone(interpreter.stats());
     let read = move || {
-        let mut input = BufReader::with_capacity(CHUNK, io::stdin());
+        let mut input = io::stdin().lock();
         let (mut unfinished, mut skipping) = (BytesMut::new(), false);
         let mut chunk = vec![0; CHUNK];
         while !stop.is_cancelled() {
-            let length = match input.read(&mut chunk) {
-                Ok(0) => return,
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return warn!("standard input: {error}"),
-            };
-            unfinished.extend_from_slice(&chunk[..length]);
-            let stats = Arc::clone(interpreter.stats());
+            let is_silent = is_silent(&input) && unfinished.is_empty();
+            let mut has_ended = false;
             let mut heard = Vec::new();
-            cut_lines(&mut unfinished, &mut skipping, &stats, |line| {
-                heard.extend(interpreter.read(line, UnixMs::now()));
-            });
+            if is_silent {
+                heard = interpreter.settle();
+            } else {
+                // Longer than the input's own buffer, which therefore stays empty.
+                match input.read(&mut chunk) {
+                    Ok(0) => {
+                        heard = interpreter.settle();
+                        has_ended = true;
+                    }
+                    Ok(length) => unfinished.extend_from_slice(&chunk[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return warn!("standard input: {error}"),
+                }
+                let stats = Arc::clone(interpreter.stats());
+                cut_lines(&mut unfinished, &mut skipping, &stats, |line| {
+                    heard.extend(interpreter.read(line, UnixMs::now()));
+                });
+            }
             for event in heard {
                 if events.blocking_send(event).is_err() {
                     return;
                 }
             }
+            if has_ended {
+                return;
+            }
         }
     };
     thread::Builder::new().name("stdin".to_owned()).spawn(read).context("starting a thread")?;
     Ok(stats)
+}
+
+/// Waits for input; true where none came.
+fn is_silent(input: &impl AsFd) -> bool {
+    let mut inputs = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    poll(&mut inputs, PollTimeout::from(SILENCE)) == Ok(0)
 }

@@ -13,6 +13,10 @@ pub struct SourceStats {
     pub lines_too_long: AtomicU64,
     /// Lines that the proxy itself had cut, whose end is unknown.
     pub lines_cut: AtomicU64,
+    /// Events of which nobody can say from here which process wrote them.
+    pub events_unverified: AtomicU64,
+    /// Lines in the form of an event that are not, or may not be, the proxy's own.
+    pub lines_foreign: AtomicU64,
     /// Messages that the kernel threw away because the socket's buffer was full, and connections
     /// refused because there were too many.
     pub dropped: AtomicU64,

@@ -20,7 +20,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream, UdpSocket, UnixDatagram},
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const LOOK: Duration = Duration::from_secs(1);
 /// Senders connected at once.
 const MOST_CONNECTIONS: usize = 256;
+/// A sender that is silent for so long has sent all of a record.
+const SILENCE: Duration = Duration::from_millis(200);
 /// After an error that may go on, such as no descriptors left.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -53,14 +55,14 @@ pub(super) fn udp(
     let pace = Arc::new(Pace::default());
     let receive = async move {
         let inode = udp_drops::inode(&socket);
-        let mut datagram = vec![0; LONGEST_DATAGRAM];
+        let mut buffer = vec![0; LONGEST_DATAGRAM];
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                received = socket.recv(&mut datagram) => match received {
+                received = socket.recv(&mut buffer) => match received {
                     Ok(length) => {
-                        if !hear(&mut interpreter, &datagram[..length], &events, &pace).await {
+                        if !datagram(&mut interpreter, &buffer[..length], &events, &pace).await {
                             return;
                         }
                     }
@@ -98,11 +100,11 @@ pub(super) fn unix(
     let stats = Arc::clone(interpreter.stats());
     let pace = Arc::new(Pace::default());
     let receive = async move {
-        let mut datagram = vec![0; LONGEST_DATAGRAM];
+        let mut buffer = vec![0; LONGEST_DATAGRAM];
         loop {
-            match socket.recv(&mut datagram).await {
+            match socket.recv(&mut buffer).await {
                 Ok(length) => {
-                    if !hear(&mut interpreter, &datagram[..length], &events, &pace).await {
+                    if !datagram(&mut interpreter, &buffer[..length], &events, &pace).await {
                         return;
                     }
                 }
@@ -146,7 +148,7 @@ pub(super) fn tcp(
                 continue;
             }
             info!("{}: {peer} connected", interpreter.name());
-            let (reader, events) = (interpreter.twin(), events.clone());
+            let (reader, events) = (interpreter.for_stream(), events.clone());
             let connections = Arc::clone(&connections);
             let (stop, pace) = (stop.clone(), Arc::clone(&pace));
             tokio::spawn(async move {
@@ -168,10 +170,16 @@ async fn connection(
     let mut frames = Frames::default();
     let mut chunk = vec![0; 16 * 1024];
     loop {
-        match stream.read(&mut chunk).await {
-            Ok(0) => break,
-            Ok(length) => frames.push(&chunk[..length]),
-            Err(_) => {
+        match timeout(SILENCE, stream.read(&mut chunk)).await {
+            Ok(Ok(0)) => break,
+            Ok(Ok(length)) => frames.push(&chunk[..length]),
+            Err(_) if frames.held() == 0 => {
+                if !hand_over(interpreter.settle(), &events).await {
+                    return;
+                }
+            }
+            Err(_) => {}
+            Ok(Err(_)) => {
                 SourceStats::count(&interpreter.stats().errors);
                 break;
             }
@@ -179,7 +187,9 @@ async fn connection(
         for frame in frames.by_ref() {
             match frame {
                 Frame::Message(message) => {
-                    if !hear(&mut interpreter, &message, &events, pace).await {
+                    pace.turn().await;
+                    let heard = interpreter.read(message.trim_ascii_end(), UnixMs::now());
+                    if !hand_over(heard, &events).await {
                         return;
                     }
                 }
@@ -187,25 +197,33 @@ async fn connection(
             }
         }
     }
-    if let Some(last) = frames.ending() {
-        hear(&mut interpreter, &last, &events, pace).await;
-    }
+    let last = frames.ending().map(|last| interpreter.read(&last, UnixMs::now()));
+    let heard = last.into_iter().flatten().chain(interpreter.settle());
+    hand_over(heard.collect(), &events).await;
 }
 
-/// One message; false when nobody listens any more.
-async fn hear(
+/// One datagram, which holds one record of the proxy's, whole; false when nobody listens any more.
+async fn datagram(
     interpreter: &mut Interpreter,
     message: &[u8],
     events: &mpsc::Sender<ProxyEvent>,
     pace: &Pace,
 ) -> bool {
     pace.turn().await;
-    match interpreter.read(message.trim_ascii_end(), UnixMs::now()) {
-        Some(event) => events.send(event).await.is_ok(),
-        None => !events.is_closed(),
-    }
+    let mut heard = interpreter.read(message.trim_ascii_end(), UnixMs::now());
+    heard.append(&mut interpreter.settle());
+    hand_over(heard, events).await
 }
 
+/// False when nobody listens any more.
+async fn hand_over(heard: Vec<ProxyEvent>, events: &mpsc::Sender<ProxyEvent>) -> bool {
+    for event in heard {
+        if events.send(event).await.is_err() {
+            return false;
+        }
+    }
+    !events.is_closed()
+}
 fn bound(socket: Socket, addr: &SockAddr) -> std::io::Result<Socket> {
     socket.set_nonblocking(true)?;
     // As much as rmem_max allows; root may have more.

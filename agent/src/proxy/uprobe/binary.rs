@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use memchr::memmem;
 use object::{Object, ObjectSymbol};
 
+use crate::proxy::{ProxyKind, process};
+
 /// A file, whatever its name: containers of one image share it.
 pub type Identity = (u64, u64);
 
@@ -58,12 +60,10 @@ pub fn of_process(pid: u32) -> Vec<Identity> {
 /// `/proc/PID/exe` leads to the program whatever namespace it lives in; a module is reached through
 /// the process's root.
 fn files_of(pid: u32) -> Vec<PathBuf> {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let is_nginx = fs::read_to_string(process.join("comm"))
-        .is_ok_and(|name| matches!(name.trim(), "nginx" | "openresty"));
-    if !is_nginx {
+    if !process::is(ProxyKind::Nginx, pid) {
         return Vec::new();
     }
+    let process = PathBuf::from(format!("/proc/{pid}"));
     let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
     let module = maps.lines().find_map(|line| {
         let path = line.split_ascii_whitespace().nth(5)?;

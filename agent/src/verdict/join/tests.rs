@@ -26,6 +26,7 @@ fn event(second: u64, kind: EventKind, upstream: Upstream) -> ProxyEvent {
         leads_to: Vec::new(),
         local_addr: None,
         took_ms: None,
+        trust: crate::proxy::Trust::Verified,
         line: None,
     }
 }

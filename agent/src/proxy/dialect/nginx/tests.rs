@@ -33,6 +33,7 @@ fn reads_a_marking() {
         leads_to: Vec::new(),
         local_addr: None,
         took_ms: None,
+        trust: crate::proxy::Trust::Verified,
         line: None,
     };
     assert_eq!(event, Some(expected));

@@ -5,6 +5,7 @@ fn unwrapped(lines: &[&[u8]]) -> Vec<(String, Stamp)> {
     let mut found = Vec::new();
     for line in lines {
         if let Unwrapped::Line(line, stamp) = unwrapper.unwrap(line) {
+            let stamp = Stamp { at: stamp.at, pid: stamp.pid, ..Stamp::default() };
             found.push((String::from_utf8_lossy(&line).into_owned(), stamp));
         }
     }
@@ -12,7 +13,7 @@ fn unwrapped(lines: &[&[u8]]) -> Vec<(String, Stamp)> {
 }
 
 fn stamp(at: Option<u64>, pid: Option<u32>) -> Stamp {
-    Stamp { at: at.map(UnixMs), pid }
+    Stamp { at: at.map(UnixMs), pid, ..Stamp::default() }
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn pieces_of_a_containers_line_are_put_together() {
         b"2026-11-20T20:23:08.125456789Z stderr F or] x",
     ];
     let at = stamp(Some(1_795_206_188_125), None);
-    assert_eq!(unwrapped(&cri), [("2026/11/20 19:47:51 [error] x".to_owned(), at)]);
+    assert_eq!(unwrapped(&cri), [("2026/11/20 19:47:51 [error] x".to_owned(), at.clone())]);
     let docker: [&[u8]; 2] = [
         br#"{"log":"2026/11/20 \"19:","stream":"stderr","time":"2026-11-20T20:23:08.124Z"}"#,
         br#"{"log":"47:51\n","stream":"stderr","time":"2026-11-20T20:23:08.125Z"}"#,
@@ -54,7 +55,7 @@ fn a_line_of_endless_pieces_is_given_up() {
     let piece = format!("2026-11-20T20:23:08.123456789Z stderr P {}", "x".repeat(1000));
     for _ in 0..1000 {
         assert_eq!(unwrapper.unwrap(piece.as_bytes()), Unwrapped::Piece);
-        assert!(unwrapper.pieces.capacity() <= 2 * LONGEST_LINE);
+        assert!(unwrapper.pieces[Stream::Error as usize].bytes.capacity() <= 2 * LONGEST_LINE);
     }
     let last = b"2026-11-20T20:23:08.123456789Z stderr F end";
     assert_eq!(unwrapper.unwrap(last), Unwrapped::TooLong);
@@ -65,7 +66,7 @@ fn a_line_of_endless_pieces_is_given_up() {
 fn journald_tells_time_and_process() {
     let text = br#"{"__CURSOR":"s=1","__REALTIME_TIMESTAMP":"1795206188125456","_PID":"77","MESSAGE":"Server a/b is DOWN"}"#;
     let told = stamp(Some(1_795_206_188_125), Some(77));
-    assert_eq!(unwrapped(&[text]), [("Server a/b is DOWN".to_owned(), told)]);
+    assert_eq!(unwrapped(&[text]), [("Server a/b is DOWN".to_owned(), told.clone())]);
     let bytes = br#"{"__REALTIME_TIMESTAMP":"1795206188125456","_PID":"77","MESSAGE":[97,98]}"#;
     assert_eq!(unwrapped(&[bytes]), [("ab".to_owned(), told)]);
 }
@@ -110,6 +111,54 @@ fn syslog_headers_of_either_kind_come_off() {
         ),
     ] {
         assert_eq!(unwrapped(&[line.as_bytes()]), [(payload.to_owned(), told)], "{line}");
+    }
+}
+
+#[test]
+fn pieces_of_one_stream_are_not_put_to_another() {
+    let cri = "2026-11-28T19:55:23.000000000Z";
+    let mut unwrapper = Unwrapper::default();
+    let mut found = Vec::new();
+    for line in ["stdout P b", "stderr F c", "stderr P d", "stdout F e", "stderr F f"] {
+        let line = format!("{cri} {line}");
+        if let Unwrapped::Line(line, stamp) = unwrapper.unwrap(line.as_bytes()) {
+            found.push((String::from_utf8_lossy(&line).into_owned(), stamp.stream));
+        }
+    }
+    let expected = [("c", Stream::Error), ("be", Stream::Output), ("df", Stream::Error)];
+    assert_eq!(found, expected.map(|(line, stream)| (line.to_owned(), stream)));
+    let docker = |stream: &str, log: &str| {
+        format!(r#"{{"log":"{log}","stream":"{stream}","time":"2026-11-20T20:23:08.124Z"}}"#)
+    };
+    let mut found = Vec::new();
+    for line in [docker("stdout", "b"), docker("stderr", "c\\n"), docker("stdout", "e\\n")] {
+        if let Unwrapped::Line(line, _) = unwrapper.unwrap(line.as_bytes()) {
+            found.push(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+    assert_eq!(found, ["c", "be"]);
+}
+
+#[test]
+fn the_program_is_the_one_that_syslog_names() {
+    let docker =
+        r#"{"__REALTIME_TIMESTAMP":"1","CONTAINER_ID":"1","SYSLOG_IDENTIFIER":"x","MESSAGE":"m"}"#;
+    for (line, expected) in [
+        ("<38>Nov 28 19:55:23 h sshd[812]: Server a/b is DOWN", Some(("sshd", true))),
+        ("<38>1 2026-11-28T19:55:23+00:00 h edge1 - - - m", Some(("edge1", false))),
+        ("Nov 28 19:55:23 h edge1: m", Some(("edge1", false))),
+        (
+            r#"{"__REALTIME_TIMESTAMP":"1","SYSLOG_IDENTIFIER":"sshd","SYSLOG_PID":"7","MESSAGE":"m"}"#,
+            Some(("sshd", true)),
+        ),
+        (docker, None),
+        ("2026/11/28 19:37:10 [error] 1#1: m", None),
+    ] {
+        let Unwrapped::Line(_, stamp) = Unwrapper::default().unwrap(line.as_bytes()) else {
+            panic!("{line}");
+        };
+        let expected = expected.map(|(name, has_pid)| Tag { name: name.to_owned(), has_pid });
+        assert_eq!(stamp.tag, expected, "{line}");
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct LogFile {
     device: u64,
     inode: u64,
     position: u64,
+    /// Where lines begin that were written since it was opened.
+    new_from: u64,
     unfinished: BytesMut,
     /// Inside a line that is too long: everything up to its end is thrown away.
     skipping: bool,
@@ -29,10 +31,11 @@ pub(super) struct LogFile {
 impl LogFile {
     /// Opens `path`, to be read from its end or from its start.
     pub(super) fn open(path: &Path, at_end: bool) -> io::Result<Self> {
-        Self::open_at(path, if at_end { SeekFrom::End(0) } else { SeekFrom::Start(0) })
+        let place = if at_end { SeekFrom::End(0) } else { SeekFrom::Start(0) };
+        Ok(Self { new_from: 0, ..Self::open_at(path, place)? })
     }
 
-    /// Opens `path`, to be read from a place in it.
+    /// Opens `path`, to be read on from a place in it.
     pub(super) fn open_at(path: &Path, place: SeekFrom) -> io::Result<Self> {
         // Before it is opened: opening a FIFO would wait for a writer.
         if !path.metadata()?.is_file() {
@@ -46,6 +49,7 @@ impl LogFile {
             device: metadata.dev(),
             inode: metadata.ino(),
             position,
+            new_from: metadata.len(),
             unfinished: BytesMut::new(),
             skipping: false,
         })
@@ -62,7 +66,7 @@ impl LogFile {
         self.file.metadata().map_or(0, |metadata| metadata.len().saturating_sub(self.position))
     }
 
-    /// Reads one chunk and hands over the lines that end in it, without their ends. False at the
+    /// Reads one chunk and hands over the lines that end in it, without their line feeds. False at the
     /// end of the file.
     pub(super) fn read(
         &mut self,
@@ -72,6 +76,7 @@ impl LogFile {
         if self.file.metadata()?.len() < self.position {
             // Cut short and written anew (logrotate's copytruncate).
             self.position = self.file.seek(SeekFrom::Start(0))?;
+            self.new_from = 0;
             self.unfinished.clear();
             self.skipping = false;
             stats.rotations.fetch_add(1, Ordering::Relaxed);
@@ -87,6 +92,11 @@ impl LogFile {
         Ok(length > 0)
     }
 
+    /// Whether the next lines were written while nobody read them.
+    pub(super) fn is_behind(&self) -> bool {
+        self.position < self.new_from
+    }
+
     /// Where to go on after a restart: behind the last line that was handed over.
     pub(super) fn place(&self) -> Place {
         let offset = self.position - self.unfinished.len() as u64;
@@ -94,13 +104,12 @@ impl LogFile {
     }
 
     /// Bytes held of a line whose end has not been written.
-    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.unfinished.len()
     }
 }
 
-/// Hands over the lines that end in `unfinished`, without their ends, and leaves the rest there. A
+/// Hands over the lines that end in `unfinished`, without their line feeds, and leaves the rest there. A
 /// line that grows too long is thrown away up to its end, while `skipping`.
 pub(in crate::proxy::source) fn cut_lines(
     unfinished: &mut BytesMut,
@@ -112,7 +121,7 @@ pub(in crate::proxy::source) fn cut_lines(
         let line = unfinished.split_to(end);
         unfinished.advance(1);
         if !std::mem::replace(skipping, false) {
-            on_line(line.strip_suffix(b"\r").unwrap_or(&line));
+            on_line(&line);
         }
     }
     if unfinished.len() > LONGEST_LINE {

@@ -55,7 +55,7 @@ fn follower(log: &Log) -> Follower {
 }
 
 fn follower_with(log: &Log, positions: Option<Arc<Positions>>) -> Follower {
-    Follower::new(&log.path, Interpreter::new(Some(Dialect::Nginx), "test".to_owned()), positions)
+    Follower::new(&log.path, Interpreter::new(Dialect::Nginx, "test".to_owned()), positions)
 }
 
 /// The upstreams' ports of all there is to read at `now`.

@@ -3,12 +3,12 @@ use std::io::Write;
 use tokio::time::timeout;
 
 use super::*;
-use crate::proxy::{EventKind, Upstream};
+use crate::proxy::{EventKind, Upstream, source::Format};
 
 const MESSAGE: &str = "<129>Nov 20 20:05:33 haproxy[23166]: Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.\n";
 
 fn reader() -> Interpreter {
-    Interpreter::new(None, "syslog".to_owned())
+    Interpreter::new(Format::default(), "syslog".to_owned())
 }
 
 async fn expect_marking(events: &mut mpsc::Receiver<ProxyEvent>) {
