@@ -1,6 +1,9 @@
 //! Floodmark: which listener dropped whose connections, at which step of the handshake, why, and
 //! which proxy marking that explains. `ARCHITECTURE.md` is the map.
 
+// Whatever is printed goes through `cli/output.rs`, which makes it printable.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 pub mod across;
 pub mod agent;
 pub mod capabilities;
@@ -9,6 +12,7 @@ pub mod export;
 pub mod inventory;
 pub mod kernel;
 pub mod lint;
+pub mod printable;
 pub mod proxy;
 pub mod record;
 pub mod report;

@@ -20,6 +20,6 @@ fn main() -> ExitCode {
 }
 
 fn unable(line: &str) -> ExitCode {
-    eprintln!("floodmark: {line}");
+    cli::say(&format!("floodmark: {line}"));
     ExitCode::from(UNABLE)
 }

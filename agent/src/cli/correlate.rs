@@ -1,12 +1,6 @@
 //! `floodmark correlate`: the verdicts of many hosts' agents.
 
-use std::{
-    io::{self, Write},
-    net::SocketAddr,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -20,11 +14,13 @@ use super::{
     HEALTHY,
     bus::{BusArgs, host_name},
     diagnose::duration,
+    output::{print, print_json_line, say},
     run::stop_signal,
 };
 use crate::{
     across::{Joined, Joiner, Outbox, Outgoing, Reader, publish_verdicts},
-    export::{self, Correlation},
+    export::{self, Correlation, Web, WebConfig, parse_host},
+    printable::printable,
     verdict::ProxyAccounts,
 };
 
@@ -51,6 +47,9 @@ pub(super) struct CorrelateArgs {
     /// Address to serve metrics on
     #[arg(long, default_value = "127.0.0.1:9436", value_name = "ADDR:PORT")]
     listen: SocketAddr,
+    /// Also answer requests for this host name while listening on loopback (repeatable)
+    #[arg(long = "allowed-host", value_name = "NAME", value_parser = parse_host)]
+    allowed_hosts: Vec<String>,
     /// Print each verdict as a line of JSON
     #[arg(long)]
     json: bool,
@@ -62,10 +61,12 @@ pub(super) async fn correlate(args: CorrelateArgs) -> Result<ExitCode> {
     let name = host_name(args.name)?.replace('.', "_");
     let listener = export::bind(args.listen).await?;
     let bus = args.bus.connect(args.nats.clone(), &name).await?;
-    eprintln!("floodmark correlate, as {name}, serves http://{}/metrics", listener.local_addr()?);
+    let addr = listener.local_addr()?;
+    say(&format!("floodmark correlate, as {name}, serves http://{addr}/metrics"));
     let (snapshots, latest) = watch::channel(Correlation::default());
     let (stopping, stopped) = watch::channel(false);
-    let server = tokio::spawn(export::serve_correlation(listener, latest, stopped));
+    let web = Web::new(WebConfig::default(), args.allowed_hosts);
+    let server = tokio::spawn(export::serve_correlation(listener, latest, web, stopped));
     let outbox = Arc::new(Outbox::new(VERDICT_BYTES));
     let (sender, published) = mpsc::unbounded_channel();
     let publisher = tokio::spawn(publish_verdicts(bus.clone(), Arc::clone(&outbox), sender));
@@ -126,21 +127,19 @@ impl Desk {
 
     fn print(&self, joined: &Joined) -> Result<()> {
         let Joined { proxy_host, listener_host, verdict, .. } = joined;
-        let line = if self.json {
-            serde_json::to_string(joined)?
-        } else {
-            format!(
-                "{proxy_host}: {} {}: {} ({}), {}: {}",
-                verdict.event.kind.name(),
-                verdict.event.upstream,
-                verdict.cause.name(),
-                verdict.confidence.name(),
-                listener_host.as_deref().unwrap_or("no host's listener"),
-                verdict.because
-            )
-        };
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush()).context("writing a verdict")
+        if self.json {
+            return print_json_line(joined);
+        }
+        let line = format!(
+            "{proxy_host}: {} {}: {} ({}), {}: {}",
+            verdict.event.kind.name(),
+            verdict.event.upstream,
+            verdict.cause.name(),
+            verdict.confidence.name(),
+            listener_host.as_deref().unwrap_or("no host's listener"),
+            verdict.because
+        );
+        print(&format!("{}\n", printable(&line)))
     }
 
     fn correlation(&self) -> Correlation {

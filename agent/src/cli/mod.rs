@@ -30,12 +30,12 @@ use std::{env, ffi::OsString, io::Write, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand};
 use log::warn;
+pub use output::say;
 use proxies::ProxyArgs;
 use settings::Layers;
-use story::plain;
 pub use usage::usage_error;
 
-use crate::capabilities;
+use crate::{capabilities, printable::printable};
 
 /// Exit status: nothing wrong was found.
 pub const HEALTHY: u8 = 0;
@@ -166,7 +166,7 @@ fn start_logging(verbose: u8) {
     builder.format(|out, record| {
         let (time, level) = (out.timestamp_seconds(), record.level());
         // Names in it are other people's choice.
-        writeln!(out, "[{time} {level:<5}] {}", plain(&record.args().to_string()))
+        writeln!(out, "[{time} {level:<5}] {}", printable(&record.args().to_string()))
     });
     builder.init();
 }

@@ -21,13 +21,14 @@ use tokio::{
 };
 
 use super::{
-    HEALTHY, ProxyArgs, diagnose::duration, lines::Lines, outlets::OutletArgs, record::SOCKET,
-    reload, service,
+    HEALTHY, ProxyArgs, diagnose::duration, lines::Lines, outlets::OutletArgs, output::say,
+    record::SOCKET, reload, service,
 };
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
     capabilities,
-    export::{self, Web, WebConfig},
+    export::{self, Web, WebConfig, parse_host},
+    printable::json,
     record::{self, Bounds, Header, Hindsight, Recorder},
     time::UnixMs,
     verdict::Verdict,
@@ -53,6 +54,10 @@ pub(super) struct RunArgs {
     /// File with certificates and users for those who scrape, in the format of Prometheus's exporters
     #[arg(long, alias = "web.config.file", value_name = "FILE")]
     web_config_file: Option<PathBuf>,
+    /// Also answer requests for this host name while listening on loopback (repeatable). Default: only
+    /// requests for localhost and loopback addresses, so that no web page can read what is served
+    #[arg(long = "allowed-host", value_name = "NAME", value_parser = parse_host)]
+    allowed_hosts: Vec<String>,
     /// Write each verdict as a line of JSON to standard output
     #[arg(long)]
     verdicts: bool,
@@ -135,7 +140,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     let (snapshots, latest) = watch::channel(None);
     let web = args.web()?;
     let scheme = if web.is_tls() { "https" } else { "http" };
-    let web = Web::new(web);
+    let web = Web::new(web, args.allowed_hosts.clone());
     // Before the kernel is touched: a port in use should cost nothing.
     let listener = export::bind(args.listen).await?;
     let mut agent = Agent::start(&args.agent()?)?;
@@ -143,12 +148,12 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         keep(&mut agent, &args);
     }
     let outlets = args.outlets.open(&mut agent).await?;
-    eprintln!("floodmark {} serves {scheme}://{}/", env!("CARGO_PKG_VERSION"), args.listen);
+    say(&format!("floodmark {} serves {scheme}://{}/", env!("CARGO_PKG_VERSION"), args.listen));
     for standing in agent.standings() {
-        eprintln!("  {:<20}{}", standing.signal.name(), standing.rung);
+        say(&format!("  {:<20}{}", standing.signal.name(), standing.rung));
     }
     for need in capabilities::missing()? {
-        eprintln!("  without {}: no {}", need.capability, need.lost);
+        say(&format!("  without {}: no {}", need.capability, need.lost));
     }
     let (stopping, stopped) = watch::channel(false);
     tokio::spawn(service::keep_told(latest.clone()));
@@ -167,7 +172,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
             verdict.because
         );
         if verdicts.load(Ordering::Relaxed)
-            && let Ok(line) = serde_json::to_string(verdict)
+            && let Ok(line) = json(verdict)
         {
             lines.write(line);
         }

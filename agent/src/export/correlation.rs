@@ -17,8 +17,8 @@ use axum::{
 use tokio::sync::watch;
 
 use super::{
-    Web, WebConfig, families::Families, http::PROMETHEUS_TEXT, outlets::about_outlet,
-    proxies::about_verdicts, server,
+    Web, families::Families, http::PROMETHEUS_TEXT, outlets::about_outlet, proxies::about_verdicts,
+    server,
 };
 use crate::{
     across::{HostState, OutletStats},
@@ -67,6 +67,7 @@ type Latest = watch::Receiver<Correlation>;
 pub async fn serve_correlation(
     listener: TcpListener,
     latest: Latest,
+    web: Web,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let router = Router::new()
@@ -74,7 +75,7 @@ pub async fn serve_correlation(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(latest);
-    server::serve(listener, router, Web::new(WebConfig::default()), stop).await
+    server::serve(listener, router, web, stop).await
 }
 
 async fn metrics(State(latest): State<Latest>) -> Response {

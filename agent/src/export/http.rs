@@ -9,23 +9,30 @@ use std::{
 
 use anyhow::Result;
 use axum::{
-    Json, Router,
+    Router,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     middleware::from_fn_with_state,
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    landing,
     metrics::{render, render_protobuf},
     protobuf,
     rendered::Rendered,
     server,
     web::{Web, authorised},
 };
-use crate::{agent::Snapshot, kernel::Rung, time::UnixMs};
+use crate::{
+    agent::Snapshot,
+    kernel::Rung,
+    printable::{json, printable},
+    time::UnixMs,
+};
 
 type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
 
@@ -35,6 +42,7 @@ const STALE: Duration = Duration::from_secs(15);
 const DEAD: Duration = Duration::from_secs(60);
 /// The media type of Prometheus text.
 pub(super) const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
 /// What Prometheus accepts first where it takes native histograms.
 const PROTOBUF: &str = "application/vnd.google.protobuf";
 
@@ -50,11 +58,13 @@ pub async fn serve(
     web: Web,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
+    let pages = Arc::new(Pages::of(latest.clone()));
     let guarded = Router::new()
-        .route("/", get(landing))
-        .route("/metrics", get(metrics).with_state(Arc::new(Metrics::of(latest.clone()))))
+        .route("/metrics", get(metrics))
         .route("/api/v1/report", get(report))
         .route("/api/v1/listeners", get(listeners))
+        .with_state(pages)
+        .route("/", get(landing))
         .layer(from_fn_with_state(Arc::clone(&web.users), authorised));
     let open = Router::new().route("/healthz", get(healthy)).route("/readyz", get(ready));
     server::serve(listener, open.merge(guarded).with_state(latest), web, stop).await
@@ -68,34 +78,42 @@ fn not_yet() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "not ready: nothing sampled yet\n").into_response()
 }
 
-/// The newest snapshot as metrics, in both forms.
-struct Metrics {
+/// The newest snapshot, in each form in which programs read it.
+struct Pages {
     latest: Latest,
     text: Rendered,
     protobuf: Rendered,
+    report: Rendered,
+    listeners: Rendered,
 }
 
-impl Metrics {
+impl Pages {
     fn of(latest: Latest) -> Self {
-        Self { latest, text: Rendered::default(), protobuf: Rendered::default() }
+        let new = Rendered::default;
+        Self { latest, text: new(), protobuf: new(), report: new(), listeners: new() }
+    }
+}
+
+fn page(kind: &'static str, rendered: Result<Bytes>) -> Response {
+    match rendered {
+        Ok(body) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
+        Err(error) => {
+            let error = printable(&format!("{error:#}")).into_owned();
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+        }
     }
 }
 
 /// Text, or protobuf for a Prometheus that takes native histograms and so asks for it.
-async fn metrics(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
-    let Some(snapshot) = current(&metrics.latest) else { return not_yet() };
+async fn metrics(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Response {
+    let Some(snapshot) = current(&pages.latest) else { return not_yet() };
     snapshot.scraped.tell();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let rendered = if accept.is_some_and(|accept| accept.contains(PROTOBUF)) {
-        metrics.protobuf.of(&snapshot, render_protobuf).map(|bytes| (protobuf::MEDIA_TYPE, bytes))
-    } else {
-        let text = |snapshot: &Snapshot| render(snapshot).map(String::into_bytes);
-        metrics.text.of(&snapshot, text).map(|text| (PROMETHEUS_TEXT, text))
-    };
-    match rendered {
-        Ok((kind, body)) => ([(header::CONTENT_TYPE, kind)], body).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+    if accept.is_some_and(|accept| accept.contains(PROTOBUF)) {
+        return page(protobuf::MEDIA_TYPE, pages.protobuf.of(&snapshot, render_protobuf).await);
     }
+    let text = |snapshot: &Snapshot| render(snapshot).map(String::into_bytes);
+    page(PROMETHEUS_TEXT, pages.text.of(&snapshot, text).await)
 }
 
 /// Alive is who samples; a supervisor should start anew who has not for long.
@@ -124,7 +142,7 @@ async fn ready(State(latest): State<Latest>) -> Response {
         let _ = writeln!(text, "{signal} {rung}{}", heard.unwrap_or_default());
     }
     if let Some(why) = &snapshot.no_canary {
-        let _ = writeln!(text, "{why}");
+        let _ = writeln!(text, "{}", printable(why));
     }
     for (name, stats) in &snapshot.outlets {
         let state = if stats.is_connected.load(Ordering::Relaxed) { "is told" } else { "is away" };
@@ -148,42 +166,20 @@ fn readiness(snapshot: &Snapshot, now: UnixMs) -> (StatusCode, String) {
     (StatusCode::OK, "ready\n".to_owned())
 }
 
-async fn report(State(latest): State<Latest>) -> Response {
-    let Some(snapshot) = current(&latest) else { return not_yet() };
-    Json(&snapshot.report).into_response()
+async fn report(State(pages): State<Arc<Pages>>) -> Response {
+    let Some(snapshot) = current(&pages.latest) else { return not_yet() };
+    let render = |snapshot: &Snapshot| json(&snapshot.report).map(String::into_bytes);
+    page(JSON, pages.report.of(&snapshot, render).await)
 }
 
-async fn listeners(State(latest): State<Latest>) -> Response {
-    let Some(snapshot) = current(&latest) else { return not_yet() };
-    Json(&snapshot.view).into_response()
+async fn listeners(State(pages): State<Arc<Pages>>) -> Response {
+    let Some(snapshot) = current(&pages.latest) else { return not_yet() };
+    let render = |snapshot: &Snapshot| json(&snapshot.view).map(String::into_bytes);
+    page(JSON, pages.listeners.of(&snapshot, render).await)
 }
 
-async fn landing(State(latest): State<Latest>) -> Html<String> {
-    let mut rows = String::new();
-    if let Some(snapshot) = current(&latest) {
-        for report in snapshot.report.listeners.iter().take(10) {
-            let owner = report.listener.owners.first().map_or("", |owner| &owner.command);
-            let _ = writeln!(
-                rows,
-                "<tr><td>{}<td>{}<td>{}<td>{} / {}<td>{}",
-                report.listener.id.addr,
-                escaped(&report.listener.netns_name),
-                escaped(owner),
-                report.queue_high,
-                report.listener.queue.limit,
-                report.tally.drops()
-            );
-        }
-    }
-    if rows.is_empty() {
-        rows.push_str("<tr><td colspan=5>none");
-    }
-    let page = include_str!("landing.html");
-    Html(page.replace("{version}", env!("CARGO_PKG_VERSION")).replace("{rows}", &rows))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+async fn landing(State(latest): State<Latest>) -> Response {
+    landing::page(current(&latest).as_deref())
 }
 
 #[cfg(test)]

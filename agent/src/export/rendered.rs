@@ -1,57 +1,65 @@
 //! What was rendered of the newest snapshot, once however many ask for it: what it takes to render
 //! thousands of series is many times what the page takes.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 use crate::agent::Snapshot;
 
 /// One form of the newest snapshot that was asked for in it.
-#[derive(Default)]
-pub(super) struct Rendered(Mutex<(Weak<Snapshot>, Bytes)>);
+#[derive(Clone, Default)]
+pub(super) struct Rendered(Arc<Mutex<(Weak<Snapshot>, Bytes)>>);
 
 impl Rendered {
-    /// This snapshot's, by `render` unless it is there. Whoever asks meanwhile waits.
-    pub(super) fn of(
+    /// This snapshot's, by `render` unless it is there. Whoever asks meanwhile waits, without keeping a
+    /// thread: the rendering has one, which it keeps to its end even if its client hangs up.
+    pub(super) async fn of(
         &self,
         snapshot: &Arc<Snapshot>,
-        render: impl FnOnce(&Snapshot) -> Result<Vec<u8>>,
+        render: impl FnOnce(&Snapshot) -> Result<Vec<u8>> + Send + 'static,
     ) -> Result<Bytes> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = Arc::clone(&self.0).lock_owned().await;
         let this = Arc::downgrade(snapshot);
-        if !kept.0.ptr_eq(&this) {
-            *kept = (this, render(snapshot)?.into());
+        if kept.0.ptr_eq(&this) {
+            return Ok(kept.1.clone());
         }
-        Ok(kept.1.clone())
+        let snapshot = Arc::clone(snapshot);
+        let rendering = spawn_blocking(move || {
+            *kept = (this, render(&snapshot)?.into());
+            Ok(kept.1.clone())
+        });
+        rendering.await.context("rendering a page")?
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
     use super::{super::fixture::snapshot, *};
 
-    #[test]
-    fn a_snapshot_is_rendered_once_and_the_next_anew() {
+    #[tokio::test]
+    async fn a_snapshot_is_rendered_once_and_the_next_anew() {
         let rendered = Rendered::default();
         let (first, second) = (Arc::new(snapshot()), Arc::new(snapshot()));
-        let mut renderings = 0;
-        let mut ask = |snapshot| {
-            let render = |_: &Snapshot| {
-                renderings += 1;
-                Ok(vec![renderings])
-            };
-            rendered.of(snapshot, render).unwrap()[0]
-        };
-        assert_eq!([ask(&first), ask(&first), ask(&second), ask(&second)], [1, 1, 2, 2]);
+        let renderings = Arc::new(AtomicU8::new(0));
+        let mut answers = Vec::new();
+        for snapshot in [&first, &first, &second, &second] {
+            let renderings = Arc::clone(&renderings);
+            let render = move |_: &Snapshot| Ok(vec![renderings.fetch_add(1, Ordering::Relaxed)]);
+            answers.push(rendered.of(snapshot, render).await.unwrap()[0]);
+        }
+        assert_eq!(answers, [0, 0, 1, 1]);
     }
 
-    #[test]
-    fn what_could_not_be_rendered_is_tried_again() {
+    #[tokio::test]
+    async fn what_could_not_be_rendered_is_tried_again() {
         let rendered = Rendered::default();
         let snapshot = Arc::new(snapshot());
-        assert!(rendered.of(&snapshot, |_| anyhow::bail!("refused")).is_err());
-        assert_eq!(rendered.of(&snapshot, |_| Ok(vec![1])).unwrap(), vec![1]);
+        assert!(rendered.of(&snapshot, |_| anyhow::bail!("refused")).await.is_err());
+        assert_eq!(rendered.of(&snapshot, |_| Ok(vec![1])).await.unwrap(), vec![1]);
     }
 }

@@ -12,10 +12,15 @@
 mod auth;
 mod tls;
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use axum_server::tls_rustls::RustlsConfig;
+use rustls::ServerConfig;
 use serde::Deserialize;
 
 pub(super) use auth::{Users, authorised};
@@ -41,8 +46,9 @@ struct HttpSettings {
 /// What a web configuration says, checked.
 #[derive(Debug, Default)]
 pub struct WebConfig {
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<ServerConfig>>,
     users: BTreeMap<String, String>,
+    needs_client_certificate: bool,
 }
 
 impl WebConfig {
@@ -61,7 +67,9 @@ impl WebConfig {
             anyhow!("{shown}:{line}: {}", said.replace('\n', " "))
         })?;
         let directory = path.parent().unwrap_or(Path::new("."));
-        let tls = file.tls_server_config.map(|tls| tls.load(directory)).transpose();
+        let tls = file.tls_server_config.as_ref();
+        let needs_client_certificate = tls.is_some_and(tls::Settings::needs_client_certificate);
+        let tls = tls.map(|tls| tls.load(directory)).transpose();
         for (user, hash) in &file.basic_auth_users {
             ensure!(
                 hash.parse::<bcrypt::HashParts>().is_ok(),
@@ -70,7 +78,7 @@ impl WebConfig {
             );
         }
         let tls = tls.with_context(|| format!("{shown}: tls_server_config"))?;
-        Ok(Self { tls, users: file.basic_auth_users })
+        Ok(Self { tls, users: file.basic_auth_users, needs_client_certificate })
     }
 
     /// Whether it asks for TLS.
@@ -79,18 +87,40 @@ impl WebConfig {
     }
 }
 
+/// TLS as it is spoken to whoever connects next.
+#[derive(Debug)]
+pub(super) struct CurrentTls(RwLock<Arc<ServerConfig>>);
+
+impl CurrentTls {
+    pub(super) fn get(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, config: Arc<ServerConfig>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
 /// The web configuration in force; copies share it.
 #[derive(Clone, Debug)]
 pub struct Web {
-    pub(super) tls: Option<RustlsConfig>,
+    pub(super) tls: Option<Arc<CurrentTls>>,
     pub(super) users: Arc<Users>,
+    /// Whether, at start, nobody unknown could read a page.
+    pub(super) authenticates: bool,
+    /// Names to which a server on loopback answers, beside loopback's own.
+    pub(super) allowed_hosts: Arc<[String]>,
 }
 
 impl Web {
     /// Puts `config` into force.
-    pub fn new(config: WebConfig) -> Self {
-        let users = Arc::new(Users::new(config.users));
-        Self { tls: config.tls.map(RustlsConfig::from_config), users }
+    pub fn new(config: WebConfig, allowed_hosts: Vec<String>) -> Self {
+        Self {
+            authenticates: config.needs_client_certificate || !config.users.is_empty(),
+            tls: config.tls.map(|tls| Arc::new(CurrentTls(RwLock::new(tls)))),
+            users: Arc::new(Users::new(config.users)),
+            allowed_hosts: allowed_hosts.into(),
+        }
     }
 
     /// Takes on other certificates and users, for connections and requests to come.
@@ -100,7 +130,7 @@ impl Web {
     /// When TLS would have to begin or end, which takes a restart.
     pub fn change(&self, config: WebConfig) -> Result<()> {
         match (&self.tls, config.tls) {
-            (Some(tls), Some(new)) => tls.reload_from_config(new),
+            (Some(tls), Some(new)) => tls.replace(new),
             (None, None) => {}
             _ => anyhow::bail!("whether TLS is spoken has changed, which takes a restart"),
         }

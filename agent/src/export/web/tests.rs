@@ -83,9 +83,9 @@ fn a_reload_neither_begins_nor_ends_tls() {
     let directory = Directory::new();
     let of =
         |name: &str| format!("tls_server_config: {{cert_file: {name}.crt, key_file: {name}.key}}");
-    let web = Web::new(directory.read(&of("a")).unwrap());
-    let before = web.tls.as_ref().unwrap().get_inner();
+    let web = Web::new(directory.read(&of("a")).unwrap(), Vec::new());
+    let before = web.tls.as_ref().unwrap().get();
     web.change(directory.read(&of("b")).unwrap()).unwrap();
-    assert!(!Arc::ptr_eq(&before, &web.tls.as_ref().unwrap().get_inner()), "another certificate");
+    assert!(!Arc::ptr_eq(&before, &web.tls.as_ref().unwrap().get()), "another certificate");
     assert!(web.change(WebConfig::default()).unwrap_err().to_string().contains("takes a restart"));
 }

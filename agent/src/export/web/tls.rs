@@ -55,6 +55,10 @@ fn newest() -> Version {
 }
 
 impl Settings {
+    pub(super) fn needs_client_certificate(&self) -> bool {
+        self.client_auth_type == ClientAuth::RequireAndVerifyClientCert
+    }
+
     /// Reads the files, relative to `directory`.
     pub(super) fn load(&self, directory: &Path) -> Result<Arc<ServerConfig>> {
         let provider = Arc::new(ring::default_provider());
