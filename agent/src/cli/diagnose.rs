@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     HEALTHY, ProxyArgs, TROUBLE,
-    output::{print, print_json},
+    output::{print, print_json, say},
     replay::tell_recording,
     run::stop_signal,
     story,
@@ -99,7 +99,7 @@ pub(super) fn status_of(diagnosis: &Diagnosis) -> ExitCode {
 /// A bar on a terminal, a line elsewhere; both on standard error.
 fn progress(duration: Duration) -> ProgressBar {
     if !stderr().is_terminal() {
-        eprintln!("watching for {} s", duration.as_secs());
+        say(&format!("watching for {} s", duration.as_secs()));
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(duration.as_secs());

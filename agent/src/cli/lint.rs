@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     HEALTHY, TROUBLE,
-    output::{print, print_json},
+    output::{print, print_coloured, print_json},
 };
 use crate::lint::{
     Report,
@@ -102,14 +102,14 @@ pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
     let mut report = if args.running { look_at_running(args)? } else { look_at_files(args)? };
     report.findings.retain(|finding| !args.allow.contains(&finding.rule.id));
     for missing in &report.missing {
-        log::warn!("{}", human::harmless(missing));
+        log::warn!("{missing}");
     }
     if args.json {
         print_json(&json::object(&report))?;
     } else if args.sarif {
         print_json(&sarif::log(&report))?;
     } else {
-        print(&human::tell(&report))?;
+        print_coloured(&human::tell(&report))?;
     }
     Ok(ExitCode::from(if report.findings.is_empty() { HEALTHY } else { TROUBLE }))
 }

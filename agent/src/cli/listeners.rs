@@ -18,7 +18,7 @@ use self::filter::Filter;
 pub(super) use self::table::{address, owners};
 use super::{
     HEALTHY, TROUBLE,
-    output::{print, print_json},
+    output::{clear_screen, print, print_json, print_json_line},
 };
 use crate::{
     inventory::{DesertedPath, LimitedBy, Listener, Trouble, UnixListener, View},
@@ -91,8 +91,7 @@ fn watch(args: &ListenersArgs) -> Result<ExitCode> {
         let view = args.filter.apply(stock.view(usize::MAX));
         let rows = if is_screen { table::height().saturating_sub(6) } else { usize::MAX };
         if is_screen {
-            // ECMA-48: home, and clear from there on.
-            print("\x1b[H\x1b[J")?;
+            clear_screen()?;
         }
         list(args, &view, rows)?;
         sleep(LOOK);
@@ -125,11 +124,7 @@ fn list(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
         destinations: &view.destinations,
         peers: &view.peers,
     };
-    if args.watch {
-        print(&format!("{}\n", serde_json::to_string(&listing)?))
-    } else {
-        print_json(&listing)
-    }
+    if args.watch { print_json_line(&listing) } else { print_json(&listing) }
 }
 
 fn is_empty(view: &View) -> bool {

@@ -14,7 +14,8 @@ use clap::Args;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    HEALTHY, ProxyArgs, UNABLE, diagnose::duration, replay::tell_damage, run::stop_signal,
+    HEALTHY, ProxyArgs, UNABLE, diagnose::duration, output::say, replay::tell_damage,
+    run::stop_signal,
 };
 use crate::{
     agent::{Agent, AgentConfig},
@@ -72,8 +73,8 @@ pub(super) async fn record(args: RecordArgs) -> Result<ExitCode> {
     agent.record(Recorder::new(Box::new(sink), redactor));
     let (file, duration) = (args.file.display(), args.duration);
     match duration {
-        Some(duration) => eprintln!("recording to {file} for {} s", duration.as_secs()),
-        None => eprintln!("recording to {file} until interrupted"),
+        Some(duration) => say(&format!("recording to {file} for {} s", duration.as_secs())),
+        None => say(&format!("recording to {file} until interrupted")),
     }
     let enough = async {
         let over = async {
@@ -91,7 +92,7 @@ pub(super) async fn record(args: RecordArgs) -> Result<ExitCode> {
     let (_no_changes, changes) = mpsc::channel(1);
     agent.run(&snapshots, enough, changes, |_| {}).await?;
     let size = std::fs::metadata(&args.file).map_or(0, |metadata| metadata.len());
-    eprintln!("wrote {size} bytes; floodmark replay {file} tells the story");
+    say(&format!("wrote {size} bytes; floodmark replay {file} tells the story"));
     Ok(ExitCode::from(HEALTHY))
 }
 
@@ -99,8 +100,8 @@ fn take_over<R: Read>(mut from: Reader<R>, to: &Path, redacts: bool) -> Result<E
     let damage = transcribe(&mut from, to, redacts.then(Redactor::default))?;
     let mut words = String::new();
     tell_damage(&mut words, &damage)?;
-    eprint!("{words}");
-    eprintln!("wrote {}; floodmark replay tells its story", to.display());
+    words.lines().for_each(say);
+    say(&format!("wrote {}; floodmark replay tells its story", to.display()));
     let is_whole =
         Damage { has_end: true, ..damage } == Damage { has_end: true, ..Damage::default() };
     Ok(ExitCode::from(if is_whole { HEALTHY } else { UNABLE }))

@@ -18,6 +18,7 @@ use super::{
     story,
 };
 use crate::{
+    printable::printable,
     record::{Damage, Replay, replay as go_through},
     time::UnixMs,
     verdict::{Diagnosis, Question, Verdict},
@@ -126,8 +127,8 @@ fn write(out: &mut String, replayed: &Replay) -> fmt::Result {
         "Recorded from {} to {} by floodmark {} on Linux {}{}.",
         clock(report.window.from),
         clock(report.window.to),
-        header.program,
-        header.kernel,
+        printable(&header.program),
+        printable(&header.kernel),
         if header.is_redacted { "; clients have pseudonyms" } else { "" }
     )?;
     if replayed.begins_late {
@@ -164,7 +165,7 @@ fn write(out: &mut String, replayed: &Replay) -> fmt::Result {
         writeln!(
             out,
             "  {at} {}: {} when recorded, {} now",
-            story::plain(&upstream),
+            printable(&upstream),
             words(live),
             words(now)
         )?;

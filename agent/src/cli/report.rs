@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     ProxyArgs,
     diagnose::{duration, status_of},
-    output::print,
+    output::{print, say},
     record::open,
     run::stop_signal,
 };
@@ -102,7 +102,7 @@ async fn watch_for(duration: Duration, args: &ReportArgs) -> Result<Vec<bytes::B
     let kept = Hindsight::new(header, bounds);
     let redactor = args.redact.then(Redactor::default);
     agent.record(Recorder::new(Box::new(kept.clone()), redactor));
-    eprintln!("watching for {} s", duration.as_secs());
+    say(&format!("watching for {} s", duration.as_secs()));
     let enough = async {
         tokio::select! {
             () = tokio::time::sleep(duration) => {}

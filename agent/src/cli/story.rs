@@ -9,6 +9,7 @@ use textwrap::{Options, wrap};
 
 use crate::{
     kernel::Counter,
+    printable::printable,
     verdict::{Cause, Diagnosis, NetnsReport, Rate, Report, WhatIf},
 };
 
@@ -78,7 +79,7 @@ fn tell_cycles(out: &mut String, report: &Report) -> std::fmt::Result {
         let Some(period) = cycle.period_ms else { continue };
         let text = format!(
             "{} goes round in a cycle: every {:.0} s no peer is left, {:.0} % of the time in all.",
-            plain(&cycle.group),
+            cycle.group,
             period as f64 / 1000.0,
             100.0 * cycle.share_without_peer
         );
@@ -141,7 +142,7 @@ fn tell_reconciliation(out: &mut String, report: &Report) -> std::fmt::Result {
         };
         let text = format!(
             "The kernel's own count in {}: ListenOverflows {}, ListenDrops {}; {difference}.",
-            plain(&netns.name),
+            netns.name,
             netns.kernel[Counter::ListenOverflows],
             netns.kernel[Counter::ListenDrops],
         );
@@ -172,8 +173,8 @@ fn tell_limits(out: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-/// `text` in lines, the first after `first`, the others after `other`. A leading line feed in
-/// `first` is an empty line before.
+/// `text`, with whatever names of others it holds, in lines, the first after `first`, the others after
+/// `other`. A leading line feed in `first` is an empty line before.
 fn paragraph(out: &mut String, first: &str, other: &str, text: &str) -> std::fmt::Result {
     let (lead, first) = match first.strip_prefix('\n') {
         Some(rest) => ("\n", rest),
@@ -182,15 +183,10 @@ fn paragraph(out: &mut String, first: &str, other: &str, text: &str) -> std::fmt
     out.push_str(lead);
     let options =
         Options::new(WIDTH).initial_indent(first).subsequent_indent(other).break_words(false);
-    for line in wrap(text, options) {
+    for line in wrap(&printable(text), options) {
         writeln!(out, "{line}")?;
     }
     Ok(())
-}
-
-/// Names come from other people's processes and logs: no control characters reach the terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

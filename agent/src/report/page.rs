@@ -11,7 +11,10 @@ use super::{
     tables,
     timeline::Timeline,
 };
-use crate::{inventory::peers::PeerReport, record::Replay, time::UnixMs, verdict::Diagnosis};
+use crate::{
+    inventory::peers::PeerReport, printable::printable_lines, record::Replay, time::UnixMs,
+    verdict::Diagnosis,
+};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -21,7 +24,7 @@ pub fn render(replay: &Replay, timeline: &Timeline, peers: &[PeerReport]) -> Str
     let diagnosis = Diagnosis::of(report, None);
     let summary = summary(report, timeline);
     let has_proxies = !report.proxy.verdicts.is_empty();
-    html! {
+    let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
@@ -66,8 +69,9 @@ pub fn render(replay: &Replay, timeline: &Timeline, peers: &[PeerReport]) -> Str
                     " from what floodmark " (replay.header.program) " saw on Linux " (replay.header.kernel) "." }
             } }
         }
-    }
-    .into_string()
+    };
+    // A bidirectional control turns around what follows it in a page as well.
+    printable_lines(&page.into_string()).into_owned()
 }
 
 fn what_to_change(diagnosis: &Diagnosis) -> Markup {

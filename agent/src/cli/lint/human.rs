@@ -12,11 +12,14 @@ use annotate_snippets::{
     AnnotationKind, Group, Level as Drawn, Patch, Renderer, Snippet, renderer::DecorStyle,
 };
 
-use crate::lint::{
-    Report,
-    finding::{Finding, Format, Level, Mend},
-    rules as all_rules,
-    text::{FileId, Place, Texts},
+use crate::{
+    lint::{
+        Report,
+        finding::{Finding, Format, Level, Mend},
+        rules as all_rules,
+        text::{FileId, Place, Texts},
+    },
+    printable::{printable, printable_in_place, printable_lines},
 };
 
 /// Columns for an explanation.
@@ -109,12 +112,14 @@ fn joined<'a>(mends: impl Iterator<Item = &'a Mend>) -> Vec<Patch<'static>> {
             _ => joined.push((mend.place.range(), mend.text.clone())),
         }
     }
-    joined.into_iter().map(|(range, text)| Patch::new(range, text)).collect()
+    let patch = |(range, text): (_, String)| Patch::new(range, printable_lines(&text).into_owned());
+    joined.into_iter().map(patch).collect()
 }
 
 fn source<'a, T: Clone>(texts: &'a Texts, file: FileId) -> Snippet<'a, T> {
     let file = texts.get(file);
-    Snippet::source(&*file.text).path(harmless(&file.path))
+    // What is pointed at is counted in bytes.
+    Snippet::source(printable_in_place(&file.text)).path(printable(&file.path))
 }
 
 fn snippet<'a>(
@@ -125,18 +130,13 @@ fn snippet<'a>(
     let mut snippet = source(texts, file);
     if finding.place.file == file {
         let span = AnnotationKind::Primary.span(finding.place.range());
-        snippet = snippet.annotation(span.label(harmless(&finding.says)));
+        snippet = snippet.annotation(span.label(printable(&finding.says)));
     }
     for (place, says) in finding.also.iter().filter(|(place, _)| place.file == file) {
         let span = AnnotationKind::Context.span(place.range());
-        snippet = snippet.annotation(span.label(harmless(says)));
+        snippet = snippet.annotation(span.label(printable(says)));
     }
     snippet
-}
-
-/// Without what a terminal would obey.
-pub fn harmless(text: &str) -> String {
-    text.replace(char::is_control, "?")
 }
 
 /// Every rule, in Markdown; docs/lint.md holds the same.

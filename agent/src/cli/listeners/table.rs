@@ -9,9 +9,12 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets::NOTHING,
 };
 
-use crate::inventory::{
-    DesertedPath, Destination, LimitedBy, Listener, Namespace, Owner, Runtime, Trouble,
-    UnixListener, View,
+use crate::{
+    inventory::{
+        DesertedPath, Destination, LimitedBy, Listener, Namespace, Owner, Runtime, Trouble,
+        UnixListener, View,
+    },
+    printable::printable,
 };
 
 /// Rows a terminal shows where it does not say how many.
@@ -46,7 +49,7 @@ pub(super) fn tell(view: &View, rows: usize) -> String {
     let deserted = view.deserted.iter().map(deserted).take(ADVISED);
     let rest = namespaces_in_trouble(view).chain(ports_running_out(view)).chain(deserted);
     for line in advice.chain(rest) {
-        let _ = writeln!(told, "{line}");
+        let _ = writeln!(told, "{}", printable(&line));
     }
     told
 }
@@ -60,7 +63,8 @@ fn table(lines: &[[String; 9]]) -> Table {
     table.set_header(shown.iter().map(|i| COLUMNS[*i].to_uppercase()));
     let width = width();
     for line in lines {
-        let mut row = Row::from(shown.iter().map(|i| shortened(&line[*i], most(*i, width))));
+        let mut row =
+            Row::from(shown.iter().map(|i| shortened(&printable(&line[*i]), most(*i, width))));
         row.max_height(1);
         table.add_row(row);
     }
@@ -174,9 +178,7 @@ pub fn owners(owners: &[Owner]) -> String {
         })
         .collect();
     let place = owners.iter().map(place).find(|place| !place.is_empty()).unwrap_or_default();
-    // A command may be any bytes; none may move the cursor.
-    let text = format!("{} {place}", commands.join(","));
-    text.trim_end().replace(char::is_control, "?")
+    format!("{} {place}", commands.join(",")).trim_end().to_owned()
 }
 
 fn place(owner: &Owner) -> String {
@@ -252,7 +254,6 @@ fn ports_running_out(view: &View) -> impl Iterator<Item = String> {
 fn deserted(path: &DesertedPath) -> String {
     let DesertedPath { netns_name, path, refused, .. } = path;
     format!("{netns_name}: nobody listens at {path}, where {refused} connects were refused")
-        .replace(char::is_control, "?")
 }
 
 #[cfg(test)]

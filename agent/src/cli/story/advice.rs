@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{paragraph, plain};
-use crate::verdict::Diagnosis;
+use super::paragraph;
+use crate::{printable::printable, verdict::Diagnosis};
 
 /// Tells it.
 pub(super) fn tell(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
@@ -11,10 +11,10 @@ pub(super) fn tell(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result 
         writeln!(out, "\nWHAT TO CHANGE, in this order:")?;
     }
     for (number, step) in diagnosis.advice.iter().enumerate() {
-        paragraph(out, &format!("\n{:>2}. ", number + 1), "    ", &plain(&step.what))?;
-        paragraph(out, "    ", "    ", &plain(&step.why))?;
+        paragraph(out, &format!("\n{:>2}. ", number + 1), "    ", &step.what)?;
+        paragraph(out, "    ", "    ", &step.why)?;
         for command in &step.commands {
-            writeln!(out, "      {}", plain(command))?;
+            writeln!(out, "      {}", printable(command))?;
         }
     }
     if !diagnosis.avoid.is_empty() {

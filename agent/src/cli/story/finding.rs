@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::{headline, paragraph, plain};
+use super::{headline, paragraph};
 use crate::{
     inventory::LimitedBy,
     kernel::Attribution,
@@ -31,7 +31,7 @@ pub(super) fn tell(
     });
     let at = finding.listener.map(|id| id.addr.to_string());
     let at = at.or_else(|| finding.upstream.clone()).unwrap_or_default();
-    let head = format!("{} {}", plain(&at), headline(finding.cause));
+    let head = format!("{at} {}", headline(finding.cause));
     paragraph(out, &format!("\n{number}. At "), "   ", &head)?;
     match listener {
         Some(listener) => tell_listener(out, finding, listener)?,
@@ -63,15 +63,11 @@ fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -
             let pod = workload.pod.as_ref().and_then(|pod| pod.name.clone());
             let home = pod.map(|pod| format!("pod {pod}")).or(container).or(workload.unit.clone());
             let home = home.map(|home| format!(", {home}")).unwrap_or_default();
-            format!("{} (pid {}{home})", plain(&owner.command), owner.pid)
+            format!("{} (pid {}{home})", owner.command, owner.pid)
         })
         .collect();
     let owners = if owners.is_empty() { "unknown".to_owned() } else { owners.join(", ") };
-    field(
-        out,
-        "whose",
-        &format!("{owners}, in network namespace {}", plain(&listener.netns_name)),
-    )?;
+    field(out, "whose", &format!("{owners}, in network namespace {}", listener.netns_name))?;
     if report.tally.drops() > 0 {
         let lost = in_words(&report.tally);
         let lost = lost.trim_start_matches("the listener ").trim_start_matches("dropped ");

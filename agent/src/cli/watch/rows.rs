@@ -11,7 +11,10 @@ use super::{
     super::listeners::{address, owners},
     state::{Growth, State},
 };
-use crate::inventory::{Listener, Trouble};
+use crate::{
+    inventory::{Listener, Trouble},
+    printable::printable,
+};
 
 /// Columns of a queue's gauge.
 const GAUGE: usize = 10;
@@ -62,13 +65,13 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) 
         let trouble = listener.trouble();
         Row::new([
             Cell::new(trouble.name()).style(palette.of(trouble)),
-            Cell::new(harmless(&end_of(&address(listener), addresses))),
+            Cell::new(end_of(&address(listener), addresses)),
             Cell::new(gauge(listener)),
             Cell::new(format!("{:>10}", depth(listener))),
             Cell::new(format!("{lost:>7}")),
             Cell::new(format!("{now:>5}")),
-            Cell::new(harmless(&end_of(&listener.netns_name, netns))),
-            Cell::new(owners(&listener.owners)),
+            Cell::new(end_of(&printable(&listener.netns_name), netns)),
+            Cell::new(printable(&owners(&listener.owners)).into_owned()),
         ])
     });
     let [trouble, queue, depth, drops, now] = FIXED.map(Constraint::Length);
@@ -115,11 +118,6 @@ pub fn high(listener: &Listener) -> u32 {
 
 pub fn depth(listener: &Listener) -> String {
     format!("{}/{}", listener.queue.len, listener.queue.limit)
-}
-
-/// Without what a terminal would obey: commands and upstreams are named by others.
-pub fn harmless(text: &str) -> String {
-    text.replace(char::is_control, "?")
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ use ratatui::{
 
 use super::{
     super::listeners::{address, owners},
-    rows::{self, Palette, depth, gauge, harmless, high},
+    rows::{self, Palette, depth, gauge, high},
     state::{Growth, State},
 };
 use crate::{
     inventory::{Listener, Trouble},
     kernel::ListenerId,
+    printable::printable,
     proxy::{EventKind, ProxyEvent},
     verdict::in_words,
 };
@@ -112,7 +113,7 @@ fn told<'a>(state: &State, of: Option<ListenerId>) -> Vec<Line<'a>> {
             format!("   {}", verdict.because),
         ]
     });
-    lines.map(|line| Line::raw(harmless(&line))).collect()
+    lines.map(|line| Line::raw(printable(&line).into_owned())).collect()
 }
 
 fn said(event: &ProxyEvent) -> String {
@@ -159,7 +160,7 @@ fn about<'a>(state: &State, listener: &Listener) -> Vec<Line<'a>> {
     if let Some(lost) = state.lost(listener.id) {
         lines.push(format!(" {}", in_words(&lost.tally)));
     }
-    lines.into_iter().map(|line| Line::raw(harmless(&line))).collect()
+    lines.into_iter().map(|line| Line::raw(printable(&line).into_owned())).collect()
 }
 
 fn of_peers<'a>(state: &State, listener: &Listener) -> Vec<Line<'a>> {
@@ -179,7 +180,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
 
     use super::{super::state::Key, *};
-    use crate::{export::fixture, kernel::QueueDepth};
+    use crate::{export::fixture, kernel::QueueDepth, printable::is_printable};
 
     fn state(command: &str) -> State {
         let mut snapshot = fixture::snapshot();
@@ -241,14 +242,14 @@ mod tests {
 
     #[test]
     fn no_name_moves_the_cursor() {
-        let mut state = state("\x1b[2Jevil\r\n");
+        let mut state = state("\x1b[2Jevil\u{9b}\u{202e}\r\n");
         state.pressed(Key::Open);
         let (open, _) = drawn(&mut state, 140, 40);
         state.pressed(Key::Back);
         let (text, buffer) = drawn(&mut state, 140, 40);
         assert!(text.contains("?[2Jevil") && open.contains("?[2Jevil"), "{text}");
-        let has_control = |cell: &ratatui::buffer::Cell| cell.symbol().contains(char::is_control);
-        assert!(!buffer.content().iter().any(has_control));
+        let is_safe = |cell: &ratatui::buffer::Cell| cell.symbol().chars().all(is_printable);
+        assert!(buffer.content().iter().all(is_safe));
     }
 
     #[test]
