@@ -32,6 +32,7 @@ MONITORING = {
     "prometheusRule": {"enabled": True},
     "dashboards": {"enabled": True},
 }
+DIGEST = "sha256:" + 64 * "0"
 CASES = {
     "defaults": {},
     "everything": {
@@ -43,18 +44,29 @@ CASES = {
         "podAnnotations": {"note": "x"},
         "affinity": {"nodeAffinity": {}},
         "image": {"repository": "registry.local/floodmark", "tag": "1"},
+        "networkPolicy": {"extraIngress": [{"ports": [{"protocol": "UDP", "port": 5140}]}]},
+    },
+    "an image by digest, nobody admitted": {
+        "image": {"repository": "registry.local/floodmark", "tag": "1", "digest": DIGEST},
+        "networkPolicy": {"from": []},
     },
 }
 REFUSED = {
     "a key that there is not": {"capabilites": []},
     "a capability that the agent has no use for": {"capabilities": ["SYS_MODULE"]},
     "a port that there is not": {"port": 70000},
+    "a digest that is none": {"image": {"digest": "sha256:0"}},
+    "a digest for a tag": {"image": {"digest": "1.0"}},
 }
 
 
+def files_of(values):
+    return helm.Chart.load(CHART).render(values, name="floodmark", namespace="floodmark")
+
+
 def render(values):
-    files = helm.Chart.load(CHART).render(values, name="floodmark", namespace="floodmark")
-    text = "\n---\n".join(files[name] for name in sorted(files) if not name.endswith(".tpl"))
+    files = files_of(values)
+    text = "\n---\n".join(files[name] for name in sorted(files) if name.endswith(".yaml"))
     return [document for document in yaml.safe_load_all(text) if document]
 
 
@@ -136,6 +148,51 @@ def is_confined(documents):
     assert chart == set(granted.split()), "the chart and the unit differ"
 
 
+def image_of(values):
+    (daemon,) = (d for d in render(values) if d["kind"] == "DaemonSet")
+    return daemon["spec"]["template"]["spec"]["containers"][0]["image"]
+
+
+def image():
+    assert image_of({"image": {"tag": "1"}}) == "ghcr.io/floodmark/floodmark:1"
+    by_digest = {"image": {"tag": "1", "digest": DIGEST}}
+    assert image_of(by_digest) == f"ghcr.io/floodmark/floodmark@{DIGEST}"
+
+
+def policy_of(values):
+    (daemon,) = (d for d in render(values) if d["kind"] == "DaemonSet")
+    (policy,) = (d["spec"] for d in render(values) if d["kind"] == "NetworkPolicy")
+    labels = daemon["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items(), "it selects other pods"
+    assert policy["policyTypes"] == ["Ingress"]
+    return policy["ingress"]
+
+
+def network_policy():
+    """An ingress rule without `from` admits everybody, one list without rules nobody."""
+    (rule,) = policy_of({})
+    assert rule["from"] and rule["ports"] == [{"protocol": "TCP", "port": "metrics"}], rule
+    assert policy_of({"networkPolicy": {"from": []}}) == []
+    syslog = {"from": [{"podSelector": {}}], "ports": [{"protocol": "UDP", "port": 5140}]}
+    assert policy_of({"networkPolicy": {"from": [], "extraIngress": [syslog]}}) == [syslog]
+    off = render({"networkPolicy": {"enabled": False}})
+    assert not [d for d in off if d["kind"] == "NetworkPolicy"]
+
+
+def notes():
+    """Who installs it without authentication or policy is warned."""
+
+    def warnings(values):
+        (name,) = (name for name in files_of(values) if name.endswith("NOTES.txt"))
+        return files_of(values)[name].count("WARNING")
+
+    guarded = {"webConfigSecret": "floodmark-web"}
+    assert warnings(guarded) == 0
+    assert warnings({}) == 1
+    assert warnings({"networkPolicy": {"enabled": False}}) == 2
+    assert warnings(guarded | {"hostNetwork": True}) == 1
+
+
 def plain(documents):
     """Without what only Helm has a use for."""
     for document in documents:
@@ -206,6 +263,9 @@ def main():
     checks["chart: not privileged, read-only, capabilities as the unit's"] = lambda: is_confined(
         render({})
     )
+    checks["chart: an image by tag and by digest"] = image
+    checks["chart: the network policy admits whom it should and nobody else"] = network_policy
+    checks["chart: its notes warn where anybody may read"] = notes
     checks["kustomize: the same as the chart, against the schemas"] = lambda: kustomize(write)
     failed = 0
     for name, check in checks.items():
