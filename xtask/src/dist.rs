@@ -3,6 +3,8 @@
 mod build;
 mod image;
 mod machine;
+mod provenance;
+mod signature;
 mod trial;
 
 use std::{
@@ -20,11 +22,15 @@ use crate::{
 };
 use build::Source;
 
-/// Build a static program, a Debian package, a container image, a bill of materials and checksums,
-/// into target/dist/out.
+/// The digests of all that is shipped.
+const SUMS: &str = "SHA256SUMS";
+
+/// Build a static program, a Debian package, a container image, a bill of materials, a provenance and
+/// checksums, into target/dist/out.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Build a second time, from a clone in another directory, and compare every byte.
+    /// Build a second time, from a clone in another directory, and compare every byte; sign the
+    /// checksums with a test key and verify that.
     #[arg(long)]
     check: bool,
     /// Install the package into a fresh Debian 12, run the agent there, and remove it.
@@ -36,6 +42,11 @@ pub struct Args {
     /// Take what was built last, instead of building it.
     #[arg(long, conflicts_with = "check")]
     no_build: bool,
+    /// Sign SHA256SUMS with this key of OpenSSH, for a release: a private key's file, or the public
+    /// key's of one that ssh-agent holds. Default: the environment's FLOODMARK_SIGNING_KEY; without, do
+    /// not sign.
+    #[arg(long, value_name = "FILE")]
+    signing_key: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -54,6 +65,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         let other = place::target("dist/out-again");
         make(&again, &other)?;
         compare(&out, &other)?;
+    }
+    provenance::check(&out)?;
+    verify_sums(&out)?;
+    if args.check {
+        signature::check(&out)?;
+    }
+    let key = || env::var_os("FLOODMARK_SIGNING_KEY").map(PathBuf::from);
+    if let Some(key) = args.signing_key.clone().or_else(key) {
+        ensure!(!Source::here()?.has_changes()?, "commit first; a release is of a commit");
+        signature::sign(&out, &key)?;
     }
     if args.try_it {
         trial::run(&package(&out)?)?;
@@ -79,6 +100,7 @@ fn make(source: &Source, out: &Path) -> Result<()> {
     source.package(&program, out)?;
     source.bill_of_materials(out)?;
     image::write(&program, source, out)?;
+    provenance::write(source, out)?;
     checksums(out)
 }
 
@@ -90,10 +112,27 @@ fn is_static(program: &Path) -> Result<bool> {
     Ok(!String::from_utf8_lossy(&headers).contains("INTERP"))
 }
 
-fn checksums(out: &Path) -> Result<()> {
+/// Names and digests of the files in `out`.
+fn digests(out: &Path) -> Result<Vec<(String, String)>> {
     let sums = Command::new("sha256sum").args(names(out)?).current_dir(out).output()?;
     ensure!(sums.status.success(), "sha256sum: {}", sums.status);
-    fs::write(out.join("SHA256SUMS"), sums.stdout).context("write SHA256SUMS")
+    let text = String::from_utf8(sums.stdout).context("sha256sum")?;
+    let lines = text.lines().filter_map(|line| line.split_once("  "));
+    Ok(lines.map(|(digest, name)| (name.to_owned(), digest.to_owned())).collect())
+}
+
+fn checksums(out: &Path) -> Result<()> {
+    let sums = digests(out)?.into_iter().filter(|(name, _)| name != SUMS);
+    let text: String = sums.map(|(name, digest)| format!("{digest}  {name}\n")).collect();
+    fs::write(out.join(SUMS), text).with_context(|| format!("write {SUMS}"))
+}
+
+fn verify_sums(out: &Path) -> Result<()> {
+    let mut check = Command::new("sha256sum");
+    let output = check.args(["--check", "--strict", "--quiet", SUMS]).current_dir(out).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{SUMS}: {}", said.trim());
+    Ok(())
 }
 
 fn compare(one: &Path, other: &Path) -> Result<()> {

@@ -15,9 +15,17 @@ use crate::{build, place, setup::dist::TARGET};
 /// The linker and compiler of C that go with the target.
 const RUSTFLAGS: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS";
 
+/// What git says of changes that a clone would not have.
+const CHANGES: [&str; 3] = ["status", "--porcelain", "--untracked-files=no"];
+
+fn git(tree: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git").args(arguments).current_dir(tree).output();
+    Ok(String::from_utf8_lossy(&output.context("start git")?.stdout).trim().to_owned())
+}
+
 /// A source tree, and where it is built.
 pub struct Source {
-    tree: PathBuf,
+    pub tree: PathBuf,
     /// Seconds since 1970 of the last commit: the only date in what is made.
     pub epoch: String,
 }
@@ -38,12 +46,7 @@ impl Source {
     ///
     /// When git fails, or there are changes that a clone would not have.
     pub fn clone_of_head(to: &Path) -> Result<Self> {
-        let git = |arguments: &[&str]| {
-            let output =
-                Command::new("git").args(arguments).current_dir(place::workspace()).output()?;
-            Ok::<_, std::io::Error>(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
-        let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+        let changed = git(place::workspace(), &CHANGES)?;
         ensure!(
             changed.is_empty(),
             "commit first; a clone would lack what is not committed:\n{changed}"
@@ -58,14 +61,27 @@ impl Source {
     }
 
     fn at(tree: PathBuf) -> Result<Self> {
-        let output = Command::new("git")
-            .args(["log", "-1", "--format=%ct"])
-            .current_dir(&tree)
-            .output()
-            .context("start git")?;
-        let epoch = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let epoch = git(&tree, &["log", "-1", "--format=%ct"])?;
         ensure!(!epoch.is_empty(), "{} is no git repository with commits", tree.display());
         Ok(Self { tree, epoch })
+    }
+
+    /// The last commit.
+    ///
+    /// # Errors
+    ///
+    /// When git cannot be started.
+    pub fn commit(&self) -> Result<String> {
+        git(&self.tree, &["rev-parse", "HEAD"])
+    }
+
+    /// Whether there are changes that no commit has.
+    ///
+    /// # Errors
+    ///
+    /// When git cannot be started.
+    pub fn has_changes(&self) -> Result<bool> {
+        Ok(!git(&self.tree, &CHANGES)?.is_empty())
     }
 
     /// Cargo in this tree, such that what it makes does not depend on where the tree is.
