@@ -6,8 +6,10 @@
 //! (`include_str!`, run by [`Target::python`]) or Rust.
 
 mod baseline;
+mod http;
 #[allow(dead_code, reason = "for the cases to come")]
 mod target;
+mod terminal;
 
 use std::{fmt, path::PathBuf};
 
@@ -18,7 +20,7 @@ use serde::Serialize;
 use target::Target;
 
 /// Every theme's cases, in the order in which they run.
-const THEMES: &[&[Case]] = &[baseline::CASES];
+const THEMES: &[&[Case]] = &[baseline::CASES, http::CASES, terminal::CASES];
 
 /// Arguments of `floodmark-lab hostile`.
 #[derive(Debug, Args)]

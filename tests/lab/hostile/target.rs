@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -19,6 +19,8 @@ use nix::{
 use super::Check;
 use crate::{serving::Serving, soak::measure::values};
 
+/// How long the agent may take until it has attached its programs and sampled.
+const START: Duration = Duration::from_secs(60);
 /// How long a kubelet waits for a health check by default.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -45,12 +47,18 @@ impl Target {
         &self.directory
     }
 
-    /// Starts `floodmark run` with these arguments and waits until it serves.
+    /// Starts `floodmark run` with these arguments and waits until it is ready.
     pub fn serve(&self, arguments: &[&str]) -> Result<Served> {
         let arguments: Vec<_> = arguments.iter().map(Into::into).collect();
         let out = File::create(self.directory.join("out"))?;
         let log = self.directory.join("log");
-        Ok(Served { agent: Serving::start(&self.agent, &arguments, out, &log)?, log })
+        let served = Served { agent: Serving::start(&self.agent, &arguments, out, &log)?, log };
+        let begun = Instant::now();
+        while served.get("/readyz").is_err() {
+            ensure!(begun.elapsed() < START, "the agent is not ready: {}", served.log()?);
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(served)
     }
 
     /// Starts a Python program with these arguments.
@@ -145,6 +153,21 @@ impl Served {
             .and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok())
             .context("no VmHWM; has the agent ended?")?;
         Ok(kib / 1024.0)
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> Result<f64> {
+        self.entries("task")
+    }
+
+    /// How many file descriptors it has.
+    pub fn descriptors(&self) -> Result<f64> {
+        self.entries("fd")
+    }
+
+    fn entries(&self, directory: &str) -> Result<f64> {
+        let path = format!("/proc/{}/{directory}", self.agent.pid());
+        Ok(fs::read_dir(&path).with_context(|| path.clone())?.count() as f64)
     }
 
     /// The share of one core that it uses while `length` passes, in percent.
