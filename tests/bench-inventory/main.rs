@@ -217,7 +217,7 @@ impl Drop for Agent {
 fn get() -> Result<String> {
     let addr: SocketAddr = ADDR.parse()?;
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     anyhow::ensure!(text.starts_with("HTTP/1.1 200 "), "no snapshot yet");

@@ -47,7 +47,7 @@ impl Agent {
     /// The body of one scrape; empty while there is none.
     fn scrape(&self) -> String {
         let Ok(mut stream) = TcpStream::connect(self.addr) else { return String::new() };
-        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut text = String::new();
         let asked = stream.write_all(request.as_bytes());
         if asked.and_then(|()| stream.read_to_string(&mut text)).is_err() {

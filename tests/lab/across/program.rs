@@ -78,7 +78,7 @@ impl<T: DeserializeOwned + Send + 'static> Program<T> {
     /// What it serves at `path`.
     pub fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.addr)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n";
+const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 /// How many at once.
 const CROWD: usize = 50;
 /// How long one of them waits.
