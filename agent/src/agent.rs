@@ -23,14 +23,14 @@ pub use snapshot::Snapshot;
 
 use crate::{
     across::OutletStats,
-    inventory::{Inventory, Routes},
+    inventory::{Inventory, Paths, Routes},
     kernel::{
         KernelSource, ListenerId, MibCounts, NetnsId, Reach, Standing,
         flow::Slot,
         netns::{discover_among, of_process},
     },
     proxy::{
-        Directory, EventKind, Homes, ProxyEvent, SourceStats,
+        Directory, EventKind, Failure, Homes, ProxyEvent, SourceStats,
         source::{Following, Positions},
         uprobe::{self, Uprobes},
     },
@@ -83,6 +83,7 @@ pub struct Agent {
     directory: Directory,
     homes: Homes,
     routes: Routes,
+    paths: Paths,
     outlets: Vec<Box<dyn Outlet>>,
     /// What was heard since the last tick, for the outlets.
     heard: Vec<Heard>,
@@ -139,6 +140,7 @@ impl Agent {
             directory: Directory::new(config.haproxy_servers.clone()),
             homes: Homes::default(),
             routes: Routes::default(),
+            paths: Paths::default(),
             outlets: Vec::new(),
             heard: Vec::new(),
         })
@@ -256,12 +258,18 @@ impl Agent {
             let host = of_process(1).or_else(|| of_process(std::process::id()));
             event.leads_to =
                 self.routes.of(addr, netns, event.local_addr, inventory, namespaces, host);
+            let to = if let [only] = event.leads_to[..] { only.ip() } else { addr.ip() };
+            let is_asked = event.failure().is_none_or(Failure::may_be_the_paths);
+            if let Some(from) = netns.filter(|_| is_asked && !to.is_loopback()) {
+                event.path = self.paths.of(to, from, inventory, namespaces, host);
+            }
         }
     }
 
     fn tick(&mut self, is_last: bool, on_verdict: &mut impl FnMut(&Verdict)) -> Result<Snapshot> {
         let started = Instant::now();
-        let forgets = self.stock.tick(&mut self.kernel)?;
+        // The tick before it has taken stock a moment ago.
+        let forgets = !is_last && self.stock.tick(&mut self.kernel)?;
         let mut sample = self.kernel.sample(&self.stock.namespaces)?;
         sample.listeners.retain(|delta| self.stock.watches(delta.listener.netns));
         let is_known = |listener| self.stock.inventory.get(listener).is_some();

@@ -65,6 +65,10 @@ fn headline(cause: Cause) -> &'static str {
         Cause::Refused => "nothing listens where the proxy connects to",
         Cause::PathLoss => "segments are lost on the way to a listener",
         Cause::Unreachable => "there is no route to a peer",
+        Cause::NeighbourUnresponsive => {
+            "a peer or its gateway does not answer ARP or neighbour discovery"
+        }
+        Cause::Rejected => "a firewall, router or policy rejects connections to a peer",
         Cause::ProxyPortsExhausted => "no local port is left for connects",
         Cause::ProxyLimit => "the proxy is at a limit of its own",
         Cause::ApplicationClosed => "an application closes connections unanswered",

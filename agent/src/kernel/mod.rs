@@ -20,6 +20,7 @@ pub mod mib;
 mod misses;
 pub mod netns;
 mod object;
+pub mod path;
 mod remedy;
 mod sample;
 pub mod service;

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::UnixMs;
+use crate::{kernel::path::PeerPath, time::UnixMs};
 
 /// Something a proxy said about one of its upstream peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct ProxyEvent {
     /// handed on by a program; several where it is shared out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leads_to: Vec<SocketAddr>,
+    /// The way to the peer a moment later, where it did not let the proxy connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PeerPath>,
     /// The proxy's own end of the connection that failed: with it the join is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_addr: Option<SocketAddr>,
@@ -73,10 +76,20 @@ impl ProxyEvent {
             group: None,
             peer_addr: None,
             leads_to: Vec::new(),
+            path: None,
             local_addr: None,
             took_ms: None,
             trust: Trust::Verified,
             line: None,
+        }
+    }
+
+    /// How the attempt failed that it tells of, where it says.
+    pub fn failure(&self) -> Option<Failure> {
+        match self.kind {
+            EventKind::AttemptFailed { failure, .. } => Some(failure),
+            EventKind::PeerMarked { failure, .. } => failure,
+            EventKind::NoLivePeers | EventKind::PeerBack => None,
         }
     }
 
@@ -261,6 +274,19 @@ impl Failure {
     pub const REFUSED: Self = Self::Errno { errno: 111 };
     /// ECONNRESET.
     pub const RESET: Self = Self::Errno { errno: 104 };
+
+    /// Whether a way that is closed may have led to it: not where the peer itself answered, or the
+    /// proxy did not even try.
+    pub fn may_be_the_paths(self) -> bool {
+        match self {
+            Self::Errno { errno } => {
+                ![libc::ECONNREFUSED, libc::ECONNRESET, libc::EPIPE, libc::EADDRNOTAVAIL]
+                    .contains(&errno)
+            }
+            Self::Unknown => true,
+            _ => false,
+        }
+    }
 
     /// The failure that Go, Envoy and Caddy tell in the words of `strerror`, in glibc's or musl's.
     pub(super) fn of_words(words: &str) -> Option<Self> {

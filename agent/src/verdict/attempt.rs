@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
+    kernel::path::PeerPath,
     proxy::{EventKind, Failure, Phase, ProxyEvent},
     time::{UnixMs, Window},
 };
@@ -23,6 +24,8 @@ pub(super) struct Attempt {
     pub peer: Option<SocketAddr>,
     /// Where connections to the peer really go, if elsewhere.
     pub leads_to: Vec<SocketAddr>,
+    /// The way there, a moment after it failed.
+    pub path: Option<PeerPath>,
 }
 
 impl Attempt {
@@ -39,6 +42,7 @@ impl Attempt {
             local: event.local_addr,
             peer: event.addr(),
             leads_to: event.leads_to.clone(),
+            path: event.path,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The rules: from how an attempt failed and what the kernel did meanwhile, to a cause.
 
+mod path;
+
 use std::time::Duration;
 
 use super::{
@@ -8,23 +10,31 @@ use super::{
     words::{final_acks, in_words},
 };
 use crate::{
-    kernel::{Attribution, Class, Tally},
+    kernel::{Attribution, Class, Tally, path::PeerPath},
     proxy::{Failure, Phase},
     time::UnixMs,
 };
 
+use path::{not_allowed, path_closed, unreachable};
+
 /// Linux error numbers, as proxies print them.
 mod errno {
+    pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
     pub const EAGAIN: i32 = 11;
+    pub const EACCES: i32 = 13;
+    pub const EINVAL: i32 = 22;
     pub const ENFILE: i32 = 23;
     pub const EMFILE: i32 = 24;
     pub const EPIPE: i32 = 32;
+    pub const ENONET: i32 = 64;
+    pub const ENOPROTOOPT: i32 = 92;
     pub const EADDRNOTAVAIL: i32 = 99;
     pub const ENETUNREACH: i32 = 101;
     pub const ECONNRESET: i32 = 104;
     pub const ETIMEDOUT: i32 = 110;
     pub const ECONNREFUSED: i32 = 111;
+    pub const EHOSTDOWN: i32 = 112;
     pub const EHOSTUNREACH: i32 = 113;
 }
 
@@ -58,6 +68,8 @@ pub struct Facts {
     pub syn_repeated: bool,
     /// `tcp_abort_on_overflow` is set where the listener is.
     pub aborting: bool,
+    /// The way to the peer a moment after the attempt failed.
+    pub path: Option<PeerPath>,
     /// Part of the window was before the agent began to watch: what was not seen may have been.
     pub unseen: bool,
 }
@@ -126,7 +138,8 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
     match errno {
         errno::ETIMEDOUT if facts.phase == Phase::Connect => connect_timed_out(facts),
         errno::ETIMEDOUT if facts.phase == Phase::Other => {
-            let ruling = syn_dropped(facts).unwrap_or_else(|| answer_timed_out(facts));
+            let closed = || syn_dropped(facts).or_else(|| path_closed(facts));
+            let ruling = closed().unwrap_or_else(|| answer_timed_out(facts));
             Ruling { confidence: ruling.confidence.min(Medium), ..ruling }
         }
         errno::ETIMEDOUT => answer_timed_out(facts),
@@ -140,7 +153,9 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
             _ => ruling(
                 Cause::Refused,
                 Medium,
-                "the connection was refused; a listener is there now",
+                "the connection was refused; a listener is there now, so either it was not there a \
+                 moment ago or a firewall refuses on its behalf (by a reset, or by ICMP port \
+                 unreachable)",
             ),
         },
         errno::ENOENT => ruling(Cause::Refused, High, "the Unix socket is not there"),
@@ -152,9 +167,16 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
         errno::EMFILE | errno::ENFILE => {
             ruling(Cause::ProxyLimit, High, "the proxy had no file descriptor left")
         }
-        errno::ENETUNREACH | errno::EHOSTUNREACH => {
-            ruling(Cause::Unreachable, High, "there is no route to the peer")
+        errno::ENETUNREACH | errno::EHOSTUNREACH => unreachable(errno, facts),
+        errno::EACCES | errno::EPERM | errno::EINVAL if facts.path.is_some() => {
+            path_closed(facts).unwrap_or_else(|| not_allowed(errno))
         }
+        // icmp_err_convert (net/ipv4/icmp.c) gives these for ICMP messages, connect(2) otherwise not.
+        errno::ENONET | errno::ENOPROTOOPT | errno::EHOSTDOWN => ruling(
+            Cause::Rejected,
+            Medium,
+            "a router or the peer's host answered by ICMP that the peer cannot be reached",
+        ),
         // unix_stream_connect gives EAGAIN for a full queue and for nothing else.
         errno::EAGAIN => ruling(
             Cause::AcceptQueueOverflow,
@@ -173,6 +195,9 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
 fn connect_timed_out(facts: &Facts) -> Ruling {
     if let Some(dropped) = syn_dropped(facts) {
         return dropped;
+    }
+    if let Some(closed) = path_closed(facts) {
+        return closed;
     }
     if facts.trail == Trail::Lost {
         return elsewhere();
@@ -245,6 +270,9 @@ fn answer_timed_out(facts: &Facts) -> Ruling {
     if let Some(losses) = silent.filter(|losses| losses.tally.overflows() > 0) {
         let sure = confidence_of(facts, &losses).min(Confidence::Medium);
         return ruling(Cause::HalfOpen, sure, &in_words(&losses.tally));
+    }
+    if let Some(closed) = path_closed(facts) {
+        return Ruling { confidence: Confidence::Medium, ..closed };
     }
     if facts.trail == Trail::Lost {
         return elsewhere();
@@ -321,7 +349,7 @@ fn dropped_beyond(facts: &Facts) -> Option<Ruling> {
 
 /// The proxy does not say how it failed: only losses tell.
 fn untold(facts: &Facts) -> Ruling {
-    match syn_dropped(facts) {
+    match syn_dropped(facts).or_else(|| path_closed(facts)) {
         Some(dropped) => {
             Ruling { confidence: dropped.confidence.min(Confidence::Medium), ..dropped }
         }

@@ -22,6 +22,9 @@ pub struct Diagnosis {
     pub schema: u32,
     /// Whether nothing is wrong.
     pub healthy: bool,
+    /// How long was to be watched, in milliseconds; `window` says how long it was. None for a recording.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_ms: Option<u64>,
     /// What is wrong, worst first.
     pub findings: Vec<Finding>,
     /// What to change, in this order.
@@ -79,6 +82,7 @@ impl Diagnosis {
         let findings = findings(report);
         Self {
             schema: SCHEMA,
+            asked_ms: None,
             healthy: findings.is_empty(),
             advice: advice(report, &findings),
             avoid: avoid(&findings),

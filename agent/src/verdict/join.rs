@@ -13,6 +13,7 @@ use super::{
     evidence::{Evidence, Place},
     growth::Growth,
     markings::{MEMORY, Markings},
+    paths::ClosedPaths,
     search::{Found, candidates, search, search_onward},
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
@@ -20,6 +21,7 @@ use crate::{
     inventory::{HostId, Inventory},
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
+        path::PeerPath,
     },
     proxy::{EventKind, ProxyEvent, ProxyKind, Trust},
     time::{UnixMs, Window},
@@ -57,6 +59,7 @@ pub struct Correlator {
     attempts: Attempts,
     markings: Markings,
     growth: Growth,
+    paths: ClosedPaths,
     /// Whose evidence is taken in.
     host: HostId,
     /// The rungs from which dropped SYNs and final ACKs are had, by host.
@@ -74,6 +77,7 @@ impl Default for Correlator {
             attempts: Attempts::default(),
             markings: Markings::default(),
             growth: Growth::default(),
+            paths: ClosedPaths::default(),
             host: HostId::default(),
             rungs: BTreeMap::new(),
             skew: Duration::ZERO,
@@ -158,6 +162,9 @@ impl Correlator {
         now: UnixMs,
         inventory: &Inventory,
     ) -> Option<u64> {
+        if let Some((netns, addr)) = proxy_netns.zip(event.addr()) {
+            self.paths.add(netns, addr.ip(), now, event.path);
+        }
         if event.kind == EventKind::PeerBack {
             self.markings.back(&event);
             return None;
@@ -199,6 +206,7 @@ impl Correlator {
         }
         self.attempts.forget(now);
         self.markings.forget(now);
+        self.paths.forget(now);
         verdicts
     }
 
@@ -299,6 +307,10 @@ impl Correlator {
                 .is_some_and(|addr| self.evidence.syn_repeated(proxy_netns, addr.port(), &window)),
             aborting: place.is_some_and(|(netns, _)| self.evidence.aborts(host, netns)),
             unseen: health.unseen_ms > 0,
+            path: attempt
+                .path
+                .filter(PeerPath::is_closed)
+                .or_else(|| self.paths.since(proxy_netns?, addr?.ip(), event.at).or(attempt.path)),
         });
         let dropped = losses.and_then(|losses| losses.dropped);
         Verdict {

@@ -15,6 +15,7 @@ mod judge;
 mod keepalive;
 mod ledger;
 mod markings;
+mod paths;
 mod peers;
 mod report;
 mod search;

@@ -89,8 +89,13 @@ pub enum Cause {
     Refused,
     /// A SYN or its answer was lost on the way: the listener dropped nothing.
     PathLoss,
-    /// There is no route to the peer (ENETUNREACH, EHOSTUNREACH).
+    /// The proxy's kernel has no route to the peer, or one that refuses it.
     Unreachable,
+    /// The peer, or the gateway towards it, does not answer ARP or neighbour discovery.
+    NeighbourUnresponsive,
+    /// A firewall, a router or a security policy rejects the connection: the kernel has a route to
+    /// the peer and hears its next hop.
+    Rejected,
     /// The proxy itself ran out of ephemeral ports (EADDRNOTAVAIL): the peer is innocent.
     ProxyPortsExhausted,
     /// The proxy itself came up against a limit: connections, queue, descriptors.
@@ -118,6 +123,8 @@ impl Cause {
             Self::Refused => "refused",
             Self::PathLoss => "path_loss",
             Self::Unreachable => "unreachable",
+            Self::NeighbourUnresponsive => "neighbour_unresponsive",
+            Self::Rejected => "rejected",
             Self::ProxyPortsExhausted => "proxy_ports_exhausted",
             Self::ProxyLimit => "proxy_limit",
             Self::ApplicationClosed => "application_closed",

@@ -44,8 +44,16 @@ pub enum Home {
     SynAcksLost,
     /// At an address that no host here has, and that nobody answers from.
     Elsewhere,
-    /// At an address without a route.
+    /// At an address with a route of type `unreachable`.
     Unreachable,
+    /// At an address without any route.
+    NoRoute,
+    /// At an address on the plain host's link that nobody has, so that ARP goes unanswered.
+    Dead,
+    /// On a host whose firewall rejects by ICMP host unreachable.
+    RejectingHost,
+    /// On a host whose firewall rejects by ICMP administratively prohibited.
+    RejectingAdmin,
     /// On the plain host, by an address that is translated on the way, as a Service's is.
     Service,
     /// On the plain host, as a container whose port Docker's userland proxy listens on.
@@ -204,6 +212,37 @@ pub const CASES: &[Case] = &[
         truth: Cause::Unreachable,
         home: Home::Unreachable,
         proxies: NGINX_AND_ENVOY,
+        ..PLAIN
+    },
+    Case {
+        name: "no_route",
+        truth: Cause::Unreachable,
+        home: Home::NoRoute,
+        proxies: NGINX_AND_ENVOY,
+        ..PLAIN
+    },
+    // The first attempts time out, the later ones are told that there is no route to the host.
+    Case {
+        name: "dead",
+        truth: Cause::NeighbourUnresponsive,
+        home: Home::Dead,
+        proxies: &[Proxy::Nginx, Proxy::Haproxy],
+        ..PLAIN
+    },
+    Case {
+        name: "rejecting_host",
+        truth: Cause::Rejected,
+        home: Home::RejectingHost,
+        mode: Some(Mode::Fine),
+        proxies: NGINX,
+        ..PLAIN
+    },
+    Case {
+        name: "rejecting_admin",
+        truth: Cause::Rejected,
+        home: Home::RejectingAdmin,
+        mode: Some(Mode::Fine),
+        proxies: NGINX,
         ..PLAIN
     },
     Case { name: "closed", truth: Cause::ApplicationClosed, mode: Some(Mode::Close), ..PLAIN },

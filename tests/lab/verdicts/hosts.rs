@@ -21,8 +21,15 @@ use crate::topology::{Namespace, ip};
 const NOBODY: &str = "02:00:00:00:00:99";
 /// The ephemeral ports of the proxies' host: few enough to be used up.
 const PORTS: &str = "40000 40399";
-const HOMES: [Home; 5] =
-    [Home::Plain, Home::NoCookies, Home::Aborting, Home::SynsLost, Home::SynAcksLost];
+const HOMES: [Home; 7] = [
+    Home::Plain,
+    Home::NoCookies,
+    Home::Aborting,
+    Home::SynsLost,
+    Home::SynAcksLost,
+    Home::RejectingHost,
+    Home::RejectingAdmin,
+];
 
 /// All hosts.
 pub struct Hosts {
@@ -76,6 +83,8 @@ impl Hosts {
                     lose(of, &link, 78)?;
                 }
                 Home::SynAcksLost => lose(to, "eth0", 1)?,
+                Home::RejectingHost => reject(&app, "host-unreachable")?,
+                Home::RejectingAdmin => reject(&app, "admin-prohibited")?,
                 _ => {}
             }
             apps.push(app);
@@ -84,6 +93,11 @@ impl Hosts {
         serve(&proxy)?;
         set(&proxy, "ip_local_port_range", PORTS)?;
         Ok(Self { proxy, apps, docker_proxy: docker_proxy.to_owned() })
+    }
+
+    /// The names of all of them.
+    pub fn names(&self) -> Vec<&str> {
+        std::iter::once(&self.proxy).chain(&self.apps).map(Namespace::name).collect()
     }
 
     /// The two addresses by which the proxies know a case's application.
@@ -96,6 +110,8 @@ impl Hosts {
             (None, Home::Published) => [1, 2].map(|host| Ipv4Addr::new(127, 0, 0, host)),
             (None, Home::Service) => [2, 3].map(|host| Ipv4Addr::new(10, 96, 0, host)),
             (None, Home::Unreachable) => [2, 3].map(|host| Ipv4Addr::new(10, 80, 0, host)),
+            (None, Home::NoRoute) => [2, 3].map(|host| Ipv4Addr::new(10, 81, 0, host)),
+            (None, Home::Dead) => [77, 78].map(|host| Ipv4Addr::new(10, 79, 1, host)),
             // On the link that loses all, at addresses that nobody has.
             (None, _) => [77, 78].map(|host| Ipv4Addr::new(10, 79, lost, host)),
         }
@@ -192,9 +208,28 @@ fn serve(proxy: &Namespace) -> Result<()> {
             ip daddr 10.96.0.3 dnat to 10.79.1.3
         }
     }";
-    let status = proxy.command("/usr/sbin/nft")?.arg(rules).status();
+    nft(proxy, rules)
+}
+
+/// Has a host answer every SYN by an ICMP message.
+fn reject(host: &Namespace, message: &str) -> Result<()> {
+    nft(
+        host,
+        &format!(
+            "table ip lab {{
+                chain input {{
+                    type filter hook input priority 0
+                    iif != lo tcp flags syn reject with icmp type {message}
+                }}
+            }}"
+        ),
+    )
+}
+
+fn nft(host: &Namespace, rules: &str) -> Result<()> {
+    let status = host.command("/usr/sbin/nft")?.arg(rules).status();
     let status = status.context("running nft (package nftables)")?;
-    ensure!(status.success(), "nft does not take the rules of a Service");
+    ensure!(status.success(), "nft does not take {rules}");
     Ok(())
 }
 

@@ -108,7 +108,7 @@ fn print_score(score: &Score) {
 fn play(args: &VerdictsArgs, label: &str, directory: &Path) -> Result<Vec<Verdict>> {
     let hosts = Hosts::new(label, &args.docker_proxy)?;
     // HAProxy logs to the agent's socket, and the agent asks HAProxy's.
-    let agent = Agent::start(&args.agent, &Proxies::sources(directory))?;
+    let agent = Agent::start(&args.agent, &Proxies::sources(directory), &hosts.names())?;
     let proxies = Proxies::start(&hosts.proxy, directory, &args.proxies, &args.envoy)?;
     thread::sleep(SWEEP);
     for round in 0..args.rounds {
@@ -173,10 +173,12 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(program: &Path, sources: &[String]) -> Result<Self> {
+    /// Starts it, to look into these namespaces only.
+    fn start(program: &Path, sources: &[String], namespaces: &[&str]) -> Result<Self> {
         let mut child = Command::new(program)
             .args(["run", "--listen", "127.0.0.1:0", "--verdicts"])
             .args(sources)
+            .args(namespaces.iter().flat_map(|name| ["--netns", name]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -125,6 +125,7 @@ impl Stream {
             group: None,
             peer_addr: None,
             leads_to: Vec::new(),
+            path: None,
             local_addr: None,
             took_ms: Some(3000),
             trust: crate::proxy::Trust::Verified,

@@ -68,6 +68,7 @@ fn marking() -> LogRecord {
         group: Some("app".to_owned()),
         peer_addr: None,
         leads_to: Vec::new(),
+        path: None,
         local_addr: Some("10.0.0.9:40000".parse().unwrap()),
         took_ms: None,
         trust: crate::proxy::Trust::Verified,

@@ -1,5 +1,11 @@
 use super::*;
-use crate::{kernel::QueueDepth, time::Window};
+use crate::{
+    kernel::{
+        QueueDepth,
+        path::{Path, Reachability},
+    },
+    time::Window,
+};
 
 const ENDED: UnixMs = UnixMs(100_000);
 
@@ -22,6 +28,7 @@ fn facts(phase: Phase, failure: Failure, tally: Tally) -> Facts {
         syn_queue_full: false,
         syn_repeated: false,
         aborting: false,
+        path: None,
         unseen: false,
     }
 }
@@ -194,4 +201,58 @@ fn what_a_container_drops_shows_as_no_answer_of_its_forwarder() {
     let answered = facts(Phase::ResponseHeader, Failure::BadStatus, syns());
     let facts = Facts { is_beyond: true, ..answered };
     assert_eq!(cause_of(&facts).0, Cause::ApplicationFailed);
+}
+
+fn with_path(errno: i32, path: Path) -> (Cause, Confidence) {
+    let failure = Failure::Errno { errno };
+    let facts = facts(Phase::Connect, failure, Tally::default());
+    cause_of(&Facts { path: Some(PeerPath { path, is_router: false }), ..facts })
+}
+
+fn neighbour(state: Reachability) -> Path {
+    Path::Neighbour { addr: [10, 0, 0, 2].into(), is_gateway: false, state }
+}
+
+#[test]
+fn a_dead_neighbour_is_named_whatever_the_proxy_calls_it() {
+    let dead = neighbour(Reachability::Unanswered);
+    for errno in [errno::EHOSTUNREACH, errno::ENETUNREACH, errno::ETIMEDOUT, errno::EACCES] {
+        let expected = (Cause::NeighbourUnresponsive, Confidence::High);
+        assert_eq!(with_path(errno, dead), expected, "{errno}");
+    }
+    let lost = facts(Phase::Connect, Failure::TIMEOUT, syns());
+    let lost = Facts { path: Some(PeerPath { path: dead, is_router: false }), ..lost };
+    assert_eq!(cause_of(&lost).0, Cause::AcceptQueueOverflow, "the kernel saw the drop");
+}
+
+#[test]
+fn no_route_and_one_that_refuses_are_unreachable() {
+    let unreachable = (Cause::Unreachable, Confidence::High);
+    assert_eq!(with_path(errno::ENETUNREACH, Path::NoRoute), unreachable);
+    for errno in [errno::EHOSTUNREACH, errno::EACCES, errno::EINVAL] {
+        assert_eq!(with_path(errno, Path::Refused { errno }), unreachable);
+    }
+}
+
+#[test]
+fn an_open_way_means_that_somebody_rejected() {
+    for (state, sure) in [
+        (Reachability::Answers, Confidence::High),
+        (Reachability::Fixed, Confidence::High),
+        (Reachability::Unconfirmed, Confidence::Medium),
+        (Reachability::Unknown, Confidence::Medium),
+    ] {
+        let rejected = (Cause::Rejected, sure);
+        assert_eq!(with_path(errno::EHOSTUNREACH, neighbour(state)), rejected);
+    }
+    let answers = neighbour(Reachability::Answers);
+    assert_eq!(with_path(errno::EACCES, answers), (Cause::Rejected, Confidence::Medium));
+    assert_eq!(with_path(errno::EINVAL, answers).0, Cause::NoKernelEvidence);
+    assert_eq!(with_path(errno::ETIMEDOUT, answers).0, Cause::PathLoss);
+}
+
+#[test]
+fn a_way_that_was_not_looked_at_leaves_it_open() {
+    let facts = facts(Phase::Connect, Failure::Errno { errno: errno::EHOSTUNREACH }, syns());
+    assert_eq!(cause_of(&facts), (Cause::Unreachable, Confidence::Medium));
 }

@@ -24,6 +24,7 @@ fn event(second: u64, kind: EventKind, upstream: Upstream) -> ProxyEvent {
         group: None,
         peer_addr: None,
         leads_to: Vec::new(),
+        path: None,
         local_addr: None,
         took_ms: None,
         trust: crate::proxy::Trust::Verified,

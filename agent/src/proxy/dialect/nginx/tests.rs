@@ -31,6 +31,7 @@ fn reads_a_marking() {
         group: None,
         peer_addr: None,
         leads_to: Vec::new(),
+        path: None,
         local_addr: None,
         took_ms: None,
         trust: crate::proxy::Trust::Verified,
