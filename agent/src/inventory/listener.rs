@@ -6,6 +6,7 @@ use super::{
     backlog::{Backlog, LimitedBy},
     depth::Depth,
     server::Server,
+    socket_unit::SocketUnit,
     workload::Workload,
 };
 use crate::kernel::{ListenerId, NetnsId, QueueDepth};
@@ -47,6 +48,9 @@ pub struct Listener {
     pub depth: Option<Depth>,
     /// Every process that holds the socket, lowest pid first.
     pub owners: Vec<Owner>,
+    /// The unit through which systemd holds the socket, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_unit: Option<SocketUnit>,
 }
 
 impl Listener {
@@ -67,6 +71,7 @@ impl Listener {
             syn_queue: None,
             depth: None,
             owners: Vec::new(),
+            socket_unit: None,
         }
     }
 

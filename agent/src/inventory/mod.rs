@@ -33,6 +33,7 @@ mod refresh;
 mod routes;
 mod server;
 mod sight;
+pub(crate) mod socket_unit;
 mod sweep;
 mod told;
 mod unix;
@@ -55,6 +56,8 @@ pub use paths::Paths;
 pub use routes::Routes;
 use serde::{Deserialize, Serialize};
 pub use server::Server;
+pub use socket_unit::SocketUnit;
+use socket_unit::SocketUnits;
 pub use told::{HostId, Told, ToldListener};
 pub use unix::DesertedPath;
 pub use view::{Trouble, View};
@@ -82,6 +85,7 @@ pub struct Inventory {
     /// What was seen of `listen(2)`.
     listen_calls: ListenCalls,
     names: Names,
+    socket_units: SocketUnits,
     /// Inodes of sockets that the last sweep found, and the one before did not.
     fresh: HashSet<u32>,
     /// Namespaces that would not list their listeners, which has been said.

@@ -50,6 +50,7 @@ impl Inventory {
         }
         self.count_groups();
         self.find_owners(anew);
+        self.name_socket_units();
         Ok(())
     }
 
@@ -158,6 +159,7 @@ impl Listener {
     /// Keeps what a sweep does not see.
     fn carry_on(&mut self, known: &Self) {
         self.owners.clone_from(&known.owners);
+        self.socket_unit.clone_from(&known.socket_unit);
         self.depth = known.depth;
         self.syn_queue = known.syn_queue;
         self.limit_changes = known.limit_changes;

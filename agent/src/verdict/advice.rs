@@ -3,6 +3,7 @@
 
 mod backlog;
 mod handshake;
+mod holders;
 mod limit;
 mod peer;
 mod place;
@@ -160,7 +161,9 @@ fn of_finding(report: &Report, finding: &Finding) -> Vec<Step> {
         Cause::NotAccepting => vec![peer::not_accepting(finding, listener)],
         Cause::Refused => vec![peer::refused(report, finding)],
         Cause::PathLoss => vec![peer::path_loss(report, finding)],
-        Cause::Unreachable | Cause::NeighbourUnresponsive | Cause::Rejected => vec![peer::unreachable(report, finding)],
+        Cause::Unreachable => vec![peer::unreachable(report, finding)],
+        Cause::NeighbourUnresponsive => vec![peer::unresponsive(report, finding)],
+        Cause::Rejected => vec![peer::rejected(report, finding)],
         Cause::ProxyPortsExhausted => proxy::ports(report, finding),
         Cause::ProxyLimit => vec![proxy::limit(finding)],
         Cause::ApplicationClosed => vec![peer::closed(finding)],

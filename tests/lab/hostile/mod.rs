@@ -5,6 +5,7 @@
 //! what it saw as [`Check`]s. Programs that attack are Python scripts beside the theme
 //! (`include_str!`, run by [`Target::python`]) or Rust.
 
+mod advice;
 mod baseline;
 mod http;
 #[allow(dead_code, reason = "for the cases to come")]
@@ -20,7 +21,7 @@ use serde::Serialize;
 use target::Target;
 
 /// Every theme's cases, in the order in which they run.
-const THEMES: &[&[Case]] = &[baseline::CASES, http::CASES, terminal::CASES];
+const THEMES: &[&[Case]] = &[baseline::CASES, advice::CASES, http::CASES, terminal::CASES];
 
 /// Arguments of `floodmark-lab hostile`.
 #[derive(Debug, Args)]

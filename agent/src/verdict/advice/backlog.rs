@@ -72,16 +72,17 @@ pub(super) fn setting(server: Option<Server>, port: u16, backlog: u32) -> Option
         Server::Redis => ("Redis", format!("tcp-backlog {n}"), "511"),
         Server::Postgres => (
             "PostgreSQL",
-            format!("max_connections = {}  # its backlog is twice that", n.div_ceil(2)),
+            format!(
+                "max_connections = {}  # its backlog is twice that; each costs memory, a pooler less",
+                n.div_ceil(2)
+            ),
             "twice max_connections",
         ),
         Server::Mysql => ("MySQL", format!("back_log = {n}"), "by max_connections"),
         Server::Memcached => ("memcached", format!("memcached --listen-backlog={n} …"), "1024"),
-        Server::Systemd => (
-            "systemd",
-            format!("Backlog={n}  # in [Socket] of the socket unit: systemctl edit …"),
-            "somaxconn",
-        ),
+        Server::Systemd => {
+            ("systemd", format!("Backlog={n}  # in [Socket] of the socket unit"), "somaxconn")
+        }
         // net.Listen takes /proc/sys/net/core/somaxconn as it finds it.
         Server::Go => return None,
     };

@@ -2,11 +2,11 @@
 
 use super::{
     Change, Step,
+    holders::Holders,
     limit::{blank, raise},
     place::sysctl,
 };
 use crate::{
-    inventory::Owner,
     kernel::{Class, Tally, settings::NetnsSettings},
     verdict::{
         finding::Finding,
@@ -43,7 +43,7 @@ pub(super) fn syn_queue(
              tcp_max_syn_backlog, {}, as well.",
             max_syn_backlog(report, finding)
         );
-        steps.push(raise(report, finding, listener, target, why));
+        steps.extend(raise(report, finding, listener, target, why));
     }
     if steps.is_empty() {
         steps.push(look_closer(finding, false));
@@ -58,7 +58,7 @@ pub(super) fn other_drops(
     listener: Option<&ListenerReport>,
 ) -> Vec<Step> {
     let tally = listener.map_or_else(Tally::default, |listener| listener.tally);
-    let is_known = owner(listener).is_some();
+    let is_known = listener.is_some_and(|listener| !listener.listener.owners.is_empty());
     let worst = tally.counts().filter(|(class, _)| class.is_loss()).max_by_key(|(_, n)| *n);
     let Some((class, count)) = worst else { return vec![look_closer(finding, is_known)] };
     let (what, why, commands) = match class {
@@ -109,10 +109,6 @@ pub(super) fn other_drops(
 
 const LAST_QUARTER: &str = "Turn SYN cookies on, or raise tcp_max_syn_backlog.";
 
-fn owner(listener: Option<&ListenerReport>) -> Option<&Owner> {
-    listener.and_then(|listener| listener.listener.owners.first())
-}
-
 /// What is set where the listener lives.
 fn settings<'a>(report: &'a Report, finding: &Finding) -> Option<&'a NetnsSettings> {
     Some(&report.settings.get(&finding.listener?.netns)?.settings)
@@ -138,10 +134,11 @@ fn cookies_on(
 ) -> Option<Step> {
     let netns = finding.listener?.netns;
     let wanted = ("net.ipv4.tcp_syncookies", "1");
+    let holders = Holders::of(listener.map(|listener| &listener.listener));
     Some(Step {
         what: what.to_owned(),
         why,
-        commands: sysctl(report, netns, owner(listener), wanted),
+        commands: sysctl(report, netns, holders.any(), wanted),
         changes: vec![Change::Sysctl {
             netns,
             name: wanted.0.to_owned(),

@@ -3,7 +3,8 @@
 use super::{
     Change, Step,
     backlog::setting,
-    place::{restart, sysctl, who},
+    holders::Holders,
+    place::{restart, set_backlog, sysctl},
 };
 use crate::{
     inventory::{LimitedBy, Server},
@@ -17,6 +18,9 @@ use crate::{
 
 /// The smallest that is advised after a replay.
 const LEAST: u32 = 64;
+/// The greatest that is advised. Kernels before 5.4 keep 16 bits of a socket's limit, so do some
+/// servers; a queue as long as that is emptied in no client's time anyway.
+const MOST: u32 = 65_535;
 /// A wait in the queue beyond which most clients have given up.
 const PATIENCE_MS: u64 = 10_000;
 /// Accepts per second below which nobody accepts.
@@ -32,15 +36,20 @@ pub(super) fn accept_queue(
     let answer = listener.flow.as_deref().and_then(Replay::of).map(|replay| replay.answer(limit));
     let mut steps = match answer {
         Some(WhatIf::Backlog { backlog, longest_wait_ms, accepts_per_second }) => {
-            let target = rounded(backlog);
+            let target = rounded(backlog).min(MOST);
             let why = format!(
                 "Replayed with what arrived in {}, a backlog of {backlog} would have lost nothing, \
-                 at up to {} of waiting; {target} leaves a quarter to spare. Now {} are dropped.",
+                 at up to {} of waiting; {target} {}. Now {} are dropped.",
                 stretch(listener),
                 milliseconds(longest_wait_ms),
+                if target > backlog {
+                    "leaves a quarter to spare"
+                } else {
+                    "is as long as is useful"
+                },
                 per_second(listener)
             );
-            let mut steps = vec![raise(report, finding, listener, target, why)];
+            let mut steps = Vec::from_iter(raise(report, finding, listener, target, why));
             if longest_wait_ms > PATIENCE_MS {
                 steps.insert(0, faster(finding, listener, accepts_per_second, None));
             } else {
@@ -54,10 +63,11 @@ pub(super) fn accept_queue(
             let why = "Only against bursts, and only once it accepts as fast as connections come: \
                        until then a longer queue is a longer wait."
                 .to_owned();
-            vec![
-                faster(finding, listener, accepts_per_second, needed),
-                raise(report, finding, listener, target, why),
-            ]
+            let raise = raise(report, finding, listener, target, why);
+            [faster(finding, listener, accepts_per_second, needed)]
+                .into_iter()
+                .chain(raise)
+                .collect()
         }
         None => {
             let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
@@ -66,16 +76,16 @@ pub(super) fn accept_queue(
                  limit and at least {DECENT_BACKLOG}; look again afterwards.",
                 per_second(listener)
             );
-            vec![
-                raise(report, finding, listener, target, why),
-                Step {
+            raise(report, finding, listener, target, why)
+                .into_iter()
+                .chain([Step {
                     what: "Accept faster: a longer queue only buys time.".to_owned(),
                     why: "If the application stays slower than its arrivals, add workers or \
                           instances."
                         .to_owned(),
                     ..blank(finding.cause)
-                },
-            ]
+                }])
+                .collect()
         }
     };
     if finding.cause == Cause::AbortOnOverflow {
@@ -102,27 +112,31 @@ pub(super) fn blank(cause: Cause) -> Step {
     }
 }
 
-/// Both bounds, as far as they are below `target`: the smaller of them holds.
+/// Both bounds, as far as they are below `target`: the smaller of them holds. None where the queue is
+/// as long as is useful.
 pub(super) fn raise(
     report: &Report,
     finding: &Finding,
     listener: &ListenerReport,
     target: u32,
     why: String,
-) -> Step {
+) -> Option<Step> {
     let known = &listener.listener;
-    // The application's own process, if systemd holds the socket beside it.
-    let is_systemd = |server: Option<Server>| server == Some(Server::Systemd);
-    let activated = known.owners.iter().any(|owner| is_systemd(owner.server));
-    let owner =
-        known.owners.iter().find(|owner| !is_systemd(owner.server)).or(known.owners.first());
-    let server = if activated { Some(Server::Systemd) } else { owner.and_then(|o| o.server) };
+    let holders = Holders::of(Some(known));
+    let owner = holders.first();
+    let activation = holders.activation;
+    let server = activation.map_or_else(|| owner?.server, |_| Some(Server::Systemd));
+    let target = target.min(MOST);
+    if known.queue.limit >= target {
+        return None;
+    }
     let (port, limit) = (known.id.addr.port(), known.queue.limit);
     let mut step = Step { why, ..blank(finding.cause) };
     let somaxconn_binds = known.somaxconn.is_some_and(|somaxconn| somaxconn < target);
     if somaxconn_binds {
         let wanted = ("net.core.somaxconn", target.to_string());
-        step.commands.extend(sysctl(report, known.id.netns, owner, (wanted.0, &wanted.1)));
+        let place = holders.any();
+        step.commands.extend(sysctl(report, known.id.netns, place, (wanted.0, &wanted.1)));
         step.changes.push(Change::Sysctl {
             netns: known.id.netns,
             name: wanted.0.to_owned(),
@@ -133,11 +147,14 @@ pub(super) fn raise(
     let asked = known.backlog.asked.filter(|_| !known.backlog.inferred);
     let asks_enough = server == Some(Server::Go) || asked.is_some_and(|asked| asked >= target);
     if !asks_enough {
-        match setting(server, port, target) {
-            Some(setting) => step.commands.push(format!("{}  # {}", setting.line, setting.name)),
-            None => step.commands.push(format!(
+        match (activation, setting(server, port, target)) {
+            (Some(activation), _) => step.commands.extend(set_backlog(activation, target)),
+            (None, Some(setting)) => {
+                step.commands.push(format!("{}  # {}", setting.line, setting.name))
+            }
+            (None, None) => step.commands.push(format!(
                 "# in {}:  listen(fd, {target}), by whatever its framework calls the backlog",
-                who(owner)
+                holders.names()
             )),
         }
         step.changes.push(Change::Backlog {
@@ -147,12 +164,9 @@ pub(super) fn raise(
             value: target,
         });
     }
-    if let Some(command) = restart(owner) {
-        step.commands.push(command);
-    } else {
-        step.commands.push(format!("# then restart {}: a limit is taken at listen(2)", who(owner)));
-    }
+    step.commands.extend(restart(&holders));
     let bound = match known.limited_by() {
+        Some(LimitedBy::Backlog) if activation.is_some() => "the socket unit's backlog binds",
         Some(LimitedBy::Backlog) => "the application's own backlog binds",
         Some(LimitedBy::Somaxconn) => "somaxconn binds",
         Some(LimitedBy::Both) => "backlog and somaxconn bind alike",
@@ -164,7 +178,7 @@ pub(super) fn raise(
         "Let the accept queue of {} hold {target} instead of {limit} ({bound}{somaxconn}{both}).",
         report.name_of(known.id)
     );
-    step
+    Some(step)
 }
 
 /// More accepts per second: measured, and needed where that is known.
@@ -175,32 +189,29 @@ fn faster(
     needed: Option<(f64, f64)>,
 ) -> Step {
     let known = &listener.listener;
-    let owner = known.owners.first();
+    let holders = Holders::of(Some(known));
+    let who = holders.names();
     let change = Change::Accept {
         listener: known.id,
-        pid: owner.map(|owner| owner.pid),
+        pid: holders.first().map(|owner| owner.pid),
         per_second: needed.map(|(_, needed)| needed),
     };
     let step = Step { changes: vec![change], ..blank(finding.cause) };
     if accepts_per_second < STUCK {
         return Step {
-            what: format!(
-                "Have {} accept: it took nothing from a queue that was full.",
-                who(owner)
-            ),
+            what: format!("Have {who} accept: nothing was taken from a queue that was full."),
             why: format!(
                 "No backlog helps a listener that nobody accepts from; {} waited at {}.",
                 listener.queue_high, known.id.addr
             ),
-            commands: super::peer::look_at(owner),
+            commands: super::peer::look_at(&holders),
             ..step
         };
     }
     match needed {
         Some((arrivals, needed)) => Step {
             what: format!(
-                "Have {} accept {needed:.0} connections per second: no backlog helps.",
-                who(owner)
+                "Have {who} accept {needed:.0} connections per second: no backlog helps."
             ),
             why: format!(
                 "In {} {arrivals:.0} per second arrived and {accepts_per_second:.0} were accepted \
@@ -212,9 +223,8 @@ fn faster(
         None => Step {
             what: "Accept faster: a longer queue only buys time.".to_owned(),
             why: format!(
-                "{} accepts {accepts_per_second:.0} per second while connections wait; more \
-                 workers or instances shorten the wait.",
-                who(owner)
+                "{who} accepts {accepts_per_second:.0} per second while connections wait; more \
+                 workers or instances shorten the wait."
             ),
             ..step
         },
@@ -228,7 +238,7 @@ fn no_reset(report: &Report, finding: &Finding, listener: &ListenerReport) -> St
         what: "Let a full queue wait for the client's next try instead of resetting it.".to_owned(),
         why: "With tcp_abort_on_overflow set, each overflow is an error that the proxy counts."
             .to_owned(),
-        commands: sysctl(report, known.id.netns, known.owners.first(), wanted),
+        commands: sysctl(report, known.id.netns, Holders::of(Some(known)).any(), wanted),
         changes: vec![Change::Sysctl {
             netns: known.id.netns,
             name: wanted.0.to_owned(),

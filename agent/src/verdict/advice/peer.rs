@@ -1,9 +1,12 @@
 //! The peer itself and the way to it: what no limit of the kernel explains.
 
+use std::net::SocketAddr;
+
 use super::{
     Change, Step,
+    holders::Holders,
     limit::milliseconds,
-    place::{enter, restart},
+    place::{enter, look_at_activation, restart_of},
 };
 use crate::{
     inventory::{Owner, Server},
@@ -12,6 +15,9 @@ use crate::{
         report::{ListenerReport, Report},
     },
 };
+
+/// Workers of which all that costs nothing is looked at.
+const LOOKED_AT: usize = 3;
 
 fn step(finding: &Finding, what: String, why: String, commands: Vec<String>) -> Step {
     Step { cause: finding.cause, what, why, commands, changes: Vec::new() }
@@ -29,30 +35,66 @@ fn place(finding: &Finding) -> String {
     finding.upstream.clone().or(addr).unwrap_or_else(|| "the peer".to_owned())
 }
 
-/// What a process is doing instead of accepting.
-pub(super) fn look_at(owner: Option<&Owner>) -> Vec<String> {
-    let Some(owner) = owner else { return vec!["ss -ltnp  # who listens there".to_owned()] };
-    let pid = owner.pid;
-    let look = match owner.server {
-        Some(Server::Tornado | Server::Gunicorn | Server::Uvicorn | Server::Hypercorn)
-        | Some(Server::Aiohttp | Server::Waitress | Server::Python | Server::Uwsgi) => {
-            format!("py-spy dump --pid {pid}")
-        }
-        Some(Server::Tomcat | Server::Jetty | Server::Java) => format!("jstack {pid}"),
-        Some(Server::Go) => format!("kill -QUIT {pid}  # prints its goroutines and ends it"),
-        Some(Server::Dotnet) => format!("dotnet-stack report -p {pid}"),
-        _ => format!("gdb -p {pid} -batch -ex 'thread apply all backtrace'"),
+/// The host's address as a command takes it.
+fn host(finding: &Finding) -> String {
+    let upstream = finding.upstream.as_deref().and_then(|upstream| upstream.parse().ok());
+    let addr: Option<SocketAddr> = upstream.or(finding.listener.map(|id| id.addr));
+    let addr = addr.filter(|addr| !addr.ip().is_unspecified());
+    addr.map_or_else(|| "PEER".to_owned(), |addr| addr.ip().to_canonical().to_string())
+}
+
+/// Its port as a filter expression takes it.
+fn port(finding: &Finding) -> String {
+    let upstream = finding.upstream.as_deref().and_then(|upstream| upstream.parse().ok());
+    let addr: Option<SocketAddr> = upstream.or(finding.listener.map(|id| id.addr));
+    addr.map_or_else(|| "PORT".to_owned(), |addr| addr.port().to_string())
+}
+
+/// What those who should accept are doing instead.
+pub(super) fn look_at(holders: &Holders<'_>) -> Vec<String> {
+    let activation = holders.activation.into_iter().flat_map(look_at_activation);
+    let Some(owner) = holders.first().filter(|owner| owner.pid != 1) else {
+        let activation: Vec<String> = activation.collect();
+        let nobody = || vec!["ss -ltnp  # who listens there".to_owned()];
+        return if activation.is_empty() { nobody() } else { activation };
     };
-    let mut commands = vec![
-        format!("cat /proc/{pid}/status /proc/{pid}/wchan  # is it stopped, does it wait?"),
-        look,
-    ];
-    commands.extend(restart(Some(owner)));
+    let files: Vec<String> = holders
+        .workers
+        .iter()
+        .take(LOOKED_AT)
+        .map(|worker| format!("/proc/{0}/status /proc/{0}/wchan", worker.pid))
+        .collect();
+    let files = format!("cat {}  # is it stopped, does it wait?", files.join(" "));
+    let mut commands: Vec<String> = activation.chain([files]).chain(stacks(owner)).collect();
+    if holders.activation.is_none() {
+        commands.extend(restart_of(owner));
+    }
     commands
 }
 
+/// Shows where a process is, and lets it go on.
+fn stacks(owner: &Owner) -> Option<String> {
+    let pid = owner.pid;
+    Some(match owner.server {
+        Some(Server::Tornado | Server::Gunicorn | Server::Uvicorn | Server::Hypercorn)
+        | Some(Server::Aiohttp | Server::Waitress | Server::Python) => {
+            format!("py-spy dump --nonblocking --pid {pid}")
+        }
+        Some(Server::Tomcat | Server::Jetty | Server::Java) => format!("jstack {pid}"),
+        // A signal would show the stacks and end the process.
+        Some(Server::Go) => {
+            "# its goroutines: /debug/pprof/goroutine?debug=2, if it serves that".into()
+        }
+        Some(Server::Dotnet) => format!("dotnet-stack report -p {pid}"),
+        Some(Server::Systemd) => return None,
+        _ => format!(
+            "gdb -p {pid} -batch -ex 'thread apply all backtrace'  # stops it while it prints"
+        ),
+    })
+}
+
 pub(super) fn not_accepting(finding: &Finding, listener: Option<&ListenerReport>) -> Step {
-    let owner = listener.and_then(|listener| listener.listener.owners.first());
+    let holders = Holders::of(listener.map(|listener| &listener.listener));
     let mut step = step(
         finding,
         format!(
@@ -60,10 +102,10 @@ pub(super) fn not_accepting(finding: &Finding, listener: Option<&ListenerReport>
             place(finding)
         ),
         sentence(&finding.because),
-        look_at(owner),
+        look_at(&holders),
     );
     if let Some(id) = finding.listener {
-        let pid = owner.map(|owner| owner.pid);
+        let pid = holders.first().map(|owner| owner.pid);
         step.changes.push(Change::Accept { listener: id, pid, per_second: None });
     }
     step
@@ -71,8 +113,8 @@ pub(super) fn not_accepting(finding: &Finding, listener: Option<&ListenerReport>
 
 pub(super) fn refused(report: &Report, finding: &Finding) -> Step {
     let at = place(finding);
-    let port = at.rsplit(':').next().unwrap_or_default().to_owned();
-    let enter = finding.proxy_netns.map(|netns| enter(report, netns, None)).unwrap_or_default();
+    let port = port(finding);
+    let enter = from_proxy(report, finding);
     let mut step = step(
         finding,
         format!("Start what should listen at {at}, or send the proxy where it does."),
@@ -85,8 +127,8 @@ pub(super) fn refused(report: &Report, finding: &Finding) -> Step {
 
 pub(super) fn path_loss(report: &Report, finding: &Finding) -> Step {
     let at = place(finding);
-    let (host, port) = at.rsplit_once(':').unwrap_or((&at, ""));
-    let from = finding.proxy_netns.map(|netns| enter(report, netns, None)).unwrap_or_default();
+    let (host, port) = (host(finding), port(finding));
+    let from = from_proxy(report, finding);
     let to = finding.listener.map(|id| enter(report, id.netns, None)).unwrap_or_default();
     let filters = format!("{from}nft list ruleset");
     let filters = if to == from { filters } else { format!("{filters}; {to}nft list ruleset") };
@@ -104,15 +146,48 @@ pub(super) fn path_loss(report: &Report, finding: &Finding) -> Step {
 }
 
 pub(super) fn unreachable(report: &Report, finding: &Finding) -> Step {
-    let at = place(finding);
-    let host = at.rsplit_once(':').map_or(at.as_str(), |(host, _)| host).to_owned();
-    let from = finding.proxy_netns.map(|netns| enter(report, netns, None)).unwrap_or_default();
+    let (from, host) = (from_proxy(report, finding), host(finding));
     step(
         finding,
         format!("Give the proxy's namespace a route to {host}."),
         sentence(&finding.because),
         vec![format!("{from}ip route get {host}"), format!("{from}ip route show table all")],
     )
+}
+
+pub(super) fn unresponsive(report: &Report, finding: &Finding) -> Step {
+    let (from, host) = (from_proxy(report, finding), host(finding));
+    step(
+        finding,
+        format!("Bring the host of {} back, or take it out of the proxy's group.", place(finding)),
+        format!(
+            "{} Either it is down, or its interface is, or the address is no longer on this link.",
+            sentence(&finding.because)
+        ),
+        vec![
+            format!("{from}ip route get {host}; {from}ip neigh show"),
+            "ip -br link; ip -br addr  # on the peer's host".to_owned(),
+        ],
+    )
+}
+
+pub(super) fn rejected(report: &Report, finding: &Finding) -> Step {
+    let (from, host) = (from_proxy(report, finding), host(finding));
+    step(
+        finding,
+        format!("Find the rule that rejects connections to {}.", place(finding)),
+        sentence(&finding.because),
+        vec![
+            format!("{from}nft list ruleset; {from}iptables-save  # look for reject"),
+            format!("{from}tcpdump -ni any -c 20 'icmp or icmp6'  # who rejects it"),
+            format!("{from}ip route get {host}"),
+        ],
+    )
+}
+
+/// What stands before a command so that it runs where the proxy does.
+fn from_proxy(report: &Report, finding: &Finding) -> String {
+    finding.proxy_netns.map(|netns| enter(report, netns, None)).unwrap_or_default()
 }
 
 pub(super) fn closed(finding: &Finding) -> Step {

@@ -13,6 +13,10 @@ use crate::{
 
 /// The ports that Linux sets aside for connects: 32768 to 60999.
 const USUAL_PORTS: u32 = 28_232;
+/// A wider range, which begins above the ports of most services.
+const WIDE_RANGE: &str = "10240 65535";
+/// How many ports that is.
+const WIDE_PORTS: u32 = 65_535 - 10_240 + 1;
 /// A connect that takes longer has failed, and would be better off with the next peer.
 const LONG_CONNECT_MS: u64 = 5000;
 
@@ -25,15 +29,20 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
     let count = finding.drops.max(finding.harm.failed_attempts);
     let has = ports.map(|ports| format!("{ports} ")).unwrap_or_default();
     let mut steps = Vec::new();
-    if let Some(netns) = netns {
-        let wanted = ("net.ipv4.ip_local_port_range", "1024 65535");
+    if let Some(netns) = netns.filter(|_| ports.is_none_or(|ports| ports < WIDE_PORTS)) {
+        let wanted = ("net.ipv4.ip_local_port_range", WIDE_RANGE);
+        let mut commands = sysctl(report, netns, None, wanted);
+        commands.push(
+            "# ports above 10240 that services listen on:  net.ipv4.ip_local_reserved_ports"
+                .to_owned(),
+        );
         steps.push(Step {
             cause: Cause::ProxyPortsExhausted,
             what: format!("Widen the range of {has}ports that connects to {to} may use."),
             why: format!(
                 "Connects that found none free: {count}. A closed connection holds its port for 60 s."
             ),
-            commands: sysctl(report, netns, None, wanted),
+            commands,
             changes: vec![Change::Sysctl {
                 netns,
                 name: wanted.0.to_owned(),

@@ -1,8 +1,10 @@
+mod harmless;
+
 use std::sync::Arc;
 
 use super::*;
 use crate::{
-    inventory::{Backlog, Listener, Namespace, Owner, Workload},
+    inventory::{Backlog, Listener, Namespace, Owner, SocketUnit, Workload},
     kernel::{Attribution, Class, QueueDepth, Tally, settings::NetnsSettings},
     time::{UnixMs, Window},
     verdict::{
@@ -129,7 +131,107 @@ fn a_socket_that_systemd_holds_has_its_backlog_in_the_unit() {
     let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 9);
     let systemd = Owner { server: Some(Server::Systemd), ..Owner::new(1, "systemd", None) };
     listener.listener.owners.insert(0, systemd);
-    assert!(first(listener).commands[0].starts_with("Backlog=1024  # in [Socket]"));
+    let unknown = first(listener.clone()).commands.join("\n");
+    assert!(unknown.contains("systemctl list-sockets --all"), "{unknown}");
+    assert!(!unknown.contains("systemctl restart"), "{unknown}");
+    let service = Some("app.service".to_owned());
+    listener.listener.socket_unit = Some(SocketUnit { name: "app.socket".to_owned(), service });
+    let commands = first(listener.clone()).commands;
+    assert!(commands[0].contains("\"[Socket]\\nBacklog=%s\\n\""), "{commands:?}");
+    assert!(commands[0].contains("/etc/systemd/system/app.socket.d 1024"), "{commands:?}");
+    assert_eq!(commands[1], "systemctl daemon-reload");
+    assert!(commands[2].starts_with("systemctl stop app.socket app.service  # both"));
+    assert_eq!(commands[3..], ["systemctl restart app.socket", "systemctl start app.service"]);
+    // As long as no connection has come, no service runs.
+    listener.listener.owners.truncate(1);
+    let commands = first(listener).commands;
+    assert_eq!(commands.last().unwrap(), "systemctl restart app.socket", "{commands:?}");
+}
+
+#[test]
+fn a_socket_of_a_users_or_a_containers_systemd_is_reached_through_that() {
+    let id = "3f1c7c1b8a0f4d1e9b2a6c5d7e8f90123456789abcdef0123456789abcdef012";
+    let commands = |cgroup: String| {
+        let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 9);
+        let systemd = Owner::new(77, "systemd", Some(cgroup));
+        listener.listener.owners = vec![Owner { server: Some(Server::Systemd), ..systemd }];
+        let name = "app.socket".to_owned();
+        listener.listener.socket_unit = Some(SocketUnit { name, service: None });
+        first(listener).commands
+    };
+    let user = commands("/user.slice/user-7.slice/user@7.service/init.scope".to_owned());
+    assert!(user[0].contains("/etc/systemd/user/app.socket.d"), "{user:?}");
+    assert_eq!(user[2], "systemctl --user --machine=7@ restart app.socket");
+    let inside = commands(format!("/system.slice/docker-{id}.scope/init.scope"));
+    assert!(inside[0].starts_with("docker exec 3f1c7c1b8a0f sh -c"), "{inside:?}");
+    assert_eq!(inside[2], "docker exec 3f1c7c1b8a0f systemctl restart app.socket");
+}
+
+fn holder(pid: u32, parent: u32, server: Option<Server>) -> Owner {
+    Owner { server, parent: Some(parent), ..Owner::new(pid, "python3", None) }
+}
+
+#[test]
+fn a_parent_that_never_accepts_is_left_out_and_workers_are_named() {
+    let named = |parent: Owner, server| {
+        let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 171);
+        listener.flow = Some(Arc::new(burst(false)));
+        let workers = (41..44).map(|pid| holder(pid, parent.pid, server));
+        listener.listener.owners = std::iter::once(parent.clone()).chain(workers).collect();
+        first(listener)
+    };
+    let gunicorn = Some(Server::Gunicorn);
+    let step = named(holder(40, 1, gunicorn), gunicorn);
+    assert!(step.what.starts_with("Have python3 (pids 41, 42, 43) accept"), "{}", step.what);
+    assert!(step.commands.iter().all(|line| !line.contains("40")), "{:?}", step.commands);
+    assert!(matches!(step.changes[..], [Change::Accept { pid: Some(41), .. }]));
+    // Of a program that is not known, what it was seen to do counts.
+    let waits = Owner { awaits_children: true, ..holder(40, 1, None) };
+    assert!(named(waits, None).what.starts_with("Have python3 (pids 41, 42, 43) accept"));
+    let all = "Have python3 (pids 41, 42, 43, 40) accept";
+    assert!(named(holder(40, 1, None), None).what.starts_with(all));
+    // Node.js's parent accepts for its children.
+    let node = Some(Server::Node);
+    assert!(named(holder(40, 1, node), node).what.starts_with(all));
+}
+
+#[test]
+fn what_others_depend_on_is_not_restarted_in_passing() {
+    let last = |command: &str, cgroup: &str| {
+        let mut listener = lost(128, 128, Class::SynAcceptQueueFull, 9);
+        listener.listener.owners = vec![Owner::new(9, command, Some(cgroup.to_owned()))];
+        first(listener).commands.pop().unwrap()
+    };
+    let docker = last("docker-proxy", "/system.slice/docker.service");
+    assert!(docker.starts_with("# restart the container"), "{docker}");
+    for unit in ["kubelet", "containerd", "sshd", "systemd-resolved"] {
+        let line = last(unit, &format!("/system.slice/{unit}.service"));
+        assert!(line.starts_with("# plan the restart of"), "{line}");
+    }
+    let web = "/user.slice/user-5.slice/user@5.service/app.slice/web.service";
+    assert_eq!(last("web", web), "systemctl --user --machine=5@ restart web.service");
+    let hostile = last("x", "/user.slice/user@5.service/$(reboot).service");
+    assert!(hostile.ends_with("restart '$(reboot).service'"), "{hostile}");
+}
+
+#[test]
+fn no_queue_is_advised_that_is_longer_than_is_useful() {
+    let step = first(lost(40_000, 40_000, Class::SynAcceptQueueFull, 9));
+    assert!(step.what.contains("hold 65535 instead of 40000"), "{}", step.what);
+    let step = first(lost(65_535, 65_535, Class::SynAcceptQueueFull, 9));
+    assert!(step.what.starts_with("Accept faster"), "{}", step.what);
+}
+
+#[test]
+fn a_namespace_that_cannot_be_entered_is_not_mistaken_for_the_own_one() {
+    let mut report = report(lost(4, 4096, Class::AckAcceptQueueFullReset, 12));
+    report.settings.clear();
+    report.listeners[0].listener.owners.clear();
+    let commands: Vec<String> = steps(&report).into_iter().flat_map(|step| step.commands).collect();
+    assert!(
+        commands.iter().any(|line| line.starts_with("# in network namespace net:[1]:  sysctl"))
+    );
+    assert!(commands.iter().all(|line| !line.starts_with("sysctl")), "{commands:?}");
 }
 
 /// A burst of 300 in one slot, and one accepted in each slot after it, or in none.
@@ -162,7 +264,7 @@ fn who_never_accepts_is_told_to_before_anything_else() {
     listener.flow = Some(Arc::new(burst(false)));
     let step = first(listener);
     assert!(step.what.starts_with("Have python3 (pid 42) accept"), "{}", step.what);
-    assert!(step.commands.iter().any(|command| command == "py-spy dump --pid 42"));
+    assert!(step.commands.iter().any(|command| command == "py-spy dump --nonblocking --pid 42"));
 }
 
 #[test]
@@ -219,7 +321,7 @@ mod by_cause {
         verdict::{Confidence, Verdict},
     };
 
-    const CAUSES: [Cause; 15] = [
+    pub(super) const CAUSES: [Cause; 17] = [
         Cause::AcceptQueueOverflow,
         Cause::HalfOpen,
         Cause::AbortOnOverflow,
@@ -229,6 +331,8 @@ mod by_cause {
         Cause::Refused,
         Cause::PathLoss,
         Cause::Unreachable,
+        Cause::NeighbourUnresponsive,
+        Cause::Rejected,
         Cause::ProxyPortsExhausted,
         Cause::ProxyLimit,
         Cause::ApplicationClosed,
@@ -237,7 +341,7 @@ mod by_cause {
         Cause::NoKernelEvidence,
     ];
 
-    fn verdict(cause: Cause, proxy: ProxyKind, listener: Option<ListenerId>) -> Verdict {
+    pub(super) fn verdict(cause: Cause, proxy: ProxyKind, listener: Option<ListenerId>) -> Verdict {
         let carrier = Carrier::plain("error.log", UnixMs(0));
         let kind = EventKind::AttemptFailed { phase: Phase::Connect, failure: Failure::TIMEOUT };
         let upstream = Upstream::Inet(([10, 0, 0, 1], 8000).into());
