@@ -24,11 +24,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it and waits until it watches.
-    pub fn start(program: &Path, nginx_error_log: &Path) -> Result<Self> {
+    /// Starts it, to look into these namespaces only, and waits until it watches.
+    pub fn start(program: &Path, nginx_error_log: &Path, namespaces: &[&str]) -> Result<Self> {
         let mut child = Command::new(program)
             .args(["diagnose", "--duration", "30m", "--full", "--json", "--nginx-error-log"])
             .arg(nginx_error_log)
+            .args(namespaces.iter().flat_map(|name| ["--netns", name]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

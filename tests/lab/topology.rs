@@ -99,6 +99,13 @@ impl Topology {
         Ok(Self { proxy, apps })
     }
 
+    /// The names of all of them, for an agent that looks into no others: what else runs on the machine
+    /// is none of the lab's business.
+    pub fn names(&self) -> Vec<&str> {
+        let apps = self.apps.iter().map(|(app, _)| app.name());
+        std::iter::once(self.proxy.name()).chain(apps).collect()
+    }
+
     /// Takes the proxy's side of every pair down, so that no further segment comes to an application
     /// host: the proxy's kernel sends again, for minutes, what was never acknowledged.
     pub fn disconnect(&self) -> Result<()> {

@@ -31,11 +31,15 @@ use crate::{
 use enough::Enough;
 pub(super) use question::parse as parse_question;
 
+/// By how much the time watched may differ from the time asked for without a word: the samples at the
+/// end take their time.
+const UNTOLD: Duration = Duration::from_secs(2);
+
 /// Arguments of `floodmark diagnose`.
 #[derive(Debug, Args)]
 pub(super) struct DiagnoseArgs {
     /// A recording, of `floodmark record`: tell its story instead of watching this host
-    #[arg(conflicts_with_all = ["duration", "full", "ProxyArgs"])]
+    #[arg(conflicts_with_all = ["duration", "full", "namespaces", "ProxyArgs"])]
     file: Option<PathBuf>,
     /// How long to watch at most; an interrupt ends it early and tells what was seen
     #[arg(long, default_value = "30s", value_parser = duration)]
@@ -43,6 +47,9 @@ pub(super) struct DiagnoseArgs {
     /// Watch for the whole of --duration even when the answer is clear before
     #[arg(long)]
     full: bool,
+    /// Look only into this network namespace, by its name under /run/netns; default: all (repeatable)
+    #[arg(long = "netns", value_name = "NAME")]
+    namespaces: Vec<String>,
     /// Replay what came to the listeners against another queue: backlog=N, accept-rate=+50%,
     /// accept-rate=200 (per second), or both, joined by a comma
     #[arg(long, value_name = "CHANGE", value_parser = parse_question)]
@@ -60,29 +67,69 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
         return tell_recording(file, args.what_if, args.json);
     }
     let stop = stop_signal()?;
-    let config =
-        AgentConfig { watch_causes: true, watch_connections: true, ..args.proxy.config()? };
+    let config = AgentConfig {
+        watch_causes: true,
+        watch_connections: true,
+        namespaces: args.namespaces,
+        ..args.proxy.config()?
+    };
     let agent = Agent::start(&config)?;
     let (snapshots, latest) = watch::channel(None);
     let bar = progress(args.duration);
     let clear = advance(bar.clone(), latest.clone(), !args.full);
+    let mut ended = Ended::InTime;
     let enough = async {
-        tokio::select! {
-            () = tokio::time::sleep(args.duration) => {}
-            () = stop => {}
-            () = clear => {}
-        }
+        ended = tokio::select! {
+            () = tokio::time::sleep(args.duration) => Ended::InTime,
+            () = stop => Ended::Interrupted,
+            () = clear => Ended::Clear,
+        };
     };
     let (_, no_changes) = mpsc::channel(1);
     agent.run(&snapshots, enough, no_changes, |_| {}).await?;
     bar.finish_and_clear();
     let snapshot = latest.borrow().clone().context("the agent came to no end")?;
-    tell(&snapshot.report, args.what_if, args.json)
+    let watched = snapshot.report.window.length();
+    if let Some(note) = ended.note(args.duration, watched) {
+        eprintln!("{note}");
+    }
+    tell(&snapshot.report, Some(args.duration), args.what_if, args.json)
+}
+
+/// Why watching ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    InTime,
+    Interrupted,
+    Clear,
+}
+
+impl Ended {
+    /// What to say where the stretch of time watched is not the one asked for.
+    fn note(self, asked: Duration, watched: Duration) -> Option<String> {
+        if asked.abs_diff(watched) <= UNTOLD {
+            return None;
+        }
+        let why = match self {
+            _ if watched > asked => "this host was too busy for the agent to look at it in time",
+            Self::Interrupted => "it was interrupted",
+            Self::Clear => "the answer was clear; --full watches for the whole time",
+            Self::InTime => "the clock was set",
+        };
+        let (asked, watched) = (asked.as_secs_f64(), watched.as_secs_f64());
+        Some(format!("watched {watched:.1} s instead of {asked:.1} s: {why}"))
+    }
 }
 
 /// Prints what a report comes to, as a story or as JSON; the exit status says whether that is trouble.
-fn tell(report: &Report, question: Option<Question>, json: bool) -> Result<ExitCode> {
-    let diagnosis = Diagnosis::of(report, question);
+fn tell(
+    report: &Report,
+    asked: Option<Duration>,
+    question: Option<Question>,
+    json: bool,
+) -> Result<ExitCode> {
+    let asked_ms = asked.map(|asked| asked.as_millis() as u64);
+    let diagnosis = Diagnosis { asked_ms, ..Diagnosis::of(report, question) };
     if json {
         print_json(&diagnosis.clone().without_flows())?;
     } else {
@@ -142,7 +189,7 @@ pub(super) fn duration(text: &str) -> Result<Duration> {
 mod tests {
     use clap::CommandFactory;
 
-    use super::super::Cli;
+    use super::{super::Cli, *};
 
     fn is_taken(words: &str) -> bool {
         let words = ["floodmark", "diagnose"].into_iter().chain(words.split_whitespace());
@@ -150,10 +197,23 @@ mod tests {
     }
 
     #[test]
+    fn another_time_than_asked_for_is_said_with_its_reason() {
+        let note = |ended: Ended, watched| {
+            ended.note(Duration::from_secs(16), Duration::from_secs(watched)).unwrap_or_default()
+        };
+        assert_eq!(note(Ended::InTime, 17), "");
+        assert!(
+            note(Ended::InTime, 37).contains("37.0 s instead of 16.0 s: this host was too busy")
+        );
+        assert!(note(Ended::Clear, 12).contains("the answer was clear"));
+        assert!(note(Ended::Interrupted, 3).contains("interrupted"));
+    }
+
+    #[test]
     fn a_recording_is_told_of_and_nothing_watched() {
         assert!(is_taken("incident.fmr --json --what-if backlog=1024"));
         for watching in
-            ["--duration 5s", "--full", "--nginx-uprobes", "--nginx-error-log /var/log/error.log"]
+            ["--duration 5s", "--full", "--nginx-uprobes", "--netns a", "--nginx-error-log /x"]
         {
             assert!(!is_taken(&format!("incident.fmr {watching}")), "{watching}");
             assert!(is_taken(watching), "{watching}");

@@ -90,6 +90,11 @@ impl Stage {
         self.directory.join("error.log")
     }
 
+    /// The names of its hosts.
+    pub fn namespaces(&self) -> Vec<&str> {
+        self.topology.names()
+    }
+
     /// The application's address as the proxy knows it.
     pub fn app_addr(&self) -> SocketAddrV4 {
         let elsewhere = self.obstacle.and_then(Obstacle::address);

@@ -7,6 +7,7 @@ mod monitoring;
 mod webhook;
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     net::SocketAddrV4,
     path::{Path, PathBuf},
@@ -84,16 +85,19 @@ fn play(args: &ChainArgs, directory: &Path) -> Result<bool> {
         topology.apps.iter().map(|(_, addr)| SocketAddrV4::new(*addr, app::PORT)).collect();
     let tuning = Tuning { keepalive: None, connect_timeout: Some(Duration::from_secs(2)) };
     let nginx = Nginx::start(&topology.proxy, directory, &upstreams, tuning)?;
+    let mut arguments: Vec<OsString> = vec![
+        "--watch-connections".into(),
+        "--trace-system-calls".into(),
+        "--nginx-error-log".into(),
+        nginx.error_log.clone().into(),
+        "--socket".into(),
+        directory.join("agent.sock").into(),
+    ];
+    // A full queue of somebody else's is not to be alerted.
+    arguments.extend(topology.names().into_iter().flat_map(|name| ["--netns".into(), name.into()]));
     let agent = Serving::start(
         &args.agent,
-        &[
-            "--watch-connections".into(),
-            "--trace-system-calls".into(),
-            "--nginx-error-log".into(),
-            nginx.error_log.clone().into(),
-            "--socket".into(),
-            directory.join("agent.sock").into(),
-        ],
+        &arguments,
         File::create(directory.join("verdicts"))?,
         &directory.join("agent.log"),
     )?;
