@@ -8,7 +8,7 @@ mod support;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -21,40 +21,46 @@ use support::{Listener, Namespace, knock, wait};
 const SOURCES: u32 = 1_000_000;
 const MOST_SYNS: usize = SOURCES as usize;
 const AT_MOST: Duration = Duration::from_secs(12);
-const SERVER: &str = "127.0.0.1:9439";
 /// What a million sources may cost more than a thousand, in KiB: the allocator's whims.
 const FLAT: u64 = 4096;
 
 /// The agent as its users run it.
-struct Agent(Child);
+struct Agent {
+    process: Child,
+    addr: SocketAddr,
+}
 
 impl Agent {
-    fn start() -> Option<Self> {
+    /// Starts one that looks into this namespace only.
+    fn start(namespace: &Namespace) -> Option<Self> {
         let program = std::env::var_os("FLOODMARK_AGENT")?;
+        // Free a moment ago, and for as long as nobody else takes it.
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(program)
-            .args(["run", "--listen", SERVER])
+            .args(["run", "--listen", &addr.to_string()])
+            .args(["--netns", &namespace.discovered().name])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        Some(Self(child.unwrap()))
+        Some(Self { process: child.unwrap(), addr })
     }
 
-    fn get(path: &str) -> String {
-        let mut stream = TcpStream::connect(SERVER).unwrap();
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.addr).unwrap();
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
-    fn report() -> Report {
-        serde_json::from_str(&Self::get("/api/v1/report")).unwrap()
+    fn report(&self) -> Report {
+        serde_json::from_str(&self.get("/api/v1/report")).unwrap()
     }
 
     /// Resident memory of its own in KiB: its program's pages come as they are first needed, and are no
     /// less for a flood.
     fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
@@ -62,8 +68,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -106,7 +112,7 @@ fn root_a_flood_from_many_sources_leaves_memory_flat_and_counts_exact() {
     let listener = namespace.run(|| Listener::new("127.0.0.1:8080", 1));
     let _waiting = namespace.run(|| [knock(listener.addr), knock(listener.addr)]);
     wait(200);
-    let Some(agent) = Agent::start() else {
+    let Some(agent) = Agent::start(&namespace) else {
         println!("skipped: FLOODMARK_AGENT does not name the agent");
         return;
     };
@@ -123,7 +129,7 @@ fn root_a_flood_from_many_sources_leaves_memory_flat_and_counts_exact() {
     let after = agent.memory();
     let (by_few, by_many) = (before.saturating_sub(begin), after.saturating_sub(before));
 
-    let report = Agent::report();
+    let report = agent.report();
     let (tally, peers, of_peers) = lost(&report, to.port()).unwrap();
     let grown = format!("{by_few} KiB for a thousand sources, {by_many} KiB for a million");
     println!("{sent} SYNs, {begin}, {before}, {after}: {grown}, {peers} peers, {tally:?}");
@@ -131,7 +137,7 @@ fn root_a_flood_from_many_sources_leaves_memory_flat_and_counts_exact() {
     assert_eq!(tally.drops(), sent);
     assert_eq!(of_peers, sent, "what is not told of a peer is told of the others");
     assert!(by_many < by_few + FLAT, "{grown}");
-    let metrics = Agent::get("/metrics");
+    let metrics = agent.get("/metrics");
     let unattributed: Vec<&str> = metrics
         .lines()
         .filter(|line| line.starts_with("floodmark_kernel_mib_unattributed"))

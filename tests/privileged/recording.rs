@@ -160,7 +160,8 @@ fn root_a_running_agent_hands_out_its_last_minutes() {
     fs::write(&log, "").unwrap();
     let running = Running::start(
         Command::new(&agent)
-            .args(["run", "--listen", "127.0.0.1:0", "--nginx-error-log"])
+            .args(["run", "--netns", &namespace.discovered().name, "--listen", "127.0.0.1:0"])
+            .arg("--nginx-error-log")
             .arg(&log)
             .arg("--socket")
             .arg(&socket),

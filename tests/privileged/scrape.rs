@@ -21,7 +21,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn start() -> Option<Self> {
+    /// Starts one that looks into this namespace only.
+    fn start(namespace: &Namespace) -> Option<Self> {
         let Some(agent) = std::env::var_os("FLOODMARK_AGENT").map(PathBuf::from) else {
             println!("skipped: FLOODMARK_AGENT does not say where the agent is");
             return None;
@@ -34,6 +35,8 @@ impl Agent {
                 "--trace-system-calls",
                 "--listen",
                 &addr.to_string(),
+                "--netns",
+                &namespace.discovered().name,
             ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -90,7 +93,7 @@ fn value(text: &str, name: &str, labels: &str) -> Option<f64> {
 #[test]
 fn root_a_burst_between_two_scrapes_shows_at_the_second_and_a_closed_listener_at_none() {
     let Some(namespace) = Namespace::new() else { return };
-    let Some(agent) = Agent::start() else { return };
+    let Some(agent) = Agent::start(&namespace) else { return };
     let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let addr = listener.local_addr().unwrap();
     let labels = format!("listener=\"{addr}\"");
@@ -188,7 +191,7 @@ impl Drop for Prometheus {
 #[test]
 fn root_prometheus_scrapes_the_time_in_queue_as_a_native_histogram() {
     let Some(namespace) = Namespace::new() else { return };
-    let Some(agent) = Agent::start() else { return };
+    let Some(agent) = Agent::start(&namespace) else { return };
     let Some(prometheus) = Prometheus::start(&agent) else { return };
     let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let addr = listener.local_addr().unwrap();
