@@ -28,6 +28,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use log::warn;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -59,6 +60,8 @@ const UNREAD: Duration = Duration::from_secs(30);
 const LONGEST_HEAD: usize = 16 << 10;
 /// Descriptors at most: connections, and those that are about to close.
 const SLOTS: usize = connections::MOST + 64;
+/// The soft limit of descriptors to ask for.
+const DESCRIPTORS: u64 = 8192;
 /// How long to wait after a connection could not be accepted, for want of descriptors for example.
 const RETRY: Duration = Duration::from_millis(50);
 /// How often connections are looked at that have taken too long.
@@ -72,8 +75,20 @@ const REPORT: Duration = Duration::from_secs(60);
 ///
 /// When it is taken already or not to be had, with what to do about it.
 pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
+    raise_descriptor_limit();
     listen(addr)
         .with_context(|| format!("cannot listen on {addr}; choose another address with --listen"))
+}
+
+/// Without a descriptor, nothing can be accepted, and nobody makes room: of 1024, which is the usual soft
+/// limit, many clients and many logs leave none.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(DESCRIPTORS)), hard)
+    });
+    if let Err(error) = raised {
+        warn!("the limit of file descriptors cannot be raised: {error}");
+    }
 }
 
 fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
