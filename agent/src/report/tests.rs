@@ -87,7 +87,7 @@ fn it_shows_what_would_have_helped() {
 
 #[test]
 fn hostile_names_stay_text() {
-    let hostile = "</title></style><script>alert(1)</script>\"'<img src=x onerror=y>";
+    let hostile = "</title></style><script>alert(1)</script>\"'<img src=x onerror=y>\u{202e}\u{9b}";
     let page = page(|replayed| {
         let report = &mut replayed.report;
         let listener = &mut report.listeners[0].listener;
@@ -103,6 +103,7 @@ fn hostile_names_stay_text() {
         replayed.header.kernel = hostile.to_owned();
     });
     assert!(page.contains("&lt;script&gt;"));
+    assert_eq!(crate::printable::printable_lines(&page), page, "nothing turns the text around");
     for tag in ["<script", "<img", "</title></style>"] {
         assert!(!page.contains(tag), "{tag}");
     }

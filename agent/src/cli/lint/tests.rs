@@ -13,7 +13,10 @@ use std::{
 use clap::Parser;
 
 use super::*;
-use crate::lint::finding::{Finding, Mend};
+use crate::{
+    lint::finding::{Finding, Mend},
+    printable::printable_lines,
+};
 
 #[derive(Parser)]
 struct Line {
@@ -142,14 +145,16 @@ fn mend(case: &Case, corpus: &Path) {
 #[test]
 fn what_a_terminal_would_obey_is_shown_harmless() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("nginx\x1b[2J.conf");
-    let text = "upstream a\x1b[31m { server 10.0.0.1; server 10.0.0.2; }\n\
-                server { location / { proxy_pass http://a\x1b[31m; } }\n";
+    let path = directory.path().join("nginx\x1b[2J\u{9b}.conf");
+    let text = "upstream a\x1b[31m\u{9b}\u{202e} { server 10.0.0.1; server 10.0.0.2; }\n\
+                server { location / { proxy_pass http://a\x1b[31m\u{9b}\u{202e}; } }\n";
     fs::write(&path, text).unwrap();
     let words = ["lint", path.to_str().unwrap()];
     let report = look_at_files(&Line::parse_from(words).args).unwrap();
     assert!(!report.findings.is_empty());
-    assert!(!human::tell(&report).contains('\x1b'), "{:?}", human::tell(&report));
+    let told = human::tell(&report);
+    assert!(told.contains("upstream a?[31m"), "{told}");
+    assert_eq!(printable_lines(&told), told);
 }
 
 #[test]

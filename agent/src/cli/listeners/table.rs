@@ -289,6 +289,36 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_any_characters_takes_one_row() {
+        let path = "@\x1b]0;x\x07\n\u{9b}31m\u{202e}exe.\u{2028}dw";
+        let hostile = |name: &str| UnixListener {
+            netns: NetnsId(7),
+            netns_name: name.to_owned(),
+            path: name.to_owned(),
+            inode: 1,
+            queue: QueueDepth { len: 2, limit: 1 },
+            refused: None,
+            owners: vec![Owner::new(1, name, None)],
+        };
+        let deserted = DesertedPath {
+            netns: NetnsId(7),
+            netns_name: path.to_owned(),
+            path: path.to_owned(),
+            refused: 1,
+        };
+        let view = View {
+            unix_listeners: vec![hostile(path)],
+            deserted: vec![deserted],
+            ..View::default()
+        };
+        let told = tell(&view, 10);
+        assert!(told.contains("@?]0;x???31m?exe.?dw"), "{told}");
+        assert_eq!(crate::printable::printable_lines(&told), told);
+        // Its head, the socket, the sum and the path.
+        assert_eq!(told.lines().count(), 4, "{told}");
+    }
+
+    #[test]
     fn of_a_long_name_both_ends_are_shown() {
         let path = "/tmp/exec/containerd/metrics.sock";
         assert_eq!(shortened(path, 20), "/tmp/e…/metrics.sock");
