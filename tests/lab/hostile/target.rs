@@ -20,7 +20,7 @@ use super::Check;
 use crate::{serving::Serving, soak::measure::values};
 
 /// How long the agent may take until it has attached its programs and sampled.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 /// How long a kubelet waits for a health check by default.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
