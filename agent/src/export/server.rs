@@ -118,8 +118,8 @@ pub(super) async fn serve(
     let addr = listener.local_addr().context("asking for the HTTP socket's address")?;
     if !addr.ip().is_loopback() && !web.authenticates {
         warn!(
-            "anybody who reaches {addr} may read what this agent sees: set --web-config-file with \
-             basic_auth_users, or listen on loopback"
+            "no password is asked for at {addr}: anybody who reaches it reads what is served. Listen on \
+             loopback, or see \"TLS and passwords\" in docs/security.md"
         );
     }
     let pages = match Hosts::of(addr, &web.allowed_hosts) {
