@@ -15,6 +15,8 @@ use std::{
 use anyhow::{Context, Result};
 use log::warn;
 
+use crate::essential;
+
 /// Lines that may wait for whoever reads them; more are dropped, and that is said.
 const MOST_WAITING: usize = 4096;
 /// How long lines may go on being written after the agent was told to stop.
@@ -37,9 +39,7 @@ impl Lines {
         let (waiting, lines) = sync_channel(MOST_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&lost);
-        let writer = thread::Builder::new()
-            .name("lines".to_owned())
-            .spawn(move || write_all(out, &lines, &counter))
+        let writer = essential::thread("lines", move || write_all(out, &lines, &counter))
             .context("starting a thread for standard output")?;
         Ok(Self { waiting, lost, writer })
     }

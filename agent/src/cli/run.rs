@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
-    capabilities,
+    capabilities, essential,
     export::{self, Web, WebConfig, parse_host},
     printable::json,
     record::{self, Bounds, Header, Hindsight, Recorder},
@@ -156,11 +156,13 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         say(&format!("  without {}: no {}", need.capability, need.lost));
     }
     let (stopping, stopped) = watch::channel(false);
-    tokio::spawn(service::keep_told(latest.clone()));
-    let server = tokio::spawn(export::serve(listener, latest, web.clone(), stopped));
+    essential::helper("the service's status", service::keep_told(latest.clone()));
+    let server = export::serve(listener, latest, web.clone(), stopped);
+    let server = essential::task("the HTTP server", server);
     let verdicts = Arc::new(AtomicBool::new(args.verdicts));
     let (changes, changed) = mpsc::channel(1);
-    tokio::spawn(reload::at_hangups(hangups, matches, changes, web, Arc::clone(&verdicts)));
+    let reloading = reload::at_hangups(hangups, matches, changes, web, Arc::clone(&verdicts));
+    essential::helper("reloading", reloading);
     let lines = Lines::to(std::io::stdout())?;
     let print = |verdict: &Verdict| {
         info!(
@@ -178,13 +180,23 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         }
     };
     let snapshots = Arc::new(snapshots);
+    let mut failure = None;
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            error = essential::ended() => failure = Some(error),
+        }
+    };
     let outcome = agent.run(&snapshots, stop, changed, print).await;
     lines.finish();
     service::stopping();
     outlets.flush().await;
     stopping.send_replace(true);
-    server.await.context("the HTTP server panicked")??;
+    server.finish().await?;
     outcome?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
     Ok(ExitCode::from(HEALTHY))
 }
 
@@ -196,7 +208,7 @@ fn keep(agent: &mut Agent, args: &RunArgs) {
     match record::serve(&args.socket, hindsight.clone()) {
         Ok(answering) => {
             agent.record(Recorder::new(Box::new(hindsight), None));
-            tokio::spawn(answering);
+            essential::helper("the hindsight socket", answering);
         }
         Err(error) => warn!("no hindsight: {error:#}"),
     }

@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProxyEvent, ProxyKind, SourceStats, process};
-use crate::{kernel::constants, time::Clock};
+use crate::{essential, kernel::constants, time::Clock};
 use binary::{Binary, Identity};
 use record::Untrustworthy;
 
@@ -136,10 +136,7 @@ impl Uprobes {
                 thread::sleep(PAUSE);
             }
         };
-        thread::Builder::new()
-            .name("uprobes".to_owned())
-            .spawn(watch)
-            .context("starting a thread")?;
+        essential::thread("uprobes", watch).context("starting a thread")?;
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Interpreter, Positions, SourceStats, positions::Place};
-use crate::{proxy::event::ProxyEvent, time::UnixMs};
+use crate::{essential, proxy::event::ProxyEvent, time::UnixMs};
 
 mod log_file;
 #[cfg(test)]
@@ -106,10 +106,7 @@ impl Follower {
                 }
             }
         };
-        thread::Builder::new()
-            .name("follow".to_owned())
-            .spawn(follow)
-            .context("starting a thread")?;
+        essential::thread("follow", follow).context("starting a thread")?;
         Ok(())
     }
 

@@ -4,7 +4,6 @@ use std::{
     io::{self, Read},
     os::fd::AsFd,
     sync::Arc,
-    thread,
 };
 
 use anyhow::{Context, Result};
@@ -15,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Interpreter, SourceStats, file::cut_lines};
-use crate::{proxy::event::ProxyEvent, time::UnixMs};
+use crate::{essential, proxy::event::ProxyEvent, time::UnixMs};
 
 const CHUNK: usize = 64 * 1024;
 /// An input that is silent for so long, in milliseconds, has brought all of a record.
@@ -64,7 +63,7 @@ pub(super) fn start(
             }
         }
     };
-    thread::Builder::new().name("stdin".to_owned()).spawn(read).context("starting a thread")?;
+    essential::thread("stdin", read).context("starting a thread")?;
     Ok(stats)
 }
 

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Frames, Interpreter, SourceStats, framing::Frame, pace::Pace, udp_drops};
-use crate::{proxy::event::ProxyEvent, time::UnixMs};
+use crate::{essential, proxy::event::ProxyEvent, time::UnixMs};
 
 /// Longer datagrams are cut by the kernel; nginx sends 2078 bytes at most, HAProxy what `len` allows.
 const LONGEST_DATAGRAM: usize = 64 * 1024;
@@ -76,7 +76,9 @@ pub(super) fn udp(
             }
         }
     };
-    tokio::spawn(async move { stop.run_until_cancelled(receive).await });
+    essential::helper("syslog", async move {
+        stop.run_until_cancelled(receive).await;
+    });
     Ok(stats)
 }
 
@@ -112,7 +114,9 @@ pub(super) fn unix(
             }
         }
     };
-    tokio::spawn(async move { stop.run_until_cancelled(receive).await });
+    essential::helper("syslog", async move {
+        stop.run_until_cancelled(receive).await;
+    });
     Ok(stats)
 }
 
@@ -151,13 +155,15 @@ pub(super) fn tcp(
             let (reader, events) = (interpreter.for_stream(), events.clone());
             let connections = Arc::clone(&connections);
             let (stop, pace) = (stop.clone(), Arc::clone(&pace));
-            tokio::spawn(async move {
+            essential::helper("syslog", async move {
                 stop.run_until_cancelled(connection(stream, reader, events, &pace)).await;
                 connections.fetch_sub(1, Ordering::Relaxed);
             });
         }
     };
-    tokio::spawn(async move { stopped.run_until_cancelled(accept).await });
+    essential::helper("syslog", async move {
+        stopped.run_until_cancelled(accept).await;
+    });
     Ok(stats)
 }
 
