@@ -42,7 +42,7 @@ mod workload;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 pub use backlog::{Backlog, LimitedBy};
@@ -110,6 +110,23 @@ impl Inventory {
     /// All listeners, by namespace, address and port.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.values()
+    }
+
+    /// The listeners of one namespace.
+    pub fn listeners_in(&self, netns: NetnsId) -> impl Iterator<Item = &Listener> {
+        let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let from = self.listeners.range(ListenerId { netns, addr, inode: 0 }..);
+        from.map(|(_, listener)| listener).take_while(move |listener| listener.id.netns == netns)
+    }
+
+    /// Whether the address is one of the namespace's.
+    pub fn has_address(&self, netns: NetnsId, ip: IpAddr) -> bool {
+        self.addresses.get(&netns).is_some_and(|own| own.contains(&ip.to_canonical()))
+    }
+
+    /// How many listeners there are.
+    pub fn count_listeners(&self) -> usize {
+        self.listeners.len()
     }
 
     /// The accept queues in which any connection waits.

@@ -53,8 +53,7 @@ impl Inventory {
     /// What to tell of every namespace.
     pub fn tell(&self) -> Vec<Told> {
         let told = |(netns, namespace): (&NetnsId, &Namespace)| {
-            let mut listeners: Vec<&Listener> =
-                self.listeners().filter(|listener| listener.id.netns == *netns).collect();
+            let mut listeners: Vec<&Listener> = self.listeners_in(*netns).collect();
             listeners.sort_by_key(|listener| listener.id.addr.port());
             Told {
                 netns: *netns,
@@ -83,7 +82,8 @@ impl Inventory {
 
     /// Forgets a namespace.
     pub fn forget(&mut self, netns: NetnsId) {
-        self.listeners.retain(|id, _| id.netns != netns);
+        let ids: Vec<ListenerId> = self.listeners_in(netns).map(|one| one.id).collect();
+        ids.iter().for_each(|id| drop(self.listeners.remove(id)));
         self.addresses.remove(&netns);
         self.namespaces.remove(&netns);
         self.hosts.remove(&netns);

@@ -132,8 +132,10 @@ impl IndexMut<Class> for Tally {
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, rhs: Self) {
-        rhs.counts().for_each(|(class, count)| self[class] += count);
-        self.connections += rhs.connections;
+        for (class, count) in rhs.counts() {
+            self[class] = self[class].saturating_add(count);
+        }
+        self.connections = self.connections.saturating_add(rhs.connections);
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use super::verdict::Verdict;
 use crate::{
+    inventory::HostId,
     proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::UnixMs,
 };
@@ -29,18 +30,18 @@ const MOST_OF_ONE: usize = 64;
 enum Link {
     /// nginx writes both lines for the same worker, connection and upstream, in either order.
     Request(String, Option<u32>, u64, Upstream),
-    /// Others tell no more than the peer. Envoy's two logs are two sources.
-    Peer(ProxyKind, Upstream),
+    /// Others tell no more than the peer. Envoy's two logs are two sources, on one host.
+    Peer(HostId, ProxyKind, Upstream),
 }
 
 impl Link {
-    fn of(event: &ProxyEvent) -> Self {
+    fn of(host: HostId, event: &ProxyEvent) -> Self {
         let upstream = event.upstream.clone();
         match event.connection {
             Some(connection) => {
                 Self::Request(event.source.clone(), event.pid, connection, upstream)
             }
-            None => Self::Peer(event.proxy, upstream),
+            None => Self::Peer(host, event.proxy, upstream),
         }
     }
 }
@@ -59,12 +60,12 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Keeps an attempt.
-    pub fn add(&mut self, event: &ProxyEvent) {
+    /// Keeps an attempt of a proxy on `host`.
+    pub fn add(&mut self, host: HostId, event: &ProxyEvent) {
         if !matches!(event.kind, EventKind::AttemptFailed { .. }) {
             return;
         }
-        let link = Link::of(event);
+        let link = Link::of(host, event);
         self.order.push_back((event.at, link.clone()));
         let attempt = Attempt { event: event.clone(), verdict: None };
         let attempts = self.by_link.entry(link).or_default();
@@ -85,8 +86,8 @@ impl Attempts {
     }
 
     /// Keeps the verdict on an attempt, for its marking.
-    pub fn decided(&mut self, verdict: &Verdict) {
-        if let Some(attempts) = self.by_link.get_mut(&Link::of(&verdict.event))
+    pub fn decided(&mut self, host: HostId, verdict: &Verdict) {
+        if let Some(attempts) = self.by_link.get_mut(&Link::of(host, &verdict.event))
             && let Some(attempt) = attempts.iter_mut().find(|one| one.event == verdict.event)
         {
             attempt.verdict = Some(verdict.clone());
@@ -94,19 +95,19 @@ impl Attempts {
     }
 
     /// The attempt that `marking` goes with.
-    pub fn of_marking(&self, marking: &ProxyEvent) -> Option<&ProxyEvent> {
-        Some(&self.nearest(marking)?.event)
+    pub fn of_marking(&self, host: HostId, marking: &ProxyEvent) -> Option<&ProxyEvent> {
+        Some(&self.nearest(host, marking)?.event)
     }
 
     /// The verdict on the attempt that `event` goes with, if it is a marking and that is decided.
-    pub fn verdict_of(&self, event: &ProxyEvent) -> Option<&Verdict> {
+    pub fn verdict_of(&self, host: HostId, event: &ProxyEvent) -> Option<&Verdict> {
         let is_marking = matches!(event.kind, EventKind::PeerMarked { .. });
-        is_marking.then(|| self.nearest(event))??.verdict.as_ref()
+        is_marking.then(|| self.nearest(host, event))??.verdict.as_ref()
     }
 
     /// The nearest in time.
-    fn nearest(&self, marking: &ProxyEvent) -> Option<&Attempt> {
-        let attempts = self.by_link.get(&Link::of(marking))?.iter();
+    fn nearest(&self, host: HostId, marking: &ProxyEvent) -> Option<&Attempt> {
+        let attempts = self.by_link.get(&Link::of(host, marking))?.iter();
         let reach = |attempt: &&Attempt| {
             let at = attempt.event.at;
             marking.connection.is_some()

@@ -149,6 +149,13 @@ impl Evidence {
         }
     }
 
+    /// Forgets what is kept of a host for as long as it is there.
+    pub fn forget_host(&mut self, host: HostId) {
+        self.since.remove(&host);
+        self.gaps.remove(&host);
+        self.aborting.remove(&host);
+    }
+
     /// Whether a SYN queue in `netns` was full inside `window`.
     pub fn syn_queue_full(&self, netns: NetnsId, window: &Window) -> bool {
         let mut full = self.syn_queue_full.iter();
@@ -175,14 +182,21 @@ impl Evidence {
     }
 
     /// What became of the very connection from `local` to port `port` inside `window`. The listener
-    /// may have another address than the one the proxy calls, so only its port is compared; and an
-    /// address of `local` that is not known is any.
-    pub fn of_connection(&self, local: SocketAddr, port: u16, window: &Window) -> Option<Tally> {
+    /// may have another address than the one the proxy calls, so only its port and whether it `may_be`
+    /// in that namespace are compared; and an address of `local` that is not known is any.
+    pub fn of_connection(
+        &self,
+        local: SocketAddr,
+        port: u16,
+        window: &Window,
+        may_be: impl Fn(NetnsId) -> bool,
+    ) -> Option<Tally> {
         let events = self.events.get(&local.port())?.iter();
         let own = events.filter(|event| {
             let from = event.peer.ip().to_canonical();
             (local.ip().is_unspecified() || local.ip().to_canonical() == from)
                 && event.listener.addr.port() == port
+                && may_be(event.listener.netns)
                 && window.from <= event.at
                 && event.at <= window.to
         });

@@ -32,13 +32,16 @@ use crate::{
 const LAST_LOOKS: Duration = Duration::from_millis(2500);
 /// How long an event waits for the companion line and for the samples of its last second.
 pub const SETTLE: Duration = Duration::from_secs(3);
+/// How far back a verdict may ask for evidence.
+pub const HORIZON: Duration =
+    Duration::from_secs(LONGEST_ATTEMPT.as_secs() + ENVOY_SETTLE.as_secs() + SETTLE.as_secs());
 /// Envoy writes its access log every 10 s (`--file-flush-interval-msec`), so the attempts that led
 /// to an ejection are heard of later than it.
 const ENVOY_SETTLE: Duration = Duration::from_secs(13);
 /// nginx's default `fail_timeout`: a peer that failed longer ago has been tried again since, which
 /// would have been said. Somewhat more, for the time stamps are whole seconds.
 const FAIL_TIMEOUT_MS: u64 = 12_000;
-/// Events that may wait at once; the oldest is decided early when one more comes.
+/// Events that may wait at once on one host.
 const MOST_PENDING: usize = 20_000;
 
 /// A proxy event waiting for its verdict.
@@ -53,6 +56,7 @@ struct Pending {
 /// Joins events with evidence.
 pub struct Correlator {
     evidence: Evidence,
+    most_pending: usize,
     /// By the time at which it is decided, and in order of arrival.
     pending: BTreeMap<(UnixMs, u64), Pending>,
     arrived: u64,
@@ -71,7 +75,8 @@ pub struct Correlator {
 impl Default for Correlator {
     fn default() -> Self {
         Self {
-            evidence: Evidence::new(LONGEST_ATTEMPT + ENVOY_SETTLE + SETTLE),
+            evidence: Evidence::new(HORIZON),
+            most_pending: MOST_PENDING,
             pending: BTreeMap::new(),
             arrived: 0,
             attempts: Attempts::default(),
@@ -86,6 +91,17 @@ impl Default for Correlator {
 }
 
 impl Correlator {
+    /// One that lets so many events wait at once; the oldest is decided early when one more comes.
+    pub fn with_room(most_pending: usize) -> Self {
+        Self { most_pending, ..Self::default() }
+    }
+
+    /// Forgets a host.
+    pub fn forget(&mut self, host: HostId) {
+        self.rungs.remove(&host);
+        self.evidence.forget_host(host);
+    }
+
     /// Whose evidence is taken in next, and until another host is named; this host's at first.
     pub fn of(&mut self, host: HostId) -> &mut Self {
         self.host = host;
@@ -165,11 +181,12 @@ impl Correlator {
         if let Some((netns, addr)) = proxy_netns.zip(event.addr()) {
             self.paths.add(netns, addr.ip(), now, event.path);
         }
+        let host = host_of(inventory, proxy_netns);
         if event.kind == EventKind::PeerBack {
-            self.markings.back(&event);
+            self.markings.back(host, &event);
             return None;
         }
-        self.attempts.add(&event);
+        self.attempts.add(host, &event);
         let is_attempt = matches!(event.kind, EventKind::AttemptFailed { .. });
         let settle =
             if event.proxy == ProxyKind::Envoy && !is_attempt { ENVOY_SETTLE } else { SETTLE };
@@ -197,7 +214,7 @@ impl Correlator {
         let mut verdicts = Vec::new();
         while let Some(first) = self.pending.first_entry() {
             let (due, _) = *first.key();
-            if due > now && self.pending.len() <= MOST_PENDING {
+            if due > now && self.pending.len() <= self.most_pending {
                 break;
             }
             if let Some(((_, number), pending)) = self.pending.pop_first() {
@@ -234,9 +251,10 @@ impl Correlator {
     /// The verdict on what the proxy said, taken for true.
     fn verdict_if_true(&mut self, pending: Pending, inventory: &Inventory) -> Verdict {
         let Pending { event, proxy_netns, listeners } = pending;
-        if let Some(decided) = self.attempts.verdict_of(&event) {
+        let host = host_of(inventory, proxy_netns);
+        if let Some(decided) = self.attempts.verdict_of(host, &event) {
             let verdict = Verdict { event, proxy_netns, ..decided.clone() };
-            self.markings.add(&verdict);
+            self.markings.add(host, &verdict);
             return verdict;
         }
         let attempt = match event.kind {
@@ -245,18 +263,17 @@ impl Correlator {
             }
             EventKind::PeerMarked { phase, failure } => self
                 .attempts
-                .of_marking(&event)
+                .of_marking(host, &event)
                 .map_or(Attempt { phase, failure, ..Attempt::of(&event) }, |companion| {
                     Attempt::of(companion)
                 }),
             EventKind::NoLivePeers | EventKind::PeerBack => {
-                let host = proxy_netns.map(|netns| inventory.host(netns)).unwrap_or_default();
                 return self.no_live_peers(event, proxy_netns, host);
             }
         };
         let verdict = self.attempt(event, &attempt, proxy_netns, &listeners, inventory);
-        self.markings.add(&verdict);
-        self.attempts.decided(&verdict);
+        self.markings.add(host, &verdict);
+        self.attempts.decided(host, &verdict);
         verdict
     }
 
@@ -275,19 +292,21 @@ impl Correlator {
             if ids.is_empty() {
                 ids = listeners.to_vec();
             }
-            let first = search(&self.evidence, addr, ids, &window);
+            let first = search(&self.evidence, inventory, addr, ids, &window);
             let onward = attempt.leads_to.iter();
             let onward = onward.map(|addr| (*addr, candidates(inventory, *addr, proxy_netns)));
-            search_onward(&self.evidence, first, onward.collect(), &window)
+            search_onward(&self.evidence, inventory, first, onward.collect(), &window)
         });
         let Found { trail, listener, losses, is_beyond } = found.unwrap_or_default();
         let place = listener.map(|id| (id.netns, id.addr));
         let connection = attempt.local.zip(addr).and_then(|(local, peer)| {
             let port = listener.map_or(peer.port(), |id| id.addr.port());
-            self.evidence.of_connection(local, port, &window)
+            let its_host = listener.map(|id| inventory.host(id.netns));
+            let may_be = |netns| its_host.is_none_or(|host| host == inventory.host(netns));
+            self.evidence.of_connection(local, port, &window, may_be)
         });
         let netns = listener.map(|id| id.netns).or(proxy_netns);
-        let host = netns.map(|netns| inventory.host(netns)).unwrap_or_default();
+        let host = host_of(inventory, netns);
         let health = self.health(host, &window);
         let ruling = rule(&Facts {
             phase: attempt.phase,
@@ -349,7 +368,7 @@ impl Correlator {
     ) -> Verdict {
         let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
         let health = self.health(host, &window);
-        let led = self.markings.led_to(&event);
+        let led = self.markings.led_to(host, &event);
         let listed: Vec<String> =
             led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
         let listed = listed.join(", ");
@@ -395,6 +414,11 @@ impl Correlator {
             because,
         }
     }
+}
+
+/// Whose namespace it is; this host's, where it is not known which it is.
+fn host_of(inventory: &Inventory, netns: Option<NetnsId>) -> HostId {
+    netns.map(|netns| inventory.host(netns)).unwrap_or_default()
 }
 
 /// How sure it is that nothing was said before: `fail_timeout` may be set longer than its default.

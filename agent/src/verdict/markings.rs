@@ -7,6 +7,7 @@ use std::{
 
 use super::verdict::{Cause, Confidence, Verdict};
 use crate::{
+    inventory::HostId,
     proxy::{EventKind, ProxyEvent, ProxyKind, Upstream},
     time::UnixMs,
 };
@@ -28,6 +29,7 @@ const MOST_GROUPS: usize = 1000;
 /// Whose, by which proxy, and whether it is a marking, or a failed attempt where the log hides those.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
+    host: HostId,
     proxy: ProxyKind,
     source: String,
     upstream: Upstream,
@@ -72,10 +74,11 @@ impl Led {
 }
 
 impl Markings {
-    /// Keeps a verdict on a marking or an attempt.
-    pub fn add(&mut self, verdict: &Verdict) {
+    /// Keeps a verdict on a marking or an attempt of a proxy on `host`.
+    pub fn add(&mut self, host: HostId, verdict: &Verdict) {
         let event = &verdict.event;
         let key = Key {
+            host,
             proxy: event.proxy,
             source: event.source.clone(),
             upstream: event.upstream.clone(),
@@ -95,14 +98,16 @@ impl Markings {
     }
 
     /// The peer is back: what took it out before explains nothing any more.
-    pub fn back(&mut self, event: &ProxyEvent) {
+    pub fn back(&mut self, host: HostId, event: &ProxyEvent) {
         self.records.retain(|key, record| {
-            key.proxy != event.proxy || key.upstream != event.upstream || record.at > event.at
+            (key.host, key.proxy) != (host, event.proxy)
+                || key.upstream != event.upstream
+                || record.at > event.at
         });
     }
 
     /// What led to an event of a group without peers: the last of each peer.
-    pub fn led_to(&mut self, event: &ProxyEvent) -> Led {
+    pub fn led_to(&mut self, host: HostId, event: &ProxyEvent) -> Led {
         self.learn(event);
         let (from, from_of_own) = (event.at.earlier(MEMORY), event.at.earlier(LONG_MEMORY));
         let key = (event.source.clone(), event.group_name().unwrap_or_default().to_owned());
@@ -116,7 +121,9 @@ impl Markings {
             let in_time = from <= record.at && record.at <= event.at.later(SAME_REQUEST);
             let same = match (&record.group, event.group_name(), known) {
                 (_, _, Some(peers)) => key.source == event.source && peers.contains(&key.upstream),
-                (Some(one), Some(other), None) => key.proxy == event.proxy && one == other,
+                (Some(one), Some(other), None) => {
+                    (key.host, key.proxy) == (host, event.proxy) && one == other
+                }
                 _ => key.source == event.source && !is_others(&key.upstream),
             };
             in_time && same

@@ -32,7 +32,7 @@ pub use evidence::Place;
 pub use finding::{Finding, Harm, findings};
 pub use flow::{Flow, FlowSlot, SLOT_MS};
 pub use growth::Growth;
-pub use join::{Correlator, SETTLE};
+pub use join::{Correlator, HORIZON, SETTLE};
 pub use judge::{Heard, Inputs, Judge, Outcome, Totals};
 pub use keepalive::{LinkReport, Links, Sizing, sizings};
 pub use ledger::{

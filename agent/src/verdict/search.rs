@@ -47,6 +47,7 @@ fn distinct_places(ids: &[ListenerId]) -> usize {
 /// the one that lost most is taken and the trail is ambiguous.
 pub(super) fn search(
     evidence: &Evidence,
+    inventory: &Inventory,
     addr: SocketAddr,
     mut ids: Vec<ListenerId>,
     window: &Window,
@@ -55,6 +56,11 @@ pub(super) fn search(
         // Closed meanwhile: what it lost is still known by its address.
         let of = |(netns, addr): Place| ListenerId { netns, addr, inode: 0 };
         ids = evidence.places_at(addr).map(of).collect();
+        // Whoever has the address counts for more than who only speaks of it.
+        let has_it = |id: &ListenerId| inventory.has_address(id.netns, addr.ip());
+        if ids.iter().any(has_it) {
+            ids.retain(has_it);
+        }
         // They come in any order, and a replay must come to the same.
         ids.sort_unstable();
     }
@@ -77,6 +83,7 @@ pub(super) fn search(
 /// them on, and then either listener may be the one that lost something.
 pub(super) fn search_onward(
     evidence: &Evidence,
+    inventory: &Inventory,
     first: Found,
     onward: Vec<(SocketAddr, Vec<ListenerId>)>,
     window: &Window,
@@ -86,7 +93,8 @@ pub(super) fn search_onward(
     }
     let is_beyond = first.listener.is_some();
     let several = onward.len() > 1;
-    let found = onward.into_iter().map(|(addr, ids)| search(evidence, addr, ids, window));
+    let found =
+        onward.into_iter().map(|(addr, ids)| search(evidence, inventory, addr, ids, window));
     let drops = |found: &Found| found.losses.map_or(0, |losses| losses.tally.drops());
     let Some(best) = found.max_by_key(drops) else { return first };
     let trail = if several && best.trail == Trail::Clear { Trail::Ambiguous } else { best.trail };
