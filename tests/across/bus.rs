@@ -1,17 +1,17 @@
-//! A real NATS server lets in whoever shows a certificate and a secret of each kind, and whoever is
-//! not let in is told why in one line.
+//! A real NATS server lets in whoever shows a certificate and a secret of each kind, whoever is not let
+//! in is told why in one line, and a host's user can act for no other host.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
 
 use std::{
     fs,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use data_encoding::BASE64URL_NOPAD;
-use floodmark::across::{self, BusConfig};
+use floodmark::across::{self, BusConfig, Delivery, Joiner, Outbox, Outgoing, Reader, Refusal};
 use floodmark_tests::across::bus::{Bus, Door, NATS_SERVER};
 use log::{LevelFilter, Log, Metadata, Record};
 use nkeys::KeyPair;
@@ -217,4 +217,92 @@ async fn files_that_are_not_what_they_must_be_are_named_at_once() {
         assert!(said.starts_with(option), "{option}: {said}");
         assert!(!said.contains("s3cret") && !said.contains('\n'), "{said}");
     }
+}
+
+/// The rules that the documentation gives, for the hosts web1 and app1 and a reader.
+fn documented_rules() -> String {
+    let page = include_str!("../../docs/across-hosts.md");
+    let (_, rules) = page.split_once("```nats\n").unwrap();
+    rules.split_once("```").unwrap().0.to_owned()
+}
+
+/// How `user` gets in.
+fn as_user(bus: &Bus, directory: &Path, user: &str) -> BusConfig {
+    let file = directory.join(user);
+    fs::write(&file, format!("{user}:secret of {user}")).unwrap();
+    BusConfig { credentials: Some(file), ..bus.access() }
+}
+
+fn message_of(host: &str, number: u64) -> Vec<u8> {
+    let (version, run) = (across::VERSION, 1);
+    json!({"version": version, "host": host, "run": run, "number": number, "kind": "stopped"})
+        .to_string()
+        .into_bytes()
+}
+
+#[tokio::test]
+async fn a_hosts_user_can_neither_publish_as_another_nor_read_what_others_tell() {
+    let _turn = TURN.lock().await;
+    let door = Door { rules: documented_rules(), ..Door::default() };
+    let Some((bus, directory)) = server(&door) else { return };
+    let connect = async |user: &str| {
+        let access = as_user(&bus, directory.path(), user);
+        across::Bus::connect(&access, user).await.unwrap()
+    };
+    let (reader_bus, web1, app1) =
+        (connect("correlate").await, connect("web1").await, connect("app1").await);
+    let mut reader = Reader::new(reader_bus.clone(), "correlate".to_owned());
+    let stream = timeout(PATIENCE, async {
+        loop {
+            match reader_bus.evidence().await {
+                Ok(stream) => return stream,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+    let mut stream = stream.await.expect("the reader makes the stream");
+
+    // Both publish by the agent's own way.
+    let hosts = [("web1", &web1), ("app1", &app1)];
+    for (host, bus) in hosts {
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        let payload = message_of(host, 1).into();
+        outbox.put_message(Outgoing { id: format!("{host}-1"), payload });
+        let publishing = tokio::spawn(across::publish((*bus).clone(), outbox.clone(), host.into()));
+        let stats = outbox.stats();
+        let published = timeout(PATIENCE, async {
+            while stats.sent.load(Ordering::Relaxed) == 0 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        published.await.unwrap_or_else(|_| panic!("{host} cannot publish"));
+        publishing.abort();
+    }
+
+    // Under another's subject nothing gets in; under its own, another's name does not count.
+    let publish = async |subject: &str, host: &str, number| {
+        let sent = web1.jetstream().publish(subject.to_owned(), message_of(host, number).into());
+        sent.await.unwrap().await
+    };
+    publish("floodmark.v1.host.app1", "app1", 2).await.unwrap_err();
+    publish("floodmark.v1.verdict.x", "app1", 2).await.unwrap_err();
+    publish("floodmark.v1.host.web1", "app1", 2).await.unwrap();
+    let mut joiner = Joiner::new(Duration::from_secs(60));
+    for _ in 0..3 {
+        let Delivery { subject, payload, stored } =
+            timeout(PATIENCE, reader.next()).await.expect("three messages");
+        joiner.receive(&subject, &payload, stored);
+    }
+    assert_eq!(stream.info().await.unwrap().state.messages, 3);
+    assert_eq!(*joiner.refusals(), [(Refusal::Foreign, 1)].into());
+    let known: Vec<String> = joiner.hosts().into_iter().map(|host| host.name).collect();
+    assert_eq!(known, ["app1", "web1"]);
+
+    // Nor can it read, or take away what is there.
+    let theirs = web1.evidence().await.unwrap();
+    theirs.get_raw_message(1).await.unwrap_err();
+    theirs.purge().await.unwrap_err();
+    let mut spy = Reader::new(web1, "spy".to_owned());
+    timeout(Duration::from_secs(8), spy.next()).await.unwrap_err();
+    assert_eq!(stream.info().await.unwrap().state.messages, 3);
 }

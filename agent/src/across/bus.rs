@@ -21,7 +21,7 @@ use async_nats::{
 use log::{info, warn};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::{message::VERSION, secret};
+use super::{secret, subject, validate::MAX_PAYLOAD};
 
 /// The stream of what agents saw and heard.
 pub const EVIDENCE_STREAM: &str = "FLOODMARK_V1_EVIDENCE";
@@ -33,6 +33,9 @@ const EVIDENCE_AGE: Duration = Duration::from_secs(3600);
 const VERDICT_AGE: Duration = Duration::from_secs(24 * 3600);
 /// The most that either stream may take up where nobody has made it otherwise; the oldest goes first.
 const STREAM_BYTES: i64 = 1 << 30;
+/// Messages kept of one host, or of the verdicts on one upstream: one that publishes far too many drives
+/// out its own before those of the others. An hour of a busy host has a tenth of it.
+const MAX_MESSAGES: i64 = 100_000;
 /// How long an acknowledgement is waited for.
 const ACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// How long is waited between two attempts to connect.
@@ -69,6 +72,7 @@ impl Bus {
         let complained = Arc::clone(&has_complained);
         let mut options = ConnectOptions::new()
             .name(format!("floodmark {name}"))
+            .custom_inbox_prefix(subject::inbox(name))
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT)
             // Chooses nothing, but is told before each attempt why the one before failed.
@@ -129,9 +133,11 @@ impl Bus {
     async fn stream(&self, name: &str, kind: &str, max_age: Duration) -> Result<Stream> {
         let config = Config {
             name: name.to_owned(),
-            subjects: vec![subject(kind, ">")],
+            subjects: vec![subject::all(kind)],
             max_age,
             max_bytes: STREAM_BYTES,
+            max_messages_per_subject: MAX_MESSAGES,
+            max_message_size: MAX_PAYLOAD as i32,
             discard: DiscardPolicy::Old,
             storage: StorageType::File,
             // Who was away for long tells again what was told already: as far back as evidence goes.
@@ -141,12 +147,6 @@ impl Bus {
         let stream = self.jetstream.get_or_create_stream(config).await;
         stream.with_context(|| format!("the NATS server does not give stream {name}"))
     }
-}
-
-/// The subject of what is told of `what`: one token of it, whatever it is called.
-pub(super) fn subject(kind: &str, what: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_>".contains(c) { c } else { '_' };
-    format!("floodmark.v{VERSION}.{kind}.{}", what.chars().map(safe).collect::<String>())
 }
 
 /// The servers' addresses.
@@ -194,6 +194,8 @@ fn remedy(error: &str) -> &'static str {
         "; name the authority that signed its certificate by --nats-ca"
     } else if says("authorization violation") {
         "; it does not know this user: see --nats-credentials"
+    } else if says("permissions violation") {
+        "; let this user do so, or use the user of this host's name: see docs/across-hosts.md"
     } else if says("certificaterequired") || says("fatal alert: badcertificate") {
         // The second is what a server before Go 1.21 says to whom shows none.
         "; it asks for a certificate: see --nats-certificate"
@@ -212,21 +214,15 @@ fn say(event: &Event, has_complained: &AtomicBool) {
         Event::Disconnected => warn!("the NATS server is away; what is to be told waits"),
         // Told with its reason before the next attempt.
         Event::ClientError(_) => {}
+        Event::ServerError(error) => {
+            if !has_complained.swap(true, Ordering::Relaxed) {
+                let error = error.to_string();
+                warn!("the NATS server refuses: {}{}", error.escape_debug(), remedy(&error));
+            }
+        }
         other => info!("NATS: {other}"),
     }
 }
 
 /// What NATS calls the id by which it knows a message that it has already.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subject_has_one_token_for_whatever_it_is_about() {
-        assert_eq!(subject("host", "web-1.example"), "floodmark.v1.host.web-1_example");
-        assert_eq!(subject("verdict", "[fd00::1]:80"), "floodmark.v1.verdict._fd00__1__80");
-        assert_eq!(subject("host", ">"), "floodmark.v1.host.>");
-    }
-}

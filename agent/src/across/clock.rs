@@ -83,12 +83,21 @@ impl Clock {
         let Some(stored) = self.stamps.remove(&sequence) else { return };
         let Some(took) = acknowledged.0.checked_sub(sent.0) else { return };
         let middle = sent.0 + took / 2;
-        let ahead_ms = stored.0 as i64 - middle as i64;
+        // No clock is so wrong that the difference has no room.
+        let (Ok(stored), Ok(middle)) = (i64::try_from(stored.0), i64::try_from(middle)) else {
+            return;
+        };
+        let ahead_ms = stored - middle;
         let error = Duration::from_millis(took.div_ceil(2) + RESOLUTION_MS);
         self.measured.push_back(Offset { ahead_ms, error });
         if self.measured.len() > REMEMBERED {
             self.measured.pop_front();
         }
+    }
+
+    /// Forgets what was measured: the clock was set since.
+    pub fn mistrust(&mut self) {
+        self.measured.clear();
     }
 
     /// The best measurement; none yet is no difference, and a large error.
@@ -142,6 +151,13 @@ mod tests {
         clock.exchanged("2 5 6".parse().unwrap());
         clock.exchanged("1 6 5".parse().unwrap());
         assert_eq!(clock.offset().error, UNMEASURED);
+        // More than there is room for in the difference of two times.
+        for text in ["1 9223372036854775808 9223372036854775808", "1 0 18446744073709551615"] {
+            clock.stored(1, UnixMs(10));
+            clock.exchanged(text.parse().unwrap());
+            let Offset { ahead_ms, error } = clock.offset();
+            assert!(ahead_ms.unsigned_abs() <= u64::MAX / 2 && error >= UNMEASURED, "{text}");
+        }
         assert!("1 2".parse::<Exchange>().is_err() && "1 2 x".parse::<Exchange>().is_err());
         let exchange = Exchange { sequence: 1, sent: UnixMs(2), acknowledged: UnixMs(3) };
         assert_eq!(exchange.to_string().parse::<Exchange>().unwrap(), exchange);

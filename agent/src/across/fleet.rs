@@ -1,8 +1,8 @@
-//! The hosts that tell, each with its namespaces, its clock and how far it has told.
+//! The hosts that tell, each with its namespaces, its clock, its share and how far it has told.
 //!
 //! Namespaces bear numbers that are each host's own, so each gets one that is the fleet's.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use log::{info, warn};
 
@@ -10,6 +10,9 @@ use super::{
     clock::{Clock, Offset},
     joiner::Stored,
     message::{Message, Tick},
+    punctuality::Punctuality,
+    share::Share,
+    validate::{MAX_NAMESPACES, Refusal, Refused},
 };
 use crate::{
     inventory::{HostId, Inventory, Told},
@@ -17,8 +20,21 @@ use crate::{
     time::{UnixMs, Window},
 };
 
-/// Hosts remembered at most; what more of them tell is not heard, and said.
-const MOST: usize = 10_000;
+/// Hosts remembered at most. One more takes the place of the one that is silent for longest.
+const MAX_HOSTS: usize = 10_000;
+/// With fewer hosts than these, those that come and go are logged.
+const SAID: usize = 1000;
+/// A host that is silent for less than this does not make room for another.
+const SILENT: Duration = Duration::from_secs(60);
+/// Listeners and addresses of one host.
+const MAX_HOST_SIZE: usize = 20_000;
+/// Listeners of all hosts together.
+const MAX_LISTENERS: usize = 500_000;
+/// Bytes that a host may publish a second, and at once: a full outbox of the usual size, and some more.
+const BYTES: (u64, u64) = (1 << 20, 72 << 20);
+/// Evidence that a host may tell of each second, and at once: so many accept queues, or a quarter of
+/// it in lost segments and events.
+const EVIDENCE: (u64, u64) = (4000, 80_000);
 /// What was not told of for longer than this between two ticks was not seen. Ticks are a second apart.
 const GAP_MS: u64 = 3000;
 
@@ -31,6 +47,9 @@ pub(super) struct Fleet {
     owners: BTreeMap<NetnsId, (String, NetnsId)>,
     namespaces_seen: u32,
     hosts_seen: u32,
+    patience: Duration,
+    /// Hosts that were forgotten, until someone asks.
+    gone: Vec<HostId>,
 }
 
 /// One host.
@@ -40,11 +59,21 @@ pub(super) struct Host {
     pub id: HostId,
     run: UnixMs,
     number: u64,
-    /// The fleet's number of each of its namespaces.
-    namespaces: BTreeMap<NetnsId, NetnsId>,
+    /// The run before.
+    last_run: Option<UnixMs>,
+    /// Whether two runs were seen at once.
+    has_twin: bool,
+    /// Each of its namespaces.
+    namespaces: BTreeMap<NetnsId, Known>,
     /// Stands for one of them where it is not known which.
     somewhere: NetnsId,
     clock: Clock,
+    bytes: Share,
+    evidence: Share,
+    /// Whether the others wait for it.
+    pub punctuality: Punctuality,
+    /// Its events that wait for their verdict.
+    pub pending: usize,
     /// When the server stored its last message.
     pub stored: UnixMs,
     /// Until when it has told, by the bus' clock.
@@ -53,6 +82,15 @@ pub(super) struct Host {
     pub has_stopped: bool,
     /// Messages that should have come.
     missing: u64,
+}
+
+/// What is known of a namespace.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The fleet's number of it.
+    number: NetnsId,
+    listeners: usize,
+    addresses: usize,
 }
 
 /// What is known of a host, for whoever shows it.
@@ -71,28 +109,64 @@ pub struct HostState {
 }
 
 impl Fleet {
-    /// The host of a message, if that is to be taken: not for the second time.
-    pub fn greet(&mut self, message: &Message, stored: Stored) -> Option<HostId> {
-        if !self.hosts.contains_key(&message.host) {
-            if self.hosts.len() >= MOST {
-                return None;
-            }
+    /// No host yet; the others wait so long for one of them at most.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, ..Self::default() }
+    }
+
+    /// Makes room for `size` bytes of the host `name`.
+    ///
+    /// # Errors
+    ///
+    /// When the host has used up its share, or there are too many hosts.
+    pub fn admit(&mut self, name: &str, size: usize, stored: UnixMs) -> Result<(), Refused> {
+        if !self.hosts.contains_key(name) {
+            self.make_room(stored)?;
             let host = self.newcomer(stored);
-            info!("host {} tells", message.host);
-            self.hosts.insert(message.host.clone(), host);
+            self.say(name, "tells");
+            self.hosts.insert(name.to_owned(), host);
         }
-        let host = self.hosts.get_mut(&message.host)?;
-        host.stored = stored.at;
+        let has_room =
+            self.hosts.get_mut(name).is_none_or(|host| host.bytes.take_whole(size as u64, stored));
+        let over = || Refused::new(Refusal::OverShare, "the host publishes too much");
+        has_room.then_some(()).ok_or_else(over)
+    }
+
+    /// The host of a message that is to be taken: not for the second time.
+    pub fn greet(&mut self, message: &Message, stored: Stored) -> Result<&Host, Refused> {
+        let unknown = || Refused::new(Refusal::TooManyHosts, "there are too many hosts");
+        let host = self.hosts.get_mut(&message.host).ok_or_else(unknown)?;
+        host.stored = host.stored.max(stored.at);
         host.clock.stored(stored.sequence, stored.at);
         if let Some(exchange) = stored.exchange {
             host.clock.exchanged(exchange);
         }
-        host.counts(message).then_some(host.id)
+        host.count(message)?;
+        Ok(host)
     }
 
-    fn newcomer(&mut self, stored: Stored) -> Host {
+    fn make_room(&mut self, now: UnixMs) -> Result<(), Refused> {
+        if self.hosts.len() < MAX_HOSTS {
+            return Ok(());
+        }
+        let silent = self.hosts.iter().filter(|(_, host)| host.stored.later(SILENT) < now);
+        let longest = silent.min_by_key(|(_, host)| host.stored).map(|(name, _)| name.clone());
+        let full =
+            || Refused::new(Refusal::TooManyHosts, format!("{MAX_HOSTS} hosts tell already"));
+        self.forget(&longest.ok_or_else(full)?);
+        Ok(())
+    }
+
+    /// Says what becomes of a host, where that is not one of very many.
+    fn say(&self, name: &str, what: &str) {
+        if self.hosts.len() < SAID {
+            info!("host {name} {what}");
+        }
+    }
+
+    fn newcomer(&mut self, stored: UnixMs) -> Host {
         // This process is on none of them.
-        self.hosts_seen += 1;
+        self.hosts_seen = self.hosts_seen.wrapping_add(1).max(1);
         let id = HostId(self.hosts_seen);
         let somewhere = self.number();
         self.inventory.hear_of(id, somewhere);
@@ -100,19 +174,39 @@ impl Fleet {
             id,
             run: UnixMs(0),
             number: 0,
+            last_run: None,
+            has_twin: false,
             namespaces: BTreeMap::new(),
             somewhere,
             clock: Clock::default(),
-            stored: stored.at,
+            bytes: Share::new(BYTES.0, BYTES.1),
+            evidence: Share::new(EVIDENCE.0, EVIDENCE.1),
+            punctuality: Punctuality::new(self.patience),
+            pending: 0,
+            stored,
             told_until: None,
             has_stopped: false,
             missing: 0,
         }
     }
 
+    /// One that no namespace has.
     fn number(&mut self) -> NetnsId {
-        self.namespaces_seen += 1;
-        NetnsId(self.namespaces_seen)
+        loop {
+            self.namespaces_seen = self.namespaces_seen.wrapping_add(1);
+            let number = NetnsId(self.namespaces_seen);
+            if self.inventory.host(number) == HostId::default() {
+                return number;
+            }
+        }
+    }
+
+    /// How much of `wanted` pieces of evidence the host may still tell of, each of a weight.
+    pub fn share(&mut self, name: &str, wanted: usize, weight: u64) -> usize {
+        let Some(host) = self.hosts.get_mut(name) else { return 0 };
+        let told = host.told_until.unwrap_or(host.stored);
+        let granted = host.evidence.take(wanted as u64 * weight, told);
+        (granted / weight) as usize
     }
 
     /// By how much a host's clock differs.
@@ -120,18 +214,36 @@ impl Fleet {
         self.hosts.get(host).map_or_else(|| Clock::default().offset(), |host| host.clock.offset())
     }
 
-    /// The fleet's number of a host's namespace.
-    pub fn netns(&mut self, host: &str, netns: NetnsId) -> NetnsId {
-        if let Some(known) = self.hosts.get(host).and_then(|host| host.namespaces.get(&netns)) {
-            return *known;
+    /// Changes what is known of a host.
+    pub fn with(&mut self, name: &str, change: impl FnOnce(&mut Host)) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            change(host);
         }
-        let number = self.number();
-        if let Some(known) = self.hosts.get_mut(host) {
-            known.namespaces.insert(netns, number);
-            self.inventory.hear_of(known.id, number);
-            self.owners.insert(number, (host.to_owned(), netns));
+    }
+
+    /// Forgets what was measured of a host's clock, which must have been set.
+    pub fn mistrust_clock(&mut self, host: &str) {
+        self.with(host, |host| host.clock.mistrust());
+    }
+
+    /// The fleet's number of a host's namespace; that of none in particular where it has too many.
+    pub fn netns(&mut self, name: &str, netns: NetnsId) -> NetnsId {
+        let Some(host) = self.hosts.get(name) else { return NetnsId::default() };
+        match host.namespaces.get(&netns) {
+            Some(known) => known.number,
+            None if host.namespaces.len() >= MAX_NAMESPACES => host.somewhere,
+            None => {
+                let id = host.id;
+                let number = self.number();
+                self.inventory.hear_of(id, number);
+                self.owners.insert(number, (name.to_owned(), netns));
+                if let Some(host) = self.hosts.get_mut(name) {
+                    let known = Known { number, listeners: 0, addresses: 0 };
+                    host.namespaces.insert(netns, known);
+                }
+                number
+            }
         }
-        number
     }
 
     /// The namespace of a proxy of the host.
@@ -147,12 +259,29 @@ impl Fleet {
         self.owners.get(&netns)
     }
 
-    /// Takes in a namespace.
-    pub fn told(&mut self, host: &str, told: Told) {
-        let netns = self.netns(host, told.netns);
-        if let Some(host) = self.hosts.get(host) {
-            self.inventory.hear(host.id, &Told { netns, ..told });
+    /// Takes in a namespace, as far as the host's share of room goes. Gives the number of listeners
+    /// and addresses that are left out.
+    pub fn told(&mut self, name: &str, mut told: Told) -> usize {
+        let number = self.netns(name, told.netns);
+        let Some(host) = self.hosts.get_mut(name) else { return 0 };
+        let all = told.listeners.len() + told.addresses.len();
+        let Some(known) = host.namespaces.get_mut(&told.netns) else { return all };
+        let in_fleet = self.inventory.count_listeners().saturating_sub(known.listeners);
+        (known.listeners, known.addresses) = (0, 0);
+        let others = host.namespaces.values();
+        let (listeners, addresses) = others.fold((0, 0), |(listeners, addresses), other| {
+            (listeners + other.listeners, addresses + other.addresses)
+        });
+        let room = (MAX_HOST_SIZE - listeners).min(MAX_LISTENERS.saturating_sub(in_fleet));
+        told.listeners.truncate(room);
+        while told.addresses.len() > MAX_HOST_SIZE - addresses {
+            told.addresses.pop_last();
         }
+        let (listeners, addresses) = (told.listeners.len(), told.addresses.len());
+        let id = host.id;
+        host.namespaces.insert(told.netns, Known { number, listeners, addresses });
+        self.inventory.hear(id, &Told { netns: number, ..told });
+        all - listeners - addresses
     }
 
     /// Takes in how far a host has told, and which namespaces it has left. Gives the stretch before
@@ -162,30 +291,38 @@ impl Fleet {
         host.has_stopped = false;
         let until = host.told_until.replace(window.to);
         let gone = host.namespaces.extract_if(.., |netns, _| !tick.namespaces.contains(netns));
-        for (_, netns) in gone {
-            self.inventory.forget(netns);
-            self.owners.remove(&netns);
+        for (_, Known { number, .. }) in gone {
+            self.inventory.forget(number);
+            self.owners.remove(&number);
         }
-        let gap = until.filter(|until| until.0 + GAP_MS < window.from.0);
+        let gap = until.filter(|until| until.later(Duration::from_millis(GAP_MS)) < window.from);
         gap.map(|from| Window { from, to: window.from })
     }
 
     /// Takes in that a host has stopped: nobody is to wait for it.
     pub fn stopped(&mut self, name: &str) {
-        if let Some(host) = self.hosts.get_mut(name) {
-            host.has_stopped = true;
-            info!("host {name} tells no more");
+        if let Some(host) = self.hosts.get_mut(name)
+            && !std::mem::replace(&mut host.has_stopped, true)
+        {
+            self.say(name, "tells no more");
         }
     }
 
     /// Forgets a host.
     pub fn forget(&mut self, name: &str) {
         let Some(host) = self.hosts.remove(name) else { return };
-        warn!("host {name} is forgotten: it has told nothing for long");
-        for netns in host.namespaces.into_values().chain([host.somewhere]) {
+        self.gone.push(host.id);
+        self.say(name, "is forgotten: it has told nothing for long");
+        let numbers = host.namespaces.into_values().map(|known| known.number);
+        for netns in numbers.chain([host.somewhere]) {
             self.inventory.forget(netns);
             self.owners.remove(&netns);
         }
+    }
+
+    /// The hosts that were forgotten since it was last asked.
+    pub fn gone(&mut self) -> Vec<HostId> {
+        std::mem::take(&mut self.gone)
     }
 
     /// A sample in the fleet's numbers and the bus' time.
@@ -226,21 +363,71 @@ impl Fleet {
 }
 
 impl Host {
-    /// Whether the message has not come before; counts those that have not come at all.
-    fn counts(&mut self, message: &Message) -> bool {
+    /// Whether the others wait for it.
+    pub fn is_waited_for(&self, uptime: u64) -> bool {
+        !self.has_stopped && self.punctuality.is_waited_for(uptime)
+    }
+
+    /// How wrong its clock may be.
+    pub fn error(&self) -> Duration {
+        self.clock.offset().error
+    }
+
+    /// Counts the messages that have not come before this one.
+    fn count(&mut self, message: &Message) -> Result<(), Refused> {
         let Message { run, number, .. } = message;
-        if *run < self.run || (*run == self.run && *number <= self.number) {
-            return false;
-        }
         // Of a run that was under way before, the first were not meant for us.
-        let is_known = *run == self.run;
-        let expected = if is_known { self.number + 1 } else { *number };
-        let missing = number - expected;
-        if missing > 0 {
+        let expected = if *run == self.run { self.number.checked_add(1) } else { Some(*number) };
+        let Some(missing) = expected.and_then(|expected| number.checked_sub(expected)) else {
+            return Err(Refused::new(Refusal::Repeated, "it came before"));
+        };
+        if missing > 0 && self.missing == 0 {
             warn!("{missing} messages of host {} are missing", message.host);
         }
-        self.missing += missing;
+        self.missing = self.missing.saturating_add(missing);
+        if *run != self.run {
+            if self.last_run == Some(*run) && !std::mem::replace(&mut self.has_twin, true) {
+                warn!("two agents are called {}; give each its own --host-name", message.host);
+            }
+            self.last_run = Some(self.run);
+        }
         (self.run, self.number) = (*run, *number);
-        true
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_the_one_that_is_silent_for_longest() {
+        let mut fleet = Fleet::new(SILENT);
+        let mut now = UnixMs(1_700_000_000_000);
+        for n in 0..MAX_HOSTS {
+            fleet.admit(&format!("host-{n}"), 1, now).unwrap();
+        }
+        let refused = fleet.admit("late", 1, now.later(SILENT)).unwrap_err();
+        assert_eq!(refused.refusal, Refusal::TooManyHosts);
+        fleet.with("host-0", |host| host.stored = now.later(SILENT));
+        now = now.later(2 * SILENT);
+        fleet.admit("late", 1, now).unwrap();
+        assert!(fleet.hosts.contains_key("late") && fleet.hosts.contains_key("host-0"));
+        assert_eq!((fleet.hosts.len(), fleet.gone().len()), (MAX_HOSTS, 1));
+    }
+
+    #[test]
+    fn numbers_of_namespaces_may_wrap_around_and_none_is_given_twice() {
+        let mut fleet = Fleet::new(SILENT);
+        for name in ["a", "b"] {
+            fleet.admit(name, 1, UnixMs(1)).unwrap();
+        }
+        let first = fleet.netns("a", NetnsId(7));
+        fleet.namespaces_seen = u32::MAX - 1;
+        let others: Vec<NetnsId> = (0..9).map(|n| fleet.netns("b", NetnsId(n))).collect();
+        assert!(!others.contains(&first));
+        assert_eq!(fleet.netns("a", NetnsId(7)), first);
+        let known: Vec<_> = others.iter().map(|number| fleet.owner(*number).cloned()).collect();
+        assert!(known.iter().flatten().all(|(host, _)| host == "b") && known.len() == 9);
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     inventory::Told,
-    kernel::{KernelEvent, KernelSample, NetnsId, QueueDepth},
+    kernel::{KernelEvent, KernelSample, NetnsId, QueueDepth, Rung},
     time::UnixMs,
     verdict::{Heard, Place},
 };
@@ -22,7 +22,8 @@ pub struct Message {
     pub version: u32,
     /// The agent's host.
     pub host: String,
-    /// When the agent was started: what tells its runs apart.
+    /// When the agent was started, by its own clock: what tells its runs apart. A reader compares it
+    /// with nothing else, so no value can shut out the runs that follow.
     pub run: UnixMs,
     /// Which one of the run's messages it is, from 1.
     pub number: u64,
@@ -85,9 +86,9 @@ pub struct Tick {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub aborting: BTreeSet<NetnsId>,
     /// The rung from which dropped SYNs are had.
-    pub syn_rung: String,
+    pub syn_rung: Rung,
     /// The rung from which dropped final ACKs are had.
-    pub ack_rung: String,
+    pub ack_rung: Rung,
     /// The namespaces there are.
     pub namespaces: BTreeSet<NetnsId>,
 }
@@ -123,8 +124,8 @@ mod tests {
             syns_repeated: vec![(netns, 8000)],
             syn_queues_full: Vec::new(),
             aborting: BTreeSet::new(),
-            syn_rung: "fentry".to_owned(),
-            ack_rung: "fentry".to_owned(),
+            syn_rung: Rung::Fentry,
+            ack_rung: Rung::Fentry,
             namespaces: [netns].into(),
         };
         let message = Message {

@@ -3,8 +3,10 @@
 //!
 //! `message.rs` is what goes over the wire; `witness.rs` puts it together at each tick, `outbox.rs`
 //! keeps it while the bus is away, `publisher.rs` hands it over, `bus.rs` connects, as whom `secret.rs`
-//! says. On the other side `reader.rs` reads, `clock.rs` measures clocks against the bus', `fleet.rs`
-//! keeps what the hosts told, and `joiner.rs` joins it.
+//! says, and `subject.rs` names the subjects. On the other side `reader.rs` reads, `validate.rs` checks
+//! each message, `share.rs` limits what a host may send and `punctuality.rs` how long it is waited for,
+//! `clock.rs` measures clocks against the bus', `fleet.rs` keeps what the hosts told, and `joiner.rs`
+//! joins it.
 
 mod bus;
 mod clock;
@@ -13,8 +15,12 @@ mod joiner;
 mod message;
 mod outbox;
 mod publisher;
+mod punctuality;
 mod reader;
 mod secret;
+mod share;
+mod subject;
+mod validate;
 mod witness;
 
 pub use bus::{Bus, BusConfig, EVIDENCE_STREAM, VERDICT_STREAM};
@@ -24,5 +30,7 @@ pub use joiner::{Joined, Joiner, Stored};
 pub use message::{Content, Message, Tick, VERSION};
 pub use outbox::{Outbox, Outgoing, OutletStats};
 pub use publisher::{publish, publish_verdicts};
-pub use reader::Reader;
+pub use reader::{Delivery, Reader};
+pub use subject::check_host_name;
+pub use validate::{Refusal, Refusals, Refused};
 pub use witness::Witness;

@@ -9,7 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use log::warn;
 use tokio::sync::Notify;
+
+use super::validate::MAX_PAYLOAD;
+
+/// Room for a message's headers, which count as part of it.
+const HEADERS: usize = 4096;
 
 /// A message ready to be handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +84,12 @@ impl Outbox {
     /// Puts a message in, which takes up as much room as its text.
     pub fn put_message(&self, message: Outgoing) {
         let size = message.payload.len();
+        if size > MAX_PAYLOAD - HEADERS {
+            // The server would refuse it again and again.
+            self.stats.rejected(1);
+            warn!("a message of {size} bytes is dropped: the NATS server takes {MAX_PAYLOAD}");
+            return;
+        }
         self.put(message, size);
     }
 }
@@ -130,8 +142,13 @@ impl<T: Clone> Outbox<T> {
 
     /// Takes out what was handed out last.
     pub fn done(&self) {
+        self.done_first(usize::MAX);
+    }
+
+    /// Takes out so many of them, and hands out the others again.
+    pub fn done_first(&self, count: usize) {
         let mut queue = self.locked();
-        for _ in 0..std::mem::take(&mut queue.under_way) {
+        for _ in 0..std::mem::take(&mut queue.under_way).min(count) {
             if let Some((_, size)) = queue.waiting.pop_front() {
                 queue.bytes -= size;
             }
@@ -167,11 +184,23 @@ mod tests {
         (1..=3).for_each(|number| outbox.put_message(message(number)));
         assert_eq!(ids(&outbox.next(2).await), ["1", "2"]);
         assert_eq!(ids(&outbox.next(2).await), ["1", "2"]);
+        outbox.done_first(1);
+        assert_eq!(ids(&outbox.next(1).await), ["2"]);
         outbox.done();
         assert_eq!(ids(&outbox.next(2).await), ["3"]);
         outbox.done();
         assert_eq!(outbox.stats().waiting.load(Ordering::Relaxed), 0);
         assert_eq!(outbox.stats().waiting_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_no_server_takes_does_not_block_the_rest() {
+        let outbox = Outbox::new(usize::MAX);
+        let payload = Bytes::from(vec![0; MAX_PAYLOAD]);
+        outbox.put_message(Outgoing { payload, ..message(1) });
+        outbox.put_message(message(2));
+        assert_eq!(ids(&outbox.next(9).await), ["2"]);
+        assert_eq!(outbox.stats().dropped.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -15,11 +15,12 @@ use async_nats::{
         stream::Stream,
     },
 };
+use bytes::Bytes;
 use futures_util::StreamExt;
 use log::warn;
 use tokio::time::sleep;
 
-use super::{bus::Bus, joiner::Stored, message::Message, outbox::OutletStats, publisher::EXCHANGE};
+use super::{bus::Bus, joiner::Stored, outbox::OutletStats, publisher::EXCHANGE};
 use crate::{
     time::UnixMs,
     verdict::{LONGEST_ATTEMPT, SETTLE},
@@ -39,6 +40,17 @@ const ACK_EVERY: Duration = Duration::from_secs(5);
 /// How long is waited after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What was published, as the server stored it. Nothing of it has been checked.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The subject.
+    pub subject: String,
+    /// The message.
+    pub payload: Bytes,
+    /// Where and when it was stored.
+    pub stored: Stored,
+}
+
 /// A reader.
 pub struct Reader {
     bus: Bus,
@@ -51,8 +63,6 @@ pub struct Reader {
     unacknowledged: VecDeque<(UnixMs, jetstream::Message)>,
     /// Messages of the stream that were not read: gone before, or read by another of the same name.
     pub skipped: u64,
-    /// Messages that cannot be understood.
-    pub unreadable: u64,
     /// Messages that wait in the stream.
     pub waiting: u64,
     stats: Arc<OutletStats>,
@@ -62,19 +72,8 @@ impl Reader {
     /// One called `name`; no other may be called so at the same time.
     pub fn new(bus: Bus, name: String) -> Self {
         let (messages, unacknowledged, stats) = Default::default();
-        let (last, acknowledged, skipped, unreadable, waiting) = Default::default();
-        Self {
-            bus,
-            name,
-            messages,
-            last,
-            acknowledged,
-            unacknowledged,
-            skipped,
-            unreadable,
-            waiting,
-            stats,
-        }
+        let (last, acknowledged, skipped, waiting) = Default::default();
+        Self { bus, name, messages, last, acknowledged, unacknowledged, skipped, waiting, stats }
     }
 
     /// How reading goes.
@@ -83,7 +82,7 @@ impl Reader {
     }
 
     /// The next message, however long the server may be away.
-    pub async fn next(&mut self) -> (Message, Stored) {
+    pub async fn next(&mut self) -> Delivery {
         loop {
             match self.try_next().await {
                 Ok(Some(next)) => return next,
@@ -99,7 +98,7 @@ impl Reader {
         }
     }
 
-    async fn try_next(&mut self) -> Result<Option<(Message, Stored)>> {
+    async fn try_next(&mut self) -> Result<Option<Delivery>> {
         if self.messages.is_none() {
             let stream = self.bus.evidence().await?;
             self.messages = Some(self.open(&stream).await?);
@@ -128,16 +127,9 @@ impl Reader {
         self.stats.succeeded(1);
         let exchange = message.headers.as_ref().and_then(|headers| headers.get(EXCHANGE));
         let exchange = exchange.and_then(|exchange| exchange.as_str().parse().ok());
-        let read = serde_json::from_slice(&message.payload);
+        let (subject, payload) = (message.subject.to_string(), message.payload.clone());
         self.acknowledge(at, message).await?;
-        match read {
-            Ok(message) => Ok(Some((message, Stored { sequence, at, exchange }))),
-            Err(error) => {
-                warn!("message {sequence} cannot be understood: {error}");
-                self.unreadable += 1;
-                Ok(None)
-            }
-        }
+        Ok(Some(Delivery { subject, payload, stored: Stored { sequence, at, exchange } }))
     }
 
     /// Makes the consumer anew, where it stood: what it was given and did not acknowledge would come

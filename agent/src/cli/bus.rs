@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::unistd::gethostname;
 
-use crate::across::{Bus, BusConfig};
+use crate::across::{Bus, BusConfig, check_host_name};
 
 /// How to reach a NATS server.
 #[derive(Debug, Args)]
@@ -53,11 +53,7 @@ pub(super) fn host_name(given: Option<String>) -> Result<String> {
         Some(name) => name,
         None => gethostname().context("asking for the host's name")?.to_string_lossy().into_owned(),
     };
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    ensure!(
-        !name.is_empty() && name.chars().all(is_plain),
-        "{name:?} is no name for a host: it may hold letters, digits, '-', '_' and '.'; give one"
-    );
+    check_host_name(&name).context("give another by --host-name or --name")?;
     Ok(name)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use clap::Args;
 use tokio::{
@@ -18,7 +18,8 @@ use super::{
     run::stop_signal,
 };
 use crate::{
-    across::{Joined, Joiner, Outbox, Outgoing, Reader, publish_verdicts},
+    across::{Delivery, Joined, Joiner, Outbox, Outgoing, Reader, publish_verdicts},
+    essential,
     export::{self, Correlation, Web, WebConfig, parse_host},
     printable::printable,
     verdict::ProxyAccounts,
@@ -66,10 +67,15 @@ pub(super) async fn correlate(args: CorrelateArgs) -> Result<ExitCode> {
     let (snapshots, latest) = watch::channel(Correlation::default());
     let (stopping, stopped) = watch::channel(false);
     let web = Web::new(WebConfig::default(), args.allowed_hosts);
-    let server = tokio::spawn(export::serve_correlation(listener, latest, web, stopped));
+    let server = export::serve_correlation(listener, latest, web, stopped);
+    let server = essential::task("the HTTP server", server);
     let outbox = Arc::new(Outbox::new(VERDICT_BYTES));
     let (sender, published) = mpsc::unbounded_channel();
-    let publisher = tokio::spawn(publish_verdicts(bus.clone(), Arc::clone(&outbox), sender));
+    let publishing = publish_verdicts(bus.clone(), Arc::clone(&outbox), sender);
+    let publisher = essential::task("publishing verdicts", async {
+        publishing.await;
+        Ok(())
+    });
     let desk = Desk {
         reader: Reader::new(bus, name),
         joiner: Joiner::new(args.patience),
@@ -78,10 +84,13 @@ pub(super) async fn correlate(args: CorrelateArgs) -> Result<ExitCode> {
         published,
         json: args.json,
     };
-    let outcome = desk.run(&snapshots, stop).await;
+    let outcome = tokio::select! {
+        outcome = desk.run(&snapshots, stop) => outcome,
+        error = essential::ended() => Err(error),
+    };
     publisher.abort();
     stopping.send_replace(true);
-    server.await.context("the HTTP server panicked")??;
+    server.finish().await?;
     outcome?;
     Ok(ExitCode::from(HEALTHY))
 }
@@ -115,8 +124,8 @@ impl Desk {
                         self.accounts.book_verdict(verdict.verdict);
                     }
                 }
-                (message, stored) = self.reader.next() => {
-                    for verdict in self.joiner.take(message, stored) {
+                Delivery { subject, payload, stored } = self.reader.next() => {
+                    for verdict in self.joiner.receive(&subject, &payload, stored) {
                         let payload = Bytes::from(serde_json::to_vec(&verdict)?);
                         self.outbox.put_message(Outgoing { id: verdict.id, payload });
                     }
@@ -146,9 +155,9 @@ impl Desk {
         Correlation {
             hosts: self.joiner.hosts(),
             pending: self.joiner.pending(),
-            refused: self.joiner.refused(),
+            refusals: self.joiner.refusals().clone(),
+            left_out: self.joiner.left_out(),
             skipped: self.reader.skipped,
-            unreadable: self.reader.unreadable,
             waiting: self.reader.waiting,
             reading: Some(self.reader.stats()),
             publishing: Some(self.outbox.stats()),

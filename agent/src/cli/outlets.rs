@@ -7,15 +7,13 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use tokio::{
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::bus::{BusArgs, host_name};
 use crate::{
     across::{Outbox, OutletStats, Witness, publish},
     agent::Agent,
+    essential::{self, Task},
     export::otlp::{self, OtlpLogs, export_logs},
 };
 
@@ -45,7 +43,7 @@ pub(super) struct OutletArgs {
 
 /// The outlets at work.
 pub(super) struct Outlets {
-    open: Vec<(Arc<OutletStats>, JoinHandle<()>)>,
+    open: Vec<(Arc<OutletStats>, Task)>,
 }
 
 impl OutletArgs {
@@ -74,17 +72,28 @@ impl OutletArgs {
         if let Some(servers) = self.nats {
             let bus = self.bus.connect(servers, &host).await?;
             let outbox = Arc::new(Outbox::new(self.outbox << 20));
-            agent.tell(Box::new(Witness::new(host.clone(), Arc::clone(&outbox))));
-            open.push((outbox.stats(), tokio::spawn(publish(bus, outbox, host.clone()))));
+            agent.tell(Box::new(Witness::new(host.clone(), Arc::clone(&outbox))?));
+            let task =
+                essential::task("publishing", forever(publish(bus, outbox.clone(), host.clone())));
+            open.push((outbox.stats(), task));
         }
         if let Some(url) = self.otlp {
             let channel = otlp::channel(&url)?;
             let outbox = Arc::new(otlp::Records::new(self.outbox << 20));
             agent.tell(Box::new(OtlpLogs::new(Arc::clone(&outbox))));
-            open.push((outbox.stats(), tokio::spawn(export_logs(channel, outbox, host))));
+            let task = essential::task(
+                "exporting logs",
+                forever(export_logs(channel, outbox.clone(), host)),
+            );
+            open.push((outbox.stats(), task));
         }
         Ok(Outlets { open })
     }
+}
+
+async fn forever(work: impl Future<Output = ()>) -> Result<()> {
+    work.await;
+    Ok(())
 }
 
 impl Outlets {

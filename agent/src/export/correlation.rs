@@ -21,7 +21,7 @@ use super::{
     server,
 };
 use crate::{
-    across::{HostState, OutletStats},
+    across::{HostState, OutletStats, Refusal, Refusals},
     verdict::VerdictKind,
 };
 
@@ -35,12 +35,12 @@ pub struct Correlation {
     pub hosts: Vec<HostState>,
     /// Events that wait for their verdict.
     pub pending: usize,
-    /// Messages that came twice, or were of another version.
-    pub refused: u64,
+    /// Messages that did not count.
+    pub refusals: Refusals,
+    /// Parts of messages that had no room.
+    pub left_out: u64,
     /// Messages of the stream that were not read.
     pub skipped: u64,
-    /// Messages that cannot be understood.
-    pub unreadable: u64,
     /// Messages that wait in the stream.
     pub waiting: u64,
     /// How reading goes.
@@ -114,20 +114,25 @@ pub(super) fn render(correlation: &Correlation) -> Result<String> {
         correlation.pending as f64,
     );
     gauge("floodmark_correlate_hosts", "Hosts that tell.", correlation.hosts.len() as f64);
-    let reasons = [
-        ("skipped", correlation.skipped),
-        ("refused", correlation.refused),
-        ("unreadable", correlation.unreadable),
-    ];
-    for (reason, count) in reasons {
+    let refused = Refusal::ALL.into_iter().map(|refusal| {
+        (refusal.name(), correlation.refusals.get(&refusal).copied().unwrap_or_default())
+    });
+    for (reason, count) in refused.chain([("skipped", correlation.skipped)]) {
         families.counter(
             "floodmark_correlate_messages_not_taken_total",
-            "Messages of the stream that were not read (skipped), came twice or were of another \
-             version (refused), or made no sense.",
+            "Messages of the stream that were not used, by reason: the reader did not get them \
+             (skipped), or a check of what hosts send refused them.",
             &[("reason", reason)],
             count,
         );
     }
+    families.counter(
+        "floodmark_correlate_parts_left_out_total",
+        "Listeners, addresses, events and losses in messages that a reader did not use: they exceed \
+         the limits of one host, or their time stamps are out of range.",
+        &[],
+        correlation.left_out,
+    );
     correlation
         .hosts
         .iter()

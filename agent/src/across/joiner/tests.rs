@@ -1,8 +1,10 @@
 use super::*;
 use crate::{
+    across::{Refusal, VERSION},
     inventory::{Told, ToldListener},
     kernel::{
-        Attribution, Class, KernelEvent, KernelSample, ListenerDelta, NetnsId, QueueDepth, Tally,
+        Attribution, Class, KernelEvent, KernelSample, ListenerDelta, NetnsId, QueueDepth, Rung,
+        Tally,
     },
     proxy::{EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
     verdict::{Cause, Confidence},
@@ -34,6 +36,16 @@ struct Stream {
     kept: Vec<(Message, Stored)>,
 }
 
+/// As its own host would publish it.
+fn receive(joiner: &mut Joiner, message: &Message, stored: Stored) -> Vec<Joined> {
+    let payload = serde_json::to_vec(message).unwrap();
+    joiner.receive(&subject::of_host(&message.host), &payload, stored)
+}
+
+fn refused(joiner: &Joiner, refusal: Refusal) -> u64 {
+    joiner.refusals().get(&refusal).copied().unwrap_or_default()
+}
+
 fn at(second: u64) -> UnixMs {
     UnixMs(1_700_000_000_000 + 1000 * second)
 }
@@ -57,8 +69,9 @@ impl Stream {
         let before = at(stored).shifted(-agent.slow_ms);
         let exchange = Exchange { sequence: self.sequence, sent: before, acknowledged: before };
         let stored = Stored { sequence: self.sequence, at: at(stored), exchange: Some(exchange) };
-        self.kept.push((message.clone(), stored));
-        self.joiner.take(message, stored)
+        let verdicts = receive(&mut self.joiner, &message, stored);
+        self.kept.push((message, stored));
+        verdicts
     }
 
     fn second(&mut self, agent: &mut Agent, second: u64, lost: u64) -> Vec<Joined> {
@@ -85,8 +98,8 @@ impl Stream {
             syns_repeated: Vec::new(),
             syn_queues_full: Vec::new(),
             aborting: Default::default(),
-            syn_rung: "fentry".to_owned(),
-            ack_rung: "fentry".to_owned(),
+            syn_rung: Rung::Fentry,
+            ack_rung: Rung::Fentry,
             namespaces: [NETNS].into(),
         };
         self.publish(agent, stored, Content::Tick(Box::new(tick)))
@@ -257,11 +270,11 @@ fn every_reader_comes_to_the_same_verdicts() {
     let mut other = Joiner::new(PATIENCE);
     let mut again = Vec::new();
     for (message, stored) in &stream.kept {
-        again.extend(other.take(message.clone(), *stored));
-        assert!(other.take(message.clone(), *stored).is_empty());
+        again.extend(receive(&mut other, message, *stored));
+        assert!(receive(&mut other, message, *stored).is_empty());
     }
     assert_eq!(first, again);
-    assert_eq!(other.refused(), stream.kept.len() as u64);
+    assert_eq!(refused(&other, Refusal::Repeated), stream.kept.len() as u64);
 }
 
 #[test]
@@ -273,8 +286,9 @@ fn what_never_came_is_counted_and_a_new_run_is_no_loss() {
     assert_eq!(stream.joiner.hosts()[0].missing, 3);
     let mut message = stream.kept[0].0.clone();
     (message.run, message.number) = (UnixMs(2), 1);
-    stream.joiner.take(message, stream.kept[1].1);
-    assert_eq!((stream.joiner.hosts()[0].missing, stream.joiner.refused()), (3, 0));
+    receive(&mut stream.joiner, &message, stream.kept[1].1);
+    assert_eq!(stream.joiner.hosts()[0].missing, 3);
+    assert!(stream.joiner.refusals().is_empty());
 }
 
 #[test]
@@ -284,8 +298,8 @@ fn another_version_is_not_taken() {
     stream.begin(&mut proxy);
     let mut message = stream.kept[0].0.clone();
     (message.version, message.number) = (VERSION + 1, 2);
-    stream.joiner.take(message, stream.kept[0].1);
-    assert_eq!(stream.joiner.refused(), 1);
+    receive(&mut stream.joiner, &message, stream.kept[0].1);
+    assert_eq!(refused(&stream.joiner, Refusal::OtherVersion), 1);
 }
 
 /// A proxy's and an application's host each have a namespace of the same number.
@@ -315,4 +329,227 @@ fn detail_events_join_exactly_across_hosts() {
     let verdicts = stream.second(&mut app, 90, 0);
     let exact: Vec<bool> = verdicts.iter().map(|joined| joined.verdict.is_exact).collect();
     assert_eq!(exact, [false, true]);
+}
+
+/// Two honest hosts tell for `seconds`, with an incident at 80; in each of them, before, `attack` may
+/// publish. Gives the verdicts with the second in which each came.
+fn under_attack(
+    seconds: u64,
+    mut attack: impl FnMut(&mut Stream, u64),
+) -> (Stream, Vec<(u64, Joined)>) {
+    let (mut stream, mut proxy, mut app) = (Stream::new(), PROXY, APP);
+    stream.begin(&mut proxy);
+    stream.begin(&mut app);
+    let mut verdicts = Vec::new();
+    for second in 1..=seconds {
+        attack(&mut stream, second);
+        if second % 80 == 0 {
+            stream.heard(&mut proxy, second);
+        }
+        let lost = 3 * u64::from(second % 80 == 79);
+        let now = [stream.second(&mut proxy, second, 0), stream.second(&mut app, second, lost)];
+        verdicts.extend(now.into_iter().flatten().map(|joined| (second, joined)));
+    }
+    (stream, verdicts)
+}
+
+const EVIL: Agent =
+    Agent { host: "evil", address: "10.0.0.66", listeners: &[], slow_ms: 0, number: 0 };
+
+/// A message of the attacker's, with any number and run, and what the attacker tells of the clock.
+fn forged(stream: &mut Stream, second: u64, message: &Message, exchange: Option<Exchange>) {
+    stream.sequence += 1;
+    let stored = Stored { sequence: stream.sequence, at: at(second), exchange };
+    receive(&mut stream.joiner, message, stored);
+}
+
+fn tick_of(host: &str, run: u64, number: u64, window: Window) -> Message {
+    let tick = Tick {
+        at: window.to,
+        sample: KernelSample { window, ..KernelSample::default() },
+        waiting: Vec::new(),
+        syns_repeated: Vec::new(),
+        syn_queues_full: Vec::new(),
+        aborting: Default::default(),
+        syn_rung: Rung::Fentry,
+        ack_rung: Rung::Fentry,
+        namespaces: [NETNS].into(),
+    };
+    let content = Content::Tick(Box::new(tick));
+    Message { version: VERSION, host: host.to_owned(), run: UnixMs(run), number, content }
+}
+
+/// The incidents at 80 and 160 have their cause, and in time.
+fn all_is_well(verdicts: &[(u64, Joined)]) {
+    let seconds: Vec<u64> = verdicts.iter().map(|(second, _)| *second).collect();
+    assert_eq!(seconds, [83, 163]);
+    for (_, joined) in verdicts {
+        assert_eq!(joined.verdict.cause, Cause::AcceptQueueOverflow);
+        assert_eq!(joined.listener_host.as_deref(), Some("app"));
+    }
+}
+
+fn second(second: u64) -> Window {
+    Window { from: at(second - 1), to: at(second) }
+}
+
+#[test]
+fn no_clock_of_a_host_holds_the_fleet_up_or_runs_ahead_of_it() {
+    let epoch = |_| Window { from: UnixMs(0), to: UnixMs(1) };
+    let old = |now: u64| second(now + 1 - now.min(30));
+    let windows: [&dyn Fn(u64) -> Window; 4] = [
+        &epoch,
+        &|now| Window { from: at(now), to: UnixMs(u64::MAX) },
+        &|now| Window { from: at(now + 3600), to: at(now + 3601) },
+        &old,
+    ];
+    for (case, window) in windows.into_iter().enumerate() {
+        let (_, verdicts) = under_attack(170, |stream, now| {
+            forged(stream, now, &tick_of("evil", 1, now, window(now)), None);
+        });
+        eprintln!("case {case}");
+        all_is_well(&verdicts);
+    }
+}
+
+#[test]
+fn hosts_that_come_with_each_message_hold_nobody_up() {
+    let (stream, verdicts) = under_attack(170, |stream, now| {
+        for n in 0..10 {
+            forged(stream, now, &tick_of(&format!("h{now}-{n}"), 1, 1, second(now)), None);
+        }
+    });
+    all_is_well(&verdicts);
+    assert_eq!(stream.joiner.hosts().len(), 2 + 1700);
+}
+
+/// Neither a run nor a number shuts out what the host sends after it.
+#[test]
+fn a_run_of_the_future_shuts_nobody_out() {
+    let (stream, verdicts) = under_attack(170, |stream, now| {
+        if now == 10 {
+            for run in [1 << 63, u64::MAX, 0] {
+                let forgery = tick_of("app", run, u64::MAX, second(now));
+                forged(stream, now, &forgery, None);
+                forged(stream, now, &forgery, None);
+            }
+        }
+    });
+    all_is_well(&verdicts);
+    assert_eq!(refused(&stream.joiner, Refusal::Repeated), 3);
+}
+
+#[test]
+fn an_exchange_that_overflows_measures_nothing() {
+    let huge = UnixMs(1 << 63);
+    let (_, verdicts) = under_attack(170, |stream, now| {
+        let exchange = Exchange { sequence: stream.sequence + 1, sent: huge, acknowledged: huge };
+        forged(stream, now, &tick_of("evil", 1, now, second(now)), Some(exchange));
+        let far = Exchange { sent: UnixMs(0), acknowledged: UnixMs(u64::MAX), ..exchange };
+        forged(stream, now, &tick_of("evil2", 1, now, second(now)), Some(far));
+    });
+    all_is_well(&verdicts);
+}
+
+/// Its first message is not taken, and by the next one its clock is known.
+#[test]
+fn a_host_whose_clock_is_set_meanwhile_goes_on() {
+    let mut ahead = Agent { host: "ahead", ..EVIL };
+    let (stream, verdicts) = under_attack(170, |stream, now| {
+        ahead.slow_ms = if now < 50 { 0 } else { -3_600_000 };
+        stream.second(&mut ahead, now, 0);
+    });
+    all_is_well(&verdicts);
+    assert!(refused(&stream.joiner, Refusal::Untimely) <= 2);
+    let host = stream.joiner.hosts().into_iter().find(|host| host.name == "ahead").unwrap();
+    assert_eq!(host.ahead_ms, -3_600_000);
+}
+
+/// It claims an address of another host, with losses there: the verdict must not follow it.
+#[test]
+fn an_address_that_two_hosts_claim_is_ambiguous() {
+    let mut evil = Agent { address: APP.address, listeners: &["0.0.0.0:8000"], ..EVIL };
+    let (_, verdicts) = under_attack(90, |stream, now| {
+        if now == 1 {
+            stream.begin(&mut evil);
+        }
+        stream.second(&mut evil, now, 1000);
+    });
+    let (_, Joined { listener_host, verdict, .. }) = &verdicts[0];
+    assert_eq!(
+        (verdict.confidence, verdict.listener, listener_host),
+        (Confidence::Low, None, &None)
+    );
+    assert!(verdict.because.ends_with("; several hosts claim the address: app, evil"));
+}
+
+#[test]
+fn what_one_host_tells_is_limited() {
+    let mut told = 0;
+    let mut evil = EVIL;
+    let (stream, verdicts) = under_attack(170, |stream, now| {
+        for n in 0..30 {
+            told += 1;
+            let listener = |inode| ToldListener {
+                addr: "0.0.0.0:80".parse().unwrap(),
+                inode,
+                v6_only: false,
+                command: None,
+            };
+            let namespace = Told {
+                netns: NetnsId(told),
+                name: "n".to_owned(),
+                addresses: ["10.1.1.1".parse().unwrap()].into(),
+                listeners: (0..100).map(listener).collect(),
+                left_out: 0,
+            };
+            stream.publish(&mut evil, now, Content::Namespace(namespace));
+            let event = KernelEvent {
+                at: at(now),
+                listener: ListenerId { netns: NETNS, addr: PEER.parse().unwrap(), inode: n },
+                peer: "10.0.0.1:40000".parse().unwrap(),
+                class: Class::SynQueueFull,
+                queue: None,
+            };
+            stream.publish(&mut evil, now, Content::Details { events: vec![event; 100] });
+        }
+    });
+    all_is_well(&verdicts);
+    assert!(stream.joiner.fleet.inventory.count_listeners() <= 20_000 + 1);
+    // 5100 namespaces, of which 2000 have room and these for 200 × 100 listeners.
+    let left_out = 3100 * 101 + 1800 * 100;
+    assert!(stream.joiner.left_out() > left_out, "{}", stream.joiner.left_out());
+    assert!(stream.joiner.refusals().is_empty());
+}
+
+#[test]
+fn a_host_that_publishes_without_end_is_cut_off_alone() {
+    let mut evil = EVIL;
+    let (stream, verdicts) = under_attack(170, |stream, now| {
+        if now < 3 {
+            // The same megabyte again and again; it counts before it is read.
+            let payload = vec![b' '; 1 << 20];
+            for _ in 0..60 {
+                stream.sequence += 1;
+                let stored = Stored { sequence: stream.sequence, at: at(now), exchange: None };
+                stream.joiner.receive("floodmark.v1.host.evil", &payload, stored);
+            }
+        }
+        stream.second(&mut evil, now, 0);
+    });
+    all_is_well(&verdicts);
+    assert!(refused(&stream.joiner, Refusal::OverShare) >= 40);
+    assert!((72..=74).contains(&refused(&stream.joiner, Refusal::Unreadable)));
+}
+
+#[test]
+fn a_host_that_is_forgotten_leaves_nothing_behind() {
+    let mut stream = Stream::new();
+    let mut evil = Agent { listeners: &["0.0.0.0:80"], ..EVIL };
+    stream.begin(&mut evil);
+    stream.second(&mut evil, 1, 1);
+    let mut proxy = PROXY;
+    stream.second(&mut proxy, 3700, 0);
+    assert_eq!(stream.joiner.hosts().len(), 1);
+    assert_eq!(stream.joiner.fleet.inventory.count_listeners(), 0);
 }
