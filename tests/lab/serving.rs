@@ -1,4 +1,4 @@
-//! The agent as a service: `floodmark run`.
+//! A verb of the agent's that serves: `floodmark run`, `floodmark correlate`.
 
 use std::{
     ffi::OsString,
@@ -27,9 +27,20 @@ impl Serving {
     /// Starts it with these arguments and waits until it serves; what it prints goes to `out`, what it
     /// says to `log`.
     pub fn start(program: &Path, arguments: &[OsString], out: File, log: &Path) -> Result<Self> {
+        Self::start_as("run", program, arguments, out, log)
+    }
+
+    /// The same for any verb that serves.
+    pub fn start_as(
+        verb: &str,
+        program: &Path,
+        arguments: &[OsString],
+        out: File,
+        log: &Path,
+    ) -> Result<Self> {
         let addr = free_address()?;
         let child = Command::new(program)
-            .args(["run", "--listen", &addr.to_string()])
+            .args([verb, "--listen", &addr.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(out)

@@ -7,6 +7,7 @@
 
 mod advice;
 mod baseline;
+mod bus;
 mod http;
 #[allow(dead_code, reason = "for the cases to come")]
 mod target;
@@ -21,7 +22,8 @@ use serde::Serialize;
 use target::Target;
 
 /// Every theme's cases, in the order in which they run.
-const THEMES: &[&[Case]] = &[baseline::CASES, advice::CASES, http::CASES, terminal::CASES];
+const THEMES: &[&[Case]] =
+    &[baseline::CASES, advice::CASES, http::CASES, terminal::CASES, bus::CASES];
 
 /// Arguments of `floodmark-lab hostile`.
 #[derive(Debug, Args)]

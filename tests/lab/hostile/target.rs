@@ -49,13 +49,19 @@ impl Target {
 
     /// Starts `floodmark run` with these arguments and waits until it is ready.
     pub fn serve(&self, arguments: &[&str]) -> Result<Served> {
+        self.serve_as("run", "agent", arguments)
+    }
+
+    /// Starts a verb that serves, and keeps what it prints under a name.
+    pub fn serve_as(&self, verb: &str, name: &str, arguments: &[&str]) -> Result<Served> {
         let arguments: Vec<_> = arguments.iter().map(Into::into).collect();
-        let out = File::create(self.directory.join("out"))?;
-        let log = self.directory.join("log");
-        let served = Served { agent: Serving::start(&self.agent, &arguments, out, &log)?, log };
+        let [out, log] = ["out", "log"].map(|kind| self.directory.join(format!("{name}.{kind}")));
+        let printing = File::create(&out)?;
+        let agent = Serving::start_as(verb, &self.agent, &arguments, printing, &log)?;
+        let served = Served { agent, out, log };
         let begun = Instant::now();
         while served.get("/readyz").is_err() {
-            ensure!(begun.elapsed() < START, "the agent is not ready: {}", served.log()?);
+            ensure!(begun.elapsed() < START, "{verb} is not ready: {}", served.log()?);
             thread::sleep(Duration::from_millis(100));
         }
         Ok(served)
@@ -102,10 +108,11 @@ impl Drop for Attacker {
     }
 }
 
-/// A running `floodmark run`.
+/// A running agent or reader.
 pub struct Served {
     /// The agent.
     pub agent: Serving,
+    out: PathBuf,
     log: PathBuf,
 }
 
@@ -113,6 +120,11 @@ impl Served {
     /// What it wrote to its standard error so far.
     pub fn log(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
+    }
+
+    /// What it printed so far.
+    pub fn printed(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(&self.out)?).into_owned())
     }
 
     /// A page of it.
