@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 10] = [
+const TARGETS: [(&str, Option<&str>); 11] = [
     ("nginx", Some("nginx")),
     ("records", Some("nginx")),
     ("haproxy", Some("haproxy")),
@@ -38,6 +38,7 @@ const TARGETS: [(&str, Option<&str>); 10] = [
     ("file", None),
     ("lint", None),
     ("recording", Some("recording")),
+    ("bus", Some("bus")),
 ];
 
 /// Runs the verb.
@@ -98,18 +99,22 @@ fn cargo_fuzz() -> Result<Command> {
     Ok(command)
 }
 
-/// The target's own corpus, with each line of the real logs in it.
+/// The target's own corpus, with each line of the real logs in it, and other seeds as they are.
 fn seeds(target: &str, corpus: &str) -> Result<PathBuf> {
     let to = place::workspace().join("tests/fuzz/corpus").join(target);
     fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
     let logs = fs::read_dir(place::workspace().join("tests/corpora").join(corpus))?;
     for log in logs {
         let path = log?.path();
-        if path.extension().is_none_or(|extension| extension != "log") {
-            continue;
-        }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = fs::read(&path)?;
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        if ["fmr", "messages"].contains(&extension.as_ref()) {
+            fs::write(to.join(&stem), &bytes)?;
+        }
+        if extension != "log" {
+            continue;
+        }
         for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             fs::write(to.join(format!("{stem}-{number}")), line)?;
         }
