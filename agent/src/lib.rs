@@ -13,6 +13,7 @@ pub mod export;
 pub mod inventory;
 pub mod kernel;
 pub mod lint;
+pub mod new_file;
 pub mod printable;
 pub mod proxy;
 pub mod record;

@@ -140,6 +140,15 @@ impl Inventory {
         }
     }
 
+    /// How many things it consists of: what its memory grows with.
+    pub fn items(&self) -> usize {
+        self.listeners.len()
+            + self.unix_listeners.len()
+            + self.namespaces.len()
+            + self.addresses.values().map(|addresses| 1 + addresses.len()).sum::<usize>()
+            + self.destinations.len()
+    }
+
     /// Makes the changes that [`bring`](Self::bring) told.
     pub fn apply(&mut self, changes: InventoryChanges) {
         changes.listeners.apply(&mut self.listeners);

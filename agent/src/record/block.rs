@@ -12,7 +12,7 @@ use bytes::Bytes;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
-use super::entry::Entry;
+use super::{entry::Entry, weight};
 use crate::time::UnixMs;
 
 /// The version of the format: major, and minor for fields that were added.
@@ -27,9 +27,14 @@ pub(super) const HEADER_HEAD: usize = 20;
 pub(super) const BLOCK_HEAD: usize = 40;
 /// Longest body of a file's header.
 const LONGEST_HEADER: usize = 64 << 10;
-/// Longest block, unpacked: more is refused, for it would be a lie. The inventory of a host with
-/// a hundred thousand listeners takes a tenth.
-const LONGEST_BLOCK: usize = 512 << 20;
+/// Longest block, unpacked. The inventory of a host with 100,000 listeners fits.
+pub(super) const LONGEST_BLOCK: usize = 64 << 20;
+/// How much a block may grow when it is unpacked, beyond [`FREE_GROWTH`]. The agent's own blocks grow
+/// less than a hundredfold.
+const HIGHEST_RATIO: usize = 1000;
+const FREE_GROWTH: usize = 256 << 10;
+/// Most entries in a block. The agent closes a block after 5 s, which are seven at most.
+const MOST_ENTRIES: usize = 1000;
 /// How hard zstd tries: its own default, which costs little and gains more than lower ones.
 const LEVEL: i32 = 3;
 
@@ -189,9 +194,14 @@ impl Head {
             _ => Kind::Ticks,
         };
         let unpacked = u32_at(bytes, 12) as usize;
-        (is_whole && unpacked <= LONGEST_BLOCK).then(|| Self {
+        let length = u32_at(bytes, 8) as usize;
+        // What zstd cannot make smaller grows by less than a hundredth.
+        let is_likely = length <= unpacked + unpacked / 100 + 1024
+            && unpacked <= LONGEST_BLOCK
+            && unpacked <= FREE_GROWTH.saturating_add(length.saturating_mul(HIGHEST_RATIO));
+        (is_whole && is_likely).then(|| Self {
             kind,
-            length: u32_at(bytes, 8) as usize,
+            length,
             unpacked,
             first: UnixMs(u64_at(bytes, 16)),
             last: UnixMs(u64_at(bytes, 24)),
@@ -199,20 +209,55 @@ impl Head {
         })
     }
 
-    /// The entries of a body; `None` where it is damaged.
-    pub fn entries(&self, body: &[u8]) -> Option<Vec<Entry>> {
+    /// Unpacks a body; `None` where it is damaged, or claims more than this program can have written.
+    pub fn entries(&self, body: &[u8]) -> Option<Entries> {
         if crc32fast::hash(body) != self.body_checksum {
             return None;
         }
-        let bytes = zstd::bulk::decompress(body, self.unpacked).ok()?;
-        let mut rest = bytes.as_slice();
-        let mut entries = Vec::new();
-        while !rest.is_empty() {
-            entries.push(rmp_serde::from_read(&mut rest).ok()?);
-        }
-        Some(entries)
+        Entries::of(zstd::bulk::decompress(body, self.unpacked).ok()?.into())
     }
 }
+
+/// A block's entries, all known to be whole. They are decoded one at a time: decoded, an entry takes many
+/// times its bytes.
+#[derive(Debug)]
+pub struct Entries {
+    rest: Bytes,
+    count: usize,
+}
+
+impl Entries {
+    fn of(bytes: Bytes) -> Option<Self> {
+        let mut rest = bytes.as_ref();
+        let mut count = 0;
+        while !rest.is_empty() {
+            let (entry, behind) = rest.split_at(weight::length(rest)?);
+            rmp_serde::from_slice::<Entry>(entry).ok()?;
+            rest = behind;
+            count += 1;
+            if count > MOST_ENTRIES {
+                return None;
+            }
+        }
+        Some(Self { rest: bytes, count })
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        self.count = self.count.checked_sub(1)?;
+        let bytes = self.rest.split_to(weight::length(&self.rest)?);
+        rmp_serde::from_slice(&bytes).ok()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count, Some(self.count))
+    }
+}
+
+impl ExactSizeIterator for Entries {}
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])

@@ -2,9 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +15,7 @@ use super::{
     recorder::Sink,
     redact::Redactor,
 };
+use crate::new_file;
 
 /// Writes blocks to a file; where that has a greatest size, the oldest go when it is reached.
 pub struct FileSink {
@@ -37,7 +37,8 @@ impl FileSink {
     /// When there is such a file already, or it cannot be written.
     pub fn create(path: &Path, header: &Header, most: Option<u64>) -> Result<Self> {
         let header = header.to_bytes();
-        let mut file = create(path)?;
+        let created = new_file::create(path);
+        let mut file = created.with_context(|| path.display().to_string())?;
         file.write_all(&header).with_context(|| format!("writing {}", path.display()))?;
         let (most, size) = (most.unwrap_or(u64::MAX), header.len() as u64);
         let blocks = VecDeque::new();
@@ -59,12 +60,7 @@ impl FileSink {
             dropped += length;
         }
         let Some((first_kept, dropped)) = keep else { return Ok(()) };
-        let mut name = self.path.clone().into_os_string();
-        name.push(".part");
-        let part = PathBuf::from(name);
-        // Left behind by one that was killed.
-        let _ = fs::remove_file(&part);
-        let mut shorter = create(&part)?;
+        let (mut shorter, part) = new_file::create_part(&self.path)?;
         shorter.write_all(&self.header)?;
         self.file.seek(SeekFrom::Start(self.header.len() as u64 + dropped))?;
         io::copy(&mut self.file, &mut shorter)?;
@@ -95,16 +91,6 @@ impl Sink for FileSink {
     }
 }
 
-fn create(path: &Path) -> Result<File> {
-    let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
-    made.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            anyhow::anyhow!("{} is there already; choose another name", path.display())
-        }
-        _ => anyhow::Error::new(error).context(format!("creating {}", path.display())),
-    })
-}
-
 /// Writes a recording anew, through `redactor`; tells what the old one lacked.
 ///
 /// # Errors
@@ -119,13 +105,13 @@ pub fn transcribe(
     let header = Header { is_redacted, ..from.header().clone() };
     let mut sink = FileSink::create(to, &header, None)?;
     let mut last = header.watching_since;
-    while let Some(mut block) = from.next_block()? {
+    while let Some(block) = from.next_block()? {
         let mut entries = Vec::new();
-        for entry in &mut block.entries {
+        for mut entry in block.entries {
             if let Some(redactor) = &mut redactor {
-                redactor.redact(entry);
+                redactor.redact(&mut entry);
             }
-            rmp_serde::encode::write_named(&mut entries, entry)?;
+            rmp_serde::encode::write_named(&mut entries, &entry)?;
         }
         let kind = if block.is_start { Kind::Start } else { Kind::Ticks };
         last = block.times.to;

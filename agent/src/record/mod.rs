@@ -16,6 +16,7 @@ mod redact;
 mod replay;
 mod socket;
 mod state;
+mod weight;
 
 pub use block::{Block, Header, NotARecording, VERSION};
 pub use entry::{Entry, Tick};

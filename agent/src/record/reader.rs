@@ -2,11 +2,11 @@
 
 use std::io::{self, Read};
 
+use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
-use super::{
-    block::{BLOCK_HEAD, BLOCK_MAGIC, HEADER_HEAD, Head, Header, Kind, NotARecording},
-    entry::Entry,
+use super::block::{
+    BLOCK_HEAD, BLOCK_MAGIC, Entries, HEADER_HEAD, Head, Header, Kind, NotARecording,
 };
 use crate::time::{UnixMs, Window};
 
@@ -18,7 +18,7 @@ pub struct Reader<R> {
     input: R,
     header: Header,
     /// Bytes read, and not yet taken.
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Whether what comes next can be made sense of.
     is_in_step: bool,
     /// End of the last block that was read.
@@ -53,7 +53,7 @@ pub struct Unpacked {
     /// Times of its first and last tick.
     pub times: Window,
     /// What is in it.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 impl<R: Read> Reader<R> {
@@ -72,7 +72,7 @@ impl<R: Read> Reader<R> {
             input,
             last: header.watching_since,
             header,
-            buffer: Vec::new(),
+            buffer: BytesMut::new(),
             is_in_step: false,
             damage: Damage::default(),
         })
@@ -103,7 +103,7 @@ impl<R: Read> Reader<R> {
             if !self.fill(BLOCK_HEAD + head.length)? {
                 break;
             }
-            let block: Vec<u8> = self.buffer.drain(..BLOCK_HEAD + head.length).collect();
+            let block = self.buffer.split_to(BLOCK_HEAD + head.length);
             match head.entries(&block[BLOCK_HEAD..]) {
                 Some(entries) => {
                     if let Some(unpacked) = self.keep(&head, entries) {
@@ -122,7 +122,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// A block that comes in step.
-    fn keep(&mut self, head: &Head, entries: Vec<Entry>) -> Option<Unpacked> {
+    fn keep(&mut self, head: &Head, entries: Entries) -> Option<Unpacked> {
         self.damage.has_end = head.kind == Kind::End;
         if head.kind == Kind::End {
             return None;
@@ -151,15 +151,15 @@ impl<R: Read> Reader<R> {
 
     /// Goes on to whatever looks like a block.
     fn search(&mut self) -> io::Result<()> {
-        self.buffer.drain(..1);
+        self.buffer.advance(1);
         loop {
             if let Some(at) = memmem::find(&self.buffer, BLOCK_MAGIC) {
-                self.buffer.drain(..at);
+                self.buffer.advance(at);
                 return Ok(());
             }
             // The magic may lie across two chunks.
             let rest = self.buffer.len().min(BLOCK_MAGIC.len() - 1);
-            self.buffer.drain(..self.buffer.len() - rest);
+            self.buffer.advance(self.buffer.len() - rest);
             if !self.fill(rest + 1)? {
                 return Ok(());
             }
@@ -169,11 +169,14 @@ impl<R: Read> Reader<R> {
     /// Reads on until `wanted` bytes wait; false where the file ends before.
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         while self.buffer.len() < wanted {
-            let more = CHUNK.max(wanted - self.buffer.len()) as u64;
             let before = self.buffer.len();
-            self.input.by_ref().take(more).read_to_end(&mut self.buffer)?;
-            if self.buffer.len() == before {
-                return Ok(false);
+            self.buffer.resize(before + CHUNK, 0);
+            let read = self.input.read(&mut self.buffer[before..]);
+            self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => return Ok(false),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
             }
         }
         Ok(true)

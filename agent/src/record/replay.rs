@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Read, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     block::Header,
@@ -20,6 +20,11 @@ use crate::{
 /// What is said where there is nothing to go through.
 const NOTHING: &str = "nothing of this recording can be read: its first block is damaged or cut off, \
                        and no later one stands by itself";
+/// Most listeners, namespaces, services and the like in the state that a recording leads to.
+const MOST_ITEMS: usize = 250_000;
+/// What is said where there are more.
+const TOO_MANY: &str = "this recording has more than 250,000 listeners, namespaces, addresses and \
+                        services at once, which floodmark does not record: it is damaged or forged";
 /// Differing verdicts kept to be shown.
 const DIFFERENCES: usize = 20;
 /// How far back "no live upstreams" may reach for its causes.
@@ -73,6 +78,7 @@ pub fn replay<R: Read>(
                 Entry::Whole(changes) => {
                     let mut state = State::default();
                     state.apply(*changes);
+                    ensure!(state.items() <= MOST_ITEMS, TOO_MANY);
                     match &mut course {
                         Some(course) => course.state = state,
                         None => course = Some(Course::begin(state)),
@@ -80,7 +86,7 @@ pub fn replay<R: Read>(
                 }
                 Entry::Tick(tick) => {
                     let Some(course) = &mut course else { continue };
-                    course.tick(*tick, &mut on_tick);
+                    course.tick(*tick, &mut on_tick)?;
                 }
             }
         }
@@ -115,7 +121,7 @@ impl Course {
         }
     }
 
-    fn tick(&mut self, tick: Tick, on_tick: &mut impl FnMut(&Tick, &State)) {
+    fn tick(&mut self, tick: Tick, on_tick: &mut impl FnMut(&Tick, &State)) -> Result<()> {
         let judge = self.judge.get_or_insert_with(|| {
             self.window.from = tick.sample.window.from;
             Judge::new(tick.sample.window.from)
@@ -125,6 +131,7 @@ impl Course {
             judge.hear(heard, &self.state.inventory);
         }
         self.state.apply(tick.changes.clone());
+        ensure!(self.state.items() <= MOST_ITEMS, TOO_MANY);
         let totals = self.state.totals().since(&self.baseline);
         let inputs = Inputs {
             now: tick.now,
@@ -143,6 +150,7 @@ impl Course {
         let begin = self.begins_late.then_some(self.window.from);
         self.comparison.compare(&tick.verdicts, &outcome.verdicts, begin);
         on_tick(&tick, &self.state);
+        Ok(())
     }
 
     fn end(self, header: Header, damage: Damage) -> Result<Replay> {

@@ -1,10 +1,10 @@
 //! A running agent's hindsight, to be had over a Unix socket.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder},
     io::{self, Read, Write},
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use log::warn;
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream as AsyncStream},
@@ -23,6 +25,10 @@ use super::hindsight::Hindsight;
 
 /// What a client asks.
 const QUESTION: &[u8; 7] = b"record\n";
+/// Bytes read of an answer; an agent keeps 32 MiB.
+const LONGEST_ANSWER: u64 = 256 << 20;
+/// Clients that may wait for their turn.
+const CLIENTS_WAITING: i32 = 16;
 /// How long a client may take for its question or the answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait after a client could not be taken.
@@ -45,11 +51,11 @@ pub fn serve(path: &Path, hindsight: Hindsight) -> Result<impl Future<Output = (
         path.display()
     );
     // Left behind by one that was killed.
-    let _ = fs::remove_file(path);
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+    if fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket()) {
+        let _ = fs::remove_file(path);
+    }
+    let listener = bind(path).with_context(|| format!("listening on {}", path.display()))?;
     let place = Place(path.to_owned());
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(async move {
         let _place = place;
         loop {
@@ -65,6 +71,17 @@ pub fn serve(path: &Path, hindsight: Hindsight) -> Result<impl Future<Output = (
             }
         }
     })
+}
+
+/// Binds a socket for the agent's user alone. Its mode is set before there is a path (kernel:
+/// net/unix/af_unix.c `unix_bind_bsd`), which somebody could exchange for a link.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(CLIENTS_WAITING)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// The socket's path, where nothing is left once nobody answers there.
@@ -102,5 +119,5 @@ pub fn fetch(path: &Path) -> Result<impl Read + use<>> {
     })?;
     stream.set_read_timeout(Some(PATIENCE)).context("setting a time limit")?;
     stream.write_all(QUESTION).context("asking the agent")?;
-    Ok(stream)
+    Ok(stream.take(LONGEST_ANSWER))
 }

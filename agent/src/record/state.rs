@@ -110,6 +110,19 @@ impl State {
         enter(&mut self.troubles, changes.troubles);
     }
 
+    /// How many things it consists of: what its memory grows with.
+    pub(super) fn items(&self) -> usize {
+        let Totals { kernel, services_moved, no_port, services: _ } = &self.totals;
+        self.inventory.items()
+            + kernel.len()
+            + services_moved.len()
+            + no_port.len()
+            + self.services.len()
+            + self.peers.len()
+            + self.standings.len()
+            + self.troubles.len()
+    }
+
     /// The kernel's counts since the agent's start.
     pub fn totals(&self) -> Totals {
         let services = self.services.iter().map(|(key, counts)| {

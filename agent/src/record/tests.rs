@@ -331,8 +331,8 @@ fn unpacked(bytes: &[u8]) -> Vec<u8> {
     let mut reader = Reader::open(bytes).unwrap();
     let mut all = Vec::new();
     while let Some(block) = reader.next_block().unwrap() {
-        for entry in &block.entries {
-            rmp_serde::encode::write_named(&mut all, entry).unwrap();
+        for entry in block.entries {
+            rmp_serde::encode::write_named(&mut all, &entry).unwrap();
         }
     }
     all
@@ -391,7 +391,8 @@ fn a_file_keeps_to_its_greatest_size_and_can_be_read_at_any_time() {
     assert_eq!(replayed.damage, Damage { has_end: true, ..Damage::default() });
     assert_eq!(replayed.report.window.to, UnixMs(BEGIN + 799_000));
     let again = FileSink::create(&path, &header(), None).err().unwrap();
-    assert!(again.to_string().contains("is there already"), "{again}");
+    let again = format!("{again:#}");
+    assert!(again.contains("exists already"), "{again}");
 }
 
 #[test]
@@ -405,6 +406,38 @@ fn what_is_no_recording_is_refused() {
         [b"".as_slice(), b"FLOODMRK", b"#!/bin/sh\nexit 0\n and more", &header().to_bytes()]
     {
         assert!(error(bytes).contains("recording"), "{bytes:?}");
+    }
+}
+
+/// What it claims is held against what the agent writes before any memory is taken for it.
+#[test]
+fn a_block_that_claims_too_much_is_left_out() {
+    let (blocks, _) = recorded(None);
+    let whole = go_through(&file(&blocks)).unwrap().report.window;
+    let times = (blocks[0].first, blocks[0].last);
+    let Some(Entry::Tick(tick)) =
+        Reader::open(&*file(&blocks)).unwrap().next_block().unwrap().unwrap().entries.nth(1)
+    else {
+        panic!("a tick comes after the state");
+    };
+    let small = rmp_serde::to_vec_named(&Entry::Tick(Box::default())).unwrap();
+    let mut wide = Entry::Tick(tick);
+    if let Entry::Tick(tick) = &mut wide {
+        tick.events.elapsed_ms = vec![1; 40_000_000];
+    }
+    for (what, entries) in [
+        ("a ratio beyond any packing", vec![0; 8 << 20]),
+        ("too many entries", small.repeat(1001)),
+        ("a structure too heavy", rmp_serde::to_vec_named(&wide).unwrap()),
+        ("elements that are not there", b"\x81\xa5Whole\xdd\xff\xff\xff\xff".to_vec()),
+        ("no end of depth", [vec![0x91; 100_000], vec![0xc0]].concat()),
+    ] {
+        let bomb = Block::pack(Kind::Ticks, times, &entries).unwrap();
+        let mut with_bomb = blocks.clone();
+        with_bomb.insert(1, bomb);
+        let replayed = go_through(&file(&with_bomb)).unwrap();
+        assert_eq!(replayed.damage.gaps.len(), 1, "{what}");
+        assert_eq!(replayed.report.window, whole, "{what}: it goes on at the next start");
     }
 }
 
