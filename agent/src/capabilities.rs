@@ -153,6 +153,25 @@ pub fn keep_what_is_needed() -> Result<()> {
     caps::set(None, CapSet::Permitted, &kept).context(WHAT)
 }
 
+/// Puts all capabilities away for good, before something is parsed that a stranger may have made: a fault
+/// in a parser then gives away no more than an ordinary user can do. Files whose access takes a
+/// capability must be open by then. Capabilities belong to threads: to be called before any other begins.
+///
+/// # Errors
+///
+/// When the kernel refuses to take them.
+pub fn drop_all() -> Result<()> {
+    const WHAT: &str = "putting capabilities away before parsing";
+    prctl::set_no_new_privs().context(WHAT)?;
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        // Where nothing is held nothing need be asked for, which a sandbox might refuse.
+        if !caps::read(None, set).context(WHAT)?.is_empty() {
+            caps::clear(None, set).context(WHAT)?;
+        }
+    }
+    Ok(())
+}
+
 fn kernel_version() -> (u32, u32) {
     let release = uname().map(|system| system.release().to_string_lossy().into_owned());
     release.ok().and_then(|release| version_of(&release)).unwrap_or((0, 0))
@@ -186,6 +205,17 @@ mod tests {
         assert_eq!(lost_without(&[CAP_BPF, CAP_SYS_ADMIN], (6, 1)), [CAP_BPF, CAP_SYS_ADMIN]);
         assert_eq!(lost_without(&[CAP_SYS_RESOURCE], (5, 10)), [CAP_SYS_RESOURCE]);
         assert_eq!(lost_without(&[CAP_SYS_RESOURCE], (5, 11)), []);
+    }
+
+    /// On a thread of its own, to which they belong.
+    #[test]
+    fn all_are_dropped_for_good() {
+        let held = std::thread::spawn(|| {
+            drop_all().unwrap();
+            drop_all().unwrap();
+            [CapSet::Permitted, CapSet::Effective].map(|set| caps::read(None, set).unwrap())
+        });
+        assert!(held.join().unwrap().iter().all(CapsHashSet::is_empty));
     }
 
     #[test]

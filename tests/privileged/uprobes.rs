@@ -137,7 +137,10 @@ impl Drop for Nginx {
 /// The programs, in a host that can run these tests; says why where it cannot.
 fn uprobes() -> Option<Uprobes> {
     match Uprobes::load() {
-        Ok(uprobes) => Some(uprobes),
+        Ok(mut uprobes) => {
+            uprobes.sweep();
+            Some(uprobes)
+        }
         Err(error) => {
             println!("skipped: {error:#}");
             None

@@ -22,7 +22,10 @@ use log::{info, warn};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{secret, subject, validate::MAX_PAYLOAD};
+use crate::untrusted_file;
 
+/// Longest file with certificates or a key.
+const LARGEST: u64 = 8 << 20;
 /// The stream of what agents saw and heard.
 pub const EVIDENCE_STREAM: &str = "FLOODMARK_V1_EVIDENCE";
 /// The stream of verdicts.
@@ -95,7 +98,8 @@ impl Bus {
         if let Some((certificate, key)) = &config.certificate {
             certificates(certificate)
                 .with_context(|| format!("--nats-certificate {}", certificate.display()))?;
-            PrivateKeyDer::from_pem_file(key)
+            let read = untrusted_file::read(key, LARGEST).map_err(anyhow::Error::new);
+            read.and_then(|key| Ok(PrivateKeyDer::from_pem_slice(&key)?))
                 .with_context(|| format!("--nats-key {}", key.display()))?;
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
@@ -168,7 +172,8 @@ fn addresses(servers: &str) -> Result<Vec<ServerAddr>> {
 
 /// Looks whether a file holds certificates: without any, nobody would be trusted, and nothing said.
 fn certificates(file: &Path) -> Result<()> {
-    let mut certificates = CertificateDer::pem_file_iter(file)?;
+    let text = untrusted_file::read(file, LARGEST)?;
+    let mut certificates = CertificateDer::pem_slice_iter(&text);
     certificates.next().context("holds no certificate (PEM)")??;
     Ok(())
 }

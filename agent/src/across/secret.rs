@@ -1,9 +1,14 @@
 //! What a user of a NATS server is known by, as a file holds it.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
+
+use crate::untrusted_file;
+
+/// More than any credentials are long.
+const LARGEST: u64 = 64 << 10;
 
 /// What a file may hold.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +27,7 @@ enum Secret<'a> {
 ///
 /// When it cannot be read or holds nothing of the kind.
 pub(super) fn give(options: ConnectOptions, file: &Path) -> Result<ConnectOptions> {
-    let text = fs::read_to_string(file)?;
+    let text = untrusted_file::read_to_string(file, LARGEST)?;
     Ok(match Secret::of(&text)? {
         // async-nats does not see a block whose last line does not end.
         Secret::Credentials(text) => options

@@ -5,7 +5,7 @@ mod question;
 
 use std::{
     io::{IsTerminal, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -61,11 +61,20 @@ pub(super) struct DiagnoseArgs {
     proxy: ProxyArgs,
 }
 
+impl DiagnoseArgs {
+    /// The recording that is to be diagnosed.
+    pub(super) fn recording(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+}
+
+/// Diagnoses a recording. Exit status as of [`diagnose`].
+pub(super) fn diagnose_recording(file: &Path, args: &DiagnoseArgs) -> Result<ExitCode> {
+    tell_recording(file, args.what_if, args.json)
+}
+
 /// Exit status 0 where nothing was lost and no peer failed, 1 where something was.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
-    if let Some(file) = &args.file {
-        return tell_recording(file, args.what_if, args.json);
-    }
     let stop = stop_signal()?;
     let config = AgentConfig {
         watch_causes: true,

@@ -5,7 +5,7 @@ mod json;
 mod sarif;
 
 use std::{
-    env, fs,
+    env,
     io::{Read, stdin},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -18,14 +18,18 @@ use super::{
     HEALTHY, TROUBLE,
     output::{print, print_coloured, print_json},
 };
-use crate::lint::{
-    Report,
-    finding::{Facts, Format, Version},
-    guess,
-    root::Root,
-    rules,
-    running::{self, Running},
-    text::Home,
+use crate::{
+    capabilities,
+    lint::{
+        Report,
+        finding::{Facts, Format, Version},
+        guess,
+        root::{LARGEST, Root},
+        rules,
+        running::{self, Running},
+        text::Home,
+    },
+    untrusted_file,
 };
 
 /// Arguments of `floodmark lint`.
@@ -129,31 +133,35 @@ fn look_at_files(args: &LintArgs) -> Result<Report> {
     let here = env::current_dir().context("finding the current directory")?;
     let root = args.root.as_deref().unwrap_or(Path::new("/"));
     let root = Root::new(root).context("--root takes a directory that can be read")?;
-    for file in &args.files {
+    let opened: Vec<Box<dyn Read>> =
+        args.files.iter().map(|file| open(file, args, &root)).collect::<Result<_>>()?;
+    capabilities::drop_all()?;
+    for (file, input) in args.files.iter().zip(opened) {
         let is_input = file == Path::new("-");
         let path = if is_input { here.join("stdin") } else { here.join(file) };
         // What was called by a relative name is shown by one.
         let base = if file.is_absolute() { PathBuf::new() } else { here.clone() };
         report.texts.show(Home::Base(base));
-        let bytes = if is_input {
-            let mut bytes = Vec::new();
-            stdin().read_to_end(&mut bytes).context("reading standard input")?;
-            bytes
-        } else if args.root.is_some() {
-            root.read(file).context("is FILE a path below --root?")?
-        } else {
-            fs::read(file).with_context(|| format!("cannot read {}", file.display()))?
-        };
-        ensure!(
-            !bytes.is_empty(),
-            "{} is empty",
-            if is_input { "standard input".into() } else { file.to_string_lossy() }
-        );
+        let shown = if is_input { "standard input".into() } else { file.to_string_lossy() };
+        let bytes = untrusted_file::read_all(input, LARGEST)
+            .with_context(|| format!("cannot read {shown}"))?;
+        ensure!(!bytes.is_empty(), "{shown} is empty");
         let path = if args.root.is_some() { Path::new("/").join(file) } else { path };
         let format = args.format.map_or_else(|| guess(&path, &bytes), Format::from);
         report.look(format, &root, &path, &bytes, &facts(args))?;
     }
     Ok(report)
+}
+
+fn open(file: &Path, args: &LintArgs, root: &Root) -> Result<Box<dyn Read>> {
+    Ok(if file == Path::new("-") {
+        Box::new(stdin())
+    } else if args.root.is_some() {
+        Box::new(root.open(file).context("is FILE a path below --root?")?)
+    } else {
+        let opened = untrusted_file::open(file);
+        Box::new(opened.with_context(|| format!("cannot read {}", file.display()))?)
+    })
 }
 
 /// What can be looked at is, even where something else cannot.
@@ -170,8 +178,11 @@ fn look_at_running(args: &LintArgs) -> Result<Report> {
     let mut report = Report::default();
     let mut failures = Vec::new();
     let mut looked_at = 0;
-    for proxy in proxies {
-        match look_at(&proxy, &mut report, facts(args)) {
+    // Other users' roots are opened as long as that is possible.
+    let proxies: Vec<_> = proxies.map(|proxy| (Root::new(&proxy.root), proxy)).collect();
+    capabilities::drop_all()?;
+    for (root, proxy) in proxies {
+        match root.and_then(|root| look_at(&proxy, &root, &mut report, facts(args))) {
             Ok(()) => looked_at += 1,
             Err(error) => {
                 failures.push(error.context(format!(
@@ -189,10 +200,9 @@ fn look_at_running(args: &LintArgs) -> Result<Report> {
     Ok(report)
 }
 
-fn look_at(proxy: &Running, report: &mut Report, given: Facts) -> Result<()> {
+fn look_at(proxy: &Running, root: &Root, report: &mut Report, given: Facts) -> Result<()> {
     report.texts.show(if proxy.is_here { Home::default() } else { Home::Root(proxy.root.clone()) });
-    let root = Root::new(&proxy.root)?;
-    let parts = proxy.parts(&root)?;
+    let parts = proxy.parts(root)?;
     let processors = std::thread::available_parallelism().map(|n| n.get() as u64).ok();
     let facts = Facts {
         version: given.version.or(proxy.version),
@@ -200,7 +210,7 @@ fn look_at(proxy: &Running, report: &mut Report, given: Facts) -> Result<()> {
         ..given
     };
     match &parts[..] {
-        [(path, bytes)] => report.look(proxy.format, &root, path, bytes, &facts),
+        [(path, bytes)] => report.look(proxy.format, root, path, bytes, &facts),
         several => report.look_at_parts(several),
     }
 }

@@ -1,7 +1,7 @@
 //! `floodmark man`: manual pages, made of what `--help` says.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,6 +11,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
 
 use super::{Cli, HEALTHY, output::print};
+use crate::new_file;
 
 /// Arguments of `floodmark man`.
 #[derive(Debug, Args)]
@@ -36,8 +37,21 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
 fn write(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)
         .with_context(|| format!("--directory {} cannot be made", directory.display()))?;
-    clap_mangen::generate_to(whole(), directory)
+    let mut command = whole();
+    command.build();
+    write_pages(command, directory)
         .with_context(|| format!("writing pages into {}", directory.display()))
+}
+
+/// Of a command and of all below it.
+fn write_pages(command: Command, directory: &Path) -> io::Result<()> {
+    for own in command.get_subcommands().filter(|own| !own.is_hide_set()) {
+        write_pages(own.clone(), directory)?;
+    }
+    let page = Man::new(command);
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    new_file::replace(&directory.join(page.get_filename()), &text, new_file::PUBLIC)
 }
 
 /// Without `help`, which is no command of its own and has no page.

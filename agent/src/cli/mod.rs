@@ -25,7 +25,7 @@ mod story;
 mod usage;
 mod watch;
 
-use std::{env, ffi::OsString, io::Write, process::ExitCode};
+use std::{env, ffi::OsString, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand};
@@ -37,6 +37,8 @@ pub use usage::usage_error;
 
 use crate::{capabilities, printable::printable};
 
+/// How long tasks may take to end once a command has come to its end.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 /// Exit status: nothing wrong was found.
 pub const HEALTHY: u8 = 0;
 /// Exit status: trouble was found.
@@ -132,26 +134,48 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
     {
         warn!("{error:#}");
     }
+    if let Some(outcome) = on_a_file(&cli.command) {
+        return outcome;
+    }
+    match cli.command {
+        Command::Run(args) => wait_for(run::run(*args, matches)),
+        Command::Correlate(args) => wait_for(correlate::correlate(args)),
+        Command::Diagnose(args) => wait_for(diagnose::diagnose(args)),
+        Command::Record(args) => wait_for(record::record(args)),
+        Command::Replay(args) => replay::replay(&args),
+        Command::Report(args) => wait_for(report::report(args)),
+        Command::Listeners(args) => listeners::listeners(&args),
+        Command::Lint(args) => lint::lint(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Watch(args) => wait_for(watch::watch(args)),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
+        Command::Config(args) => config::config(args, &matches, &layers),
+    }
+}
+
+/// Runs what reads a recording instead of watching this host, before there is a second thread: it puts
+/// its capabilities away, which belong to threads.
+fn on_a_file(command: &Command) -> Option<Result<ExitCode>> {
+    Some(match command {
+        Command::Diagnose(args) => diagnose::diagnose_recording(args.recording()?, args),
+        Command::Report(args) => report::report_on(args.recording()?, args),
+        Command::Record(args) => record::redact(args.redacts()?, args),
+        _ => return None,
+    })
+}
+
+/// Runs a command that watches, on the threads of a runtime.
+fn wait_for(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    match cli.command {
-        Command::Run(args) => runtime.block_on(run::run(*args, matches)),
-        Command::Correlate(args) => runtime.block_on(correlate::correlate(args)),
-        Command::Diagnose(args) => runtime.block_on(diagnose::diagnose(args)),
-        Command::Record(args) => runtime.block_on(record::record(args)),
-        Command::Replay(args) => replay::replay(&args),
-        Command::Report(args) => runtime.block_on(report::report(args)),
-        Command::Listeners(args) => listeners::listeners(&args),
-        Command::Lint(args) => lint::lint(&args),
-        Command::Doctor(args) => doctor::doctor(&args),
-        Command::Watch(args) => runtime.block_on(watch::watch(args)),
-        Command::Completions(args) => completions::completions(&args),
-        Command::Man(args) => man::man(&args),
-        Command::Config(args) => config::config(args, &matches, &layers),
-    }
+    let outcome = runtime.block_on(command);
+    // A thread may be stuck in a file system that does not answer.
+    runtime.shutdown_timeout(LAST_TASKS);
+    outcome
 }
 
 fn start_logging(verbose: u8) {

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{BufReader, Read},
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -19,8 +18,10 @@ use super::{
 };
 use crate::{
     agent::{Agent, AgentConfig},
+    capabilities,
     record::{Damage, FileSink, Header, Reader, Recorder, Redactor, fetch, transcribe},
     time::UnixMs,
+    untrusted_file,
 };
 
 /// Where the agent answers.
@@ -53,11 +54,20 @@ pub(super) struct RecordArgs {
     proxy: ProxyArgs,
 }
 
-/// Records, or takes over what was recorded.
-pub(super) async fn record(args: RecordArgs) -> Result<ExitCode> {
-    if let Some(from) = &args.redact_from {
-        return take_over(open(from)?, &args.file, true);
+impl RecordArgs {
+    /// The recording that is to be written anew.
+    pub(super) fn redacts(&self) -> Option<&Path> {
+        self.redact_from.as_deref()
     }
+}
+
+/// Writes the recording at `from` anew, redacted.
+pub(super) fn redact(from: &Path, args: &RecordArgs) -> Result<ExitCode> {
+    take_over(open(from)?, &args.file, true)
+}
+
+/// Records, or takes over what the agent recorded.
+pub(super) async fn record(args: RecordArgs) -> Result<ExitCode> {
     if args.from_agent {
         let reader = Reader::open(fetch(&args.socket)?).context("reading the agent's answer")?;
         return take_over(reader, &args.file, args.redact);
@@ -107,12 +117,11 @@ fn take_over<R: Read>(mut from: Reader<R>, to: &Path, redacts: bool) -> Result<E
     Ok(ExitCode::from(if is_whole { HEALTHY } else { UNABLE }))
 }
 
-/// Opens a recording.
+/// Opens a recording, which anybody may have made: from then on this process holds no capabilities. To be
+/// called while it has one thread.
 pub(super) fn open(path: &Path) -> Result<Reader<BufReader<File>>> {
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let kind = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
-    anyhow::ensure!(!kind.is_dir(), "{} is a directory", path.display());
-    anyhow::ensure!(!kind.file_type().is_socket(), "{} is a socket", path.display());
+    let file = untrusted_file::open(path).with_context(|| path.display().to_string())?;
+    capabilities::drop_all()?;
     Reader::open(BufReader::new(file)).with_context(|| path.display().to_string())
 }
 

@@ -1,7 +1,6 @@
 //! `floodmark report`: one page of HTML about an incident.
 
 use std::{
-    fs::{self, OpenOptions},
     io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, AgentConfig},
+    new_file::Unfinished,
     record::{Bounds, Header, Hindsight, Reader, Recorder, Redactor, replay},
     report::{Timeline, render},
     time::UnixMs,
@@ -39,7 +39,7 @@ pub(super) struct ReportArgs {
     /// Watch this host for so long instead
     #[arg(long, value_parser = duration)]
     duration: Option<Duration>,
-    /// Where to write the page; without, to standard output
+    /// Write the page to this file, which must not exist yet; without, to standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Give pseudonyms to clients
@@ -49,33 +49,43 @@ pub(super) struct ReportArgs {
     proxy: ProxyArgs,
 }
 
-/// Exit status as of `floodmark diagnose`.
+impl ReportArgs {
+    /// The recording that is to be reported on.
+    pub(super) fn recording(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The file for the page. Created before anything else: where it cannot be, that should cost no
+    /// watching.
+    fn create(&self) -> Result<Option<Unfinished>> {
+        let create = |path: &PathBuf| {
+            Unfinished::create(path).with_context(|| format!("--output {}", path.display()))
+        };
+        self.output.as_ref().map(create).transpose()
+    }
+}
+
+/// Reports on a recording. Exit status as of `floodmark diagnose`.
+pub(super) fn report_on(file: &Path, args: &ReportArgs) -> Result<ExitCode> {
+    let output = args.create()?;
+    let written = write(open(file)?).with_context(|| file.display().to_string())?;
+    put(output, written)
+}
+
+/// Reports on what happens from now on. Exit status as of `floodmark diagnose`.
 pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
-    let (page, status) = match (&args.file, args.duration) {
-        (Some(file), _) => write(open(file)?).with_context(|| file.display().to_string())?,
-        (None, Some(duration)) => {
-            // Where it cannot be written, that should cost no watching.
-            if let Some(path) = &args.output {
-                OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .open(path)
-                    .with_context(|| refused(path))?;
-            }
-            let pieces = watch_for(duration, &args).await?;
-            write(Reader::open(pieces.concat().as_slice())?)?
-        }
-        (None, None) => anyhow::bail!("give a recording or --duration"),
-    };
-    match &args.output {
-        Some(path) => fs::write(path, page).with_context(|| refused(path))?,
+    let duration = args.duration.context("give a recording or --duration")?;
+    let output = args.create()?;
+    let pieces = watch_for(duration, &args).await?;
+    put(output, write(Reader::open(pieces.concat().as_slice())?)?)
+}
+
+fn put(output: Option<Unfinished>, (page, status): (String, ExitCode)) -> Result<ExitCode> {
+    match output {
+        Some(output) => output.finish(page.as_bytes()).context("writing the page")?,
         None => print(&page)?,
     }
     Ok(status)
-}
-
-fn refused(path: &Path) -> String {
-    format!("--output {} cannot be written; choose another", path.display())
 }
 
 fn write(recording: Reader<impl Read>) -> Result<(String, ExitCode)> {

@@ -20,9 +20,12 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 
 use super::Cli;
+use crate::untrusted_file;
 
 /// The configuration file where none is named.
 pub(super) const DEFAULT_FILE: &str = "/etc/floodmark/floodmark.toml";
+/// More than any configuration file is long.
+const LARGEST: u64 = 1 << 20;
 /// The option that names another one.
 const FILE_OPTION: &str = "config";
 /// The commands with the agent's options.
@@ -174,7 +177,7 @@ fn layers(
 ///
 /// What is wrong with it, in one line with the file's line.
 pub(super) fn of_file(path: &Path) -> Result<Layers> {
-    let text = fs::read_to_string(path).with_context(|| {
+    let text = untrusted_file::read_to_string(path, LARGEST).with_context(|| {
         format!("the configuration file {} cannot be read; --config names another", path.display())
     })?;
     let definitions = definitions();

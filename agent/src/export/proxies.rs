@@ -129,6 +129,11 @@ pub(super) fn about_sources(families: &mut Families, snapshot: &Snapshot) {
             read(&stats.dropped),
         );
         count(
+            "floodmark_source_skipped_bytes_total",
+            "Bytes of a proxy's log that were skipped because more than 4 GiB waited to be read.",
+            read(&stats.skipped_bytes),
+        );
+        count(
             "floodmark_source_rotations_total",
             "Rotations of a proxy's log that were followed.",
             read(&stats.rotations),

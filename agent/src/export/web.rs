@@ -14,7 +14,6 @@ mod tls;
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -24,6 +23,11 @@ use rustls::ServerConfig;
 use serde::Deserialize;
 
 pub(super) use auth::{Users, authorised};
+
+use crate::untrusted_file;
+
+/// Longest file, of those that it names too: certificates of some thousand authorities.
+const LARGEST: u64 = 8 << 20;
 
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -59,7 +63,8 @@ impl WebConfig {
     /// What is wrong with it, in one line with the file's line where there is one.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let text = fs::read_to_string(path).with_context(|| format!("reading {shown}"))?;
+        let text = untrusted_file::read_to_string(path, LARGEST)
+            .with_context(|| format!("reading {shown}"))?;
         let file: File = serde_saphyr::from_str(&text).map_err(|error| {
             let line = error.location().map_or(1, |location| location.line());
             let said = error.without_snippet().to_string();

@@ -7,9 +7,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, OpenOptions},
     io,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::Once,
     thread,
@@ -183,7 +186,9 @@ fn try_enter(netns: &Netns) -> io::Result<()> {
     if of_this_thread()? == netns.id {
         return Ok(());
     }
-    let file = File::open(&netns.entrance)?;
+    // Whoever may write below /run/netns could have put a FIFO there.
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&netns.entrance)?;
     // The process may have died and its id may have gone to another.
     if file.metadata()?.ino() != u64::from(netns.id.0) {
         return Err(io::ErrorKind::NotFound.into());

@@ -1,7 +1,7 @@
 //! Reading and finding a proxy's configuration files below the root that they were written for.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
@@ -11,7 +11,7 @@ use glob::{MatchOptions, Pattern};
 
 use crate::untrusted_file;
 
-/// More than any configuration is long.
+/// More than any configuration is long, or what `nginx -T` prints of it.
 pub const LARGEST: u64 = 16 << 20;
 
 /// As nginx's glob(3): `*` takes no slash, and no leading dot.
@@ -43,6 +43,15 @@ impl Root {
     /// Whether this is a directory.
     pub fn is_directory(&self, path: &Path) -> bool {
         self.0.is_directory(path)
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// When there is none or it may not be read, or it is no regular file.
+    pub fn open(&self, path: &Path) -> Result<File> {
+        self.0.open(path).with_context(|| path.display().to_string())
     }
 
     /// What a file holds.

@@ -17,7 +17,13 @@ use super::{
     finding::{Format, Version},
     root::Root,
 };
-use crate::proxy::{ProxyKind, process::is as is_proxy};
+use crate::{
+    proxy::{ProxyKind, process::is as is_proxy},
+    untrusted_file,
+};
+
+/// Bytes read of a command line.
+const LONGEST_LINE: u64 = 128 << 10;
 
 /// A running proxy.
 #[derive(Debug)]
@@ -124,7 +130,10 @@ impl Process {
     /// executed has no command line yet (kernel: fs/proc/base.c `get_mm_cmdline`) and says nothing either.
     fn of(pid: u32) -> Option<Self> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
-        let line = fs::read(directory.join("cmdline")).ok().filter(|line| !line.is_empty())?;
+        let line = untrusted_file::read_procfs(&directory.join("cmdline"), LONGEST_LINE).ok()?;
+        if line.is_empty() {
+            return None;
+        }
         let line = String::from_utf8_lossy(&line);
         let words = line.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
         let program = fs::read_link(directory.join("exe")).ok()?;

@@ -1,71 +1,83 @@
 //! Finds the addresses of servers that a proxy calls by name.
 
 use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        mpsc::{Sender, channel},
+    },
+    thread,
+    time::Duration,
 };
 
 use log::warn;
 
 use super::{ProxyEvent, Servers, Upstream};
 
-/// An answer is taken for right this long, for servers come and go (`server-template`, agents).
+/// How often to ask, for servers come and go (`server-template`, agents).
 const PERIOD: Duration = Duration::from_secs(10);
+/// How long to wait for the first answers.
+const FIRST_ANSWERS: Duration = Duration::from_millis(200);
 
-/// The servers of the HAProxies of this host.
+/// The servers of the HAProxies of this host. Each is asked on a thread of its own: one that does not
+/// answer keeps nobody else waiting.
 #[derive(Debug, Default)]
 pub struct Directory {
-    places: Vec<Place>,
-}
-
-#[derive(Debug)]
-struct Place {
-    path: PathBuf,
-    servers: Servers,
-    asked: Option<Instant>,
-    has_complained: bool,
+    places: Vec<Arc<Mutex<Servers>>>,
 }
 
 impl Directory {
-    /// Asks at command sockets, or in files.
+    /// Asks at command sockets, or in files, from now on and until the value is dropped.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        let place =
-            |path| Place { path, servers: Servers::default(), asked: None, has_complained: false };
-        let mut places: Vec<Place> = paths.into_iter().map(place).collect();
-        // A wrong path is told of now, not when the first name comes.
-        for place in &mut places {
-            place.current();
-        }
+        let (asking, all_asked) = channel();
+        let watch = |path: PathBuf| {
+            let place = Arc::default();
+            let (known, asking) = (Arc::downgrade(&place), asking.clone());
+            let ask = move || keep_current(&path, &known, asking);
+            if let Err(error) = thread::Builder::new().name("haproxy".to_owned()).spawn(ask) {
+                warn!("addresses of HAProxy's servers: starting a thread: {error}");
+            }
+            place
+        };
+        let places = paths.into_iter().map(watch).collect();
+        drop(asking);
+        let _ = all_asked.recv_timeout(FIRST_ANSWERS);
         Self { places }
     }
 
     /// Adds the peer's address to an event that has only its name.
-    pub fn look_up(&mut self, event: &mut ProxyEvent) {
+    pub fn look_up(&self, event: &mut ProxyEvent) {
         let Upstream::Server { group, name } = &event.upstream else { return };
         if event.peer_addr.is_none() {
-            let mut places = self.places.iter_mut();
-            event.peer_addr = places.find_map(|place| place.current().get(group, name));
+            let servers = |place: &Arc<Mutex<Servers>>| {
+                place.lock().unwrap_or_else(PoisonError::into_inner).get(group, name)
+            };
+            event.peer_addr = self.places.iter().find_map(servers);
         }
     }
 }
 
-impl Place {
-    fn current(&mut self) -> &Servers {
-        if self.asked.is_none_or(|asked| asked.elapsed() >= PERIOD) {
-            self.asked = Some(Instant::now());
-            match Servers::ask(&self.path) {
-                Ok(servers) => {
-                    self.servers = servers;
-                    self.has_complained = false;
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut self.has_complained, true) {
-                        let path = self.path.display();
-                        warn!("addresses of HAProxy's servers: {path}: {error}");
-                    }
+/// Asks again and again, as long as somebody is interested; `asking` is dropped after the first time.
+fn keep_current(path: &Path, known: &Weak<Mutex<Servers>>, asking: Sender<Infallible>) {
+    let mut asking = Some(asking);
+    let mut has_complained = false;
+    loop {
+        let answer = Servers::ask(path);
+        let Some(place) = known.upgrade() else { return };
+        match answer {
+            Ok(servers) => {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = servers;
+                has_complained = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut has_complained, true) {
+                    warn!("addresses of HAProxy's servers: {}: {error}", path.display());
                 }
             }
         }
-        &self.servers
+        drop(place);
+        asking.take();
+        thread::sleep(PERIOD);
     }
 }

@@ -24,7 +24,7 @@ use super::event::ProxyEvent;
 
 pub use carrier::Unwrapper;
 pub use file::Follower;
-pub use following::Following;
+pub use following::{Following, Opening};
 pub use format::Format;
 pub use framing::Frames;
 pub use interpreter::Interpreter;
@@ -128,15 +128,16 @@ impl Source {
         events: mpsc::Sender<ProxyEvent>,
         stop: CancellationToken,
         positions: Option<Arc<Positions>>,
+        opening: Opening,
     ) -> Result<Arc<SourceStats>> {
         let reader = |format: &Format| {
             Interpreter::new(format.clone(), self.name()).written_by(self.scope())
         };
         match self {
             Self::File(format, path) => {
-                let follower = Follower::new(path, reader(format), positions);
-                let stats = follower.stats();
-                follower.spawn(events, stop)?;
+                let reader = reader(format);
+                let stats = Arc::clone(reader.stats());
+                Follower::spawn(path.clone(), reader, positions, opening, events, stop)?;
                 Ok(stats)
             }
             Self::StandardInput(format) => standard_input::start(reader(format), events, stop),

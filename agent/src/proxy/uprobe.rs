@@ -10,8 +10,9 @@ mod record;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc::channel},
     thread,
     time::{Duration, Instant},
 };
@@ -41,6 +42,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fl
 pub const SOURCE: &str = "nginx uprobes";
 /// How often records are looked for.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait for the first of them.
+const FIRST_SWEEP: Duration = Duration::from_secs(1);
 /// How often running programs are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 /// The program for a peer that is let go of, and the functions it goes to: the first that is there.
@@ -71,7 +74,7 @@ pub struct Uprobes {
 }
 
 impl Uprobes {
-    /// Loads the programs and attaches them to every nginx that runs.
+    /// Loads the programs; [`Uprobes::sweep`] attaches them.
     ///
     /// # Errors
     ///
@@ -96,9 +99,7 @@ impl Uprobes {
         let records = RingBuf::try_from(take("NGINX_EVENTS")?)?;
         let lost = Array::try_from(take("NGINX_LOST")?)?;
         let (attached, stats) = (BTreeMap::new(), Arc::default());
-        let mut uprobes = Self { ebpf, records, lost, attached, stats };
-        uprobes.sweep();
-        Ok(uprobes)
+        Ok(Self { ebpf, records, lost, attached, stats })
     }
 
     /// The counters, as of any other source.
@@ -111,7 +112,8 @@ impl Uprobes {
         self.attached.values().filter(|links| !links.is_empty()).count()
     }
 
-    /// Hands events over on a thread of its own, until `stop` is cancelled or nobody listens any more.
+    /// Attaches to what runs and hands events over, on a thread of its own, until `stop` is cancelled or
+    /// nobody listens any more. Waits for the first programs, but not for those on a hung mount.
     ///
     /// # Errors
     ///
@@ -121,7 +123,10 @@ impl Uprobes {
         events: mpsc::Sender<ProxyEvent>,
         stop: CancellationToken,
     ) -> Result<()> {
+        let (sweeping, first_sweep) = channel::<Infallible>();
         let watch = move || {
+            self.sweep();
+            drop(sweeping);
             let mut swept = Instant::now();
             while !stop.is_cancelled() {
                 if swept.elapsed() >= SWEEP {
@@ -137,6 +142,7 @@ impl Uprobes {
             }
         };
         essential::thread("uprobes", watch).context("starting a thread")?;
+        let _ = first_sweep.recv_timeout(FIRST_SWEEP);
         Ok(())
     }
 
@@ -172,10 +178,13 @@ impl Uprobes {
 
     /// Attaches to what has been started since the last call.
     pub fn sweep(&mut self) {
-        for binary in binary::running() {
-            if self.attached.contains_key(&binary.identity) {
-                continue;
-            }
+        let functions = FREE.iter().chain(CONNECT).flat_map(|(_, functions)| *functions);
+        let functions: Vec<&str> = functions.copied().collect();
+        let running = binary::running(&functions, |identity| self.attached.contains_key(&identity));
+        // What was refused need not be known for longer than it runs.
+        self.attached
+            .retain(|identity, links| !links.is_empty() || running.present.contains(identity));
+        for binary in running.new {
             let links = match self.attach(&binary) {
                 Ok(links) => {
                     info!("uprobes in {} ({})", binary.shown, binary.version);
@@ -195,16 +204,18 @@ impl Uprobes {
         let single = binary.offset_of_single()?;
         let mut links = Vec::new();
         for (name, functions) in FREE.iter().chain(CONNECT) {
-            let Some(function) = functions.iter().find(|name| binary.exports(name)) else {
+            let mut places = functions.iter().map(|name| (*name, binary.offset_of(name)));
+            let Some((function, Some(offset))) = places.find(|(_, place)| place.is_some()) else {
                 continue;
             };
+            // Not by the function's name: aya would read the whole file again.
             let point = UProbeAttachPoint {
-                location: UProbeAttachLocation::Symbol(function),
+                location: UProbeAttachLocation::AbsoluteOffset(offset),
                 cookie: Some(single),
             };
             let attached = program(&mut self.ebpf, name)?.attach(
                 point,
-                &binary.path,
+                binary.path(),
                 UProbeScope::AllProcesses,
             );
             match attached {

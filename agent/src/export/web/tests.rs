@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 /// `htpasswd -nbBC 4 prometheus secret`

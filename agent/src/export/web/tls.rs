@@ -15,6 +15,9 @@ use rustls::{
 };
 use serde::Deserialize;
 
+use super::LARGEST;
+use crate::untrusted_file;
+
 /// `tls_server_config`. Cipher suites and curves are rustls's own, all of which are sound.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,7 +73,9 @@ impl Settings {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let key = PrivateKeyDer::from_pem_file(directory.join(&self.key_file))
+        let key = untrusted_file::read(&directory.join(&self.key_file), LARGEST)
+            .map_err(anyhow::Error::new)
+            .and_then(|key| Ok(PrivateKeyDer::from_pem_slice(&key)?))
             .with_context(|| format!("key_file {}", self.key_file.display()))?;
         let certificates = certificates(directory, &self.cert_file, "cert_file")?;
         let mut config = builder
@@ -115,8 +120,9 @@ impl Settings {
 
 fn certificates(directory: &Path, file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>> {
     let shown = || format!("{key} {}", file.display());
-    let certificates = CertificateDer::pem_file_iter(directory.join(file)).with_context(shown)?;
-    let certificates: Vec<_> = certificates.collect::<Result<_, _>>().with_context(shown)?;
+    let text = untrusted_file::read(&directory.join(file), LARGEST).with_context(shown)?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().with_context(shown)?;
     ensure!(!certificates.is_empty(), "{} holds no certificate", shown());
     Ok(certificates)
 }

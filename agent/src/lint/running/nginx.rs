@@ -1,9 +1,6 @@
 //! Running nginx masters.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
@@ -29,7 +26,7 @@ pub fn version(process: &Process) -> Option<Version> {
 }
 
 fn program(process: &Process) -> Vec<u8> {
-    fs::read(process.directory.join("exe")).unwrap_or_default()
+    binary::program_of_process(process.pid).unwrap_or_default()
 }
 
 /// Where nginx was told to live when it was built, from the text for `-V`.

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -17,8 +17,8 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Interpreter, Positions, SourceStats, positions::Place};
-use crate::{essential, proxy::event::ProxyEvent, time::UnixMs};
+use super::{Interpreter, Opening, Positions, SourceStats, positions::Place};
+use crate::{essential, proxy::event::ProxyEvent, time::UnixMs, untrusted_file};
 
 mod log_file;
 #[cfg(test)]
@@ -32,6 +32,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long a file that was renamed is read on. logrotate makes the new file first and tells nginx
 /// afterwards (SIGUSR1); until each worker has reopened its log, it writes to the old file.
 const LINGER: Duration = Duration::from_secs(60);
+/// How long nothing is said after a complaint: a path that leads elsewhere all the time must not fill
+/// the agent's own log.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Names looked at to find a file that was renamed.
+const LOOKED_AT_BESIDE: usize = 10_000;
 /// Chunks read at a look at most, so that a long file is not turned into events all at once.
 const CHUNKS_AT_ONCE: usize = 16;
 
@@ -47,6 +52,8 @@ pub struct Follower {
     /// their start.
     found_before: bool,
     complained: bool,
+    /// When that was last said.
+    said: Option<Instant>,
     /// More can be read than the last look took, so the next one need not wait.
     more: bool,
 }
@@ -64,6 +71,7 @@ impl Follower {
             renamed: None,
             found_before: false,
             complained: false,
+            said: None,
             more: false,
         };
         if let Some(place) = left {
@@ -81,29 +89,39 @@ impl Follower {
         Arc::clone(self.interpreter.stats())
     }
 
-    /// Follows the file on a thread of its own until `stop` is cancelled or nobody listens any more. When
+    /// Follows `path` on a thread of its own until `stop` is cancelled or nobody listens any more. When
     /// the channel is full the follower waits, and lines wait in the file.
+    ///
+    /// The file is opened on that thread, too: one on a hung mount keeps nobody else waiting. `opening`
+    /// is dropped once it has been tried.
     ///
     /// # Errors
     ///
     /// When the thread cannot be started.
     pub fn spawn(
-        mut self,
+        path: PathBuf,
+        interpreter: Interpreter,
+        positions: Option<Arc<Positions>>,
+        opening: Opening,
         events: mpsc::Sender<ProxyEvent>,
         stop: CancellationToken,
     ) -> Result<()> {
         let follow = move || {
+            let mut follower = Self::new(&path, interpreter, positions);
+            drop(opening);
             while !stop.is_cancelled() {
-                for event in self.poll(UnixMs::now()) {
+                let began = Instant::now();
+                let read = follower.poll(UnixMs::now());
+                let took = began.elapsed();
+                for event in read {
                     if events.blocking_send(event).is_err() {
                         return;
                     }
                 }
                 // Only now: what was read but not handed over is read again after a restart.
-                self.keep_place();
-                if !self.more {
-                    thread::sleep(PAUSE);
-                }
+                follower.keep_place();
+                // A file that grows as fast as the disk allows takes half a processor and no more.
+                thread::sleep(if follower.more { took } else { PAUSE });
             }
         };
         essential::thread("follow", follow).context("starting a thread")?;
@@ -163,7 +181,7 @@ impl Follower {
     fn resume(&mut self, place: Place) {
         self.found_before = true;
         let is_it = |path: &Path| {
-            path.metadata().is_ok_and(|there| {
+            untrusted_file::metadata(path).is_ok_and(|there| {
                 (there.dev(), there.ino()) == (place.device, place.inode)
                     && there.len() >= place.offset
             })
@@ -174,8 +192,8 @@ impl Follower {
             return;
         }
         let beside = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
-        let renamed =
-            beside.into_iter().flatten().flatten().map(|entry| entry.path()).find(|p| is_it(p));
+        let names = beside.into_iter().flatten().take(LOOKED_AT_BESIDE).flatten();
+        let renamed = names.map(|entry| entry.path()).find(|path| is_it(path));
         if let Some(file) = renamed.and_then(|path| LogFile::open_at(&path, start).ok()) {
             self.renamed = Some((file, UnixMs::now()));
         }
@@ -196,7 +214,9 @@ impl Follower {
                 if self.complained {
                     info!("{}: following it now", self.path.display());
                 }
-                self.open = Some(file);
+                // One that has its name again is read on, not from its start.
+                let again = self.renamed.take_if(|(renamed, _)| renamed.is_same_as(&file));
+                self.open = Some(again.map_or(file, |(renamed, _)| renamed));
                 self.found_before = true;
                 self.complained = false;
             }
@@ -211,7 +231,9 @@ impl Follower {
     /// Says once what keeps the file from being read, and what helps.
     fn complain(&mut self, error: &io::Error) {
         self.interpreter.stats().errors.fetch_add(1, Ordering::Relaxed);
-        if !std::mem::replace(&mut self.complained, true) {
+        let is_new = !std::mem::replace(&mut self.complained, true);
+        if is_new && self.said.is_none_or(|said| said.elapsed() >= SILENCE) {
+            self.said = Some(Instant::now());
             warn!("cannot read {}: {error}; {}", self.path.display(), remedy(error.kind()));
         }
     }

@@ -1,13 +1,28 @@
 //! The sources being read, which may be others after a reload of the configuration.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, channel},
+    },
+    time::Duration,
+};
 
 use anyhow::Error;
+use log::warn;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Positions, Source, SourceStats};
 use crate::proxy::event::ProxyEvent;
+
+/// How long to wait until all files have been opened, so that what is written to them from now on is
+/// read. On a hung mount that never comes to pass.
+const OPENING_TIME: Duration = Duration::from_millis(200);
+
+/// Held by a source as long as it opens what it reads.
+pub type Opening = std::sync::mpsc::Sender<Infallible>;
 
 /// Sources being read, until the value is dropped.
 #[derive(Debug)]
@@ -36,12 +51,14 @@ impl Following {
     pub fn follow(&mut self, wanted: &[Source]) -> Vec<Error> {
         self.followed.retain(|followed| wanted.contains(&followed.source));
         let mut failures = Vec::new();
+        let (opening, all_open) = channel();
         for source in wanted {
             if self.followed.iter().any(|followed| followed.source == *source) {
                 continue;
             }
             let stop = CancellationToken::new();
-            match source.start(self.events.clone(), stop.clone(), self.positions.clone()) {
+            let positions = self.positions.clone();
+            match source.start(self.events.clone(), stop.clone(), positions, opening.clone()) {
                 Ok(stats) => self.followed.push(Followed {
                     source: source.clone(),
                     stats,
@@ -49,6 +66,10 @@ impl Following {
                 }),
                 Err(error) => failures.push(error),
             }
+        }
+        drop(opening);
+        if all_open.recv_timeout(OPENING_TIME) == Err(RecvTimeoutError::Timeout) {
+            warn!("a log is on a file system that does not answer; it is read once that answers");
         }
         failures
     }

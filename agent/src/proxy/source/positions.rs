@@ -12,8 +12,12 @@ use anyhow::{Context, Result};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
+use crate::{new_file, untrusted_file};
+
 /// Name of the file in the state directory.
 const FILE: &str = "positions.json";
+/// More than it takes for a thousand logs.
+const LARGEST: u64 = 16 << 20;
 /// Written at most this often; what was read since is read again after a crash.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,7 +59,7 @@ impl Positions {
         fs::create_dir_all(directory).with_context(|| {
             format!("--state-dir {} is no directory, nor can it be made one", directory.display())
         })?;
-        let places = match fs::read(&file) {
+        let places = match untrusted_file::read(&file, LARGEST) {
             Ok(text) => serde_json::from_slice(&text)
                 .with_context(|| format!("{shown} is damaged; remove it to begin anew"))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
@@ -107,9 +111,7 @@ impl Positions {
 
     /// In one step: a crash leaves the old file or the new one.
     fn write(&self, places: &BTreeMap<PathBuf, Place>) -> Result<()> {
-        let new = self.file.with_extension("new");
-        fs::write(&new, serde_json::to_vec(places)?)
-            .and_then(|()| fs::rename(&new, &self.file))
+        new_file::replace(&self.file, &serde_json::to_vec(places)?, new_file::PRIVATE)
             .with_context(|| format!("writing {}", self.file.display()))
     }
 

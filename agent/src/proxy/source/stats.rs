@@ -24,6 +24,8 @@ pub struct SourceStats {
     pub rotations: AtomicU64,
     /// Failed reads and opens.
     pub errors: AtomicU64,
+    /// Bytes of a file that were left out, because too many waited to be read.
+    pub skipped_bytes: AtomicU64,
     /// Bytes written and not read yet, when last looked at.
     pub lag_bytes: AtomicU64,
 }

@@ -3,13 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, Read, Write},
     net::SocketAddr,
     os::unix::{fs::FileTypeExt, net::UnixStream},
     path::Path,
     time::Duration,
 };
+
+use crate::untrusted_file;
 
 /// An answer is read no further.
 const LONGEST_ANSWER: u64 = 8 << 20;
@@ -26,7 +27,7 @@ impl Servers {
     ///
     /// When there is neither, or HAProxy does not answer.
     pub fn ask(path: &Path) -> io::Result<Self> {
-        let is_socket = fs::metadata(path)?.file_type().is_socket();
+        let is_socket = untrusted_file::metadata(path)?.file_type().is_socket();
         let mut answer = Vec::new();
         if is_socket {
             let mut socket = UnixStream::connect(path)?;
@@ -35,7 +36,7 @@ impl Servers {
             socket.write_all(b"show servers state\n")?;
             socket.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
         } else {
-            fs::File::open(path)?.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
+            answer = untrusted_file::read(path, LONGEST_ANSWER)?;
         }
         Ok(Self::read(&String::from_utf8_lossy(&answer)))
     }

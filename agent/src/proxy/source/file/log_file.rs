@@ -10,10 +10,18 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 
-use crate::proxy::source::{LONGEST_LINE, SourceStats, positions::Place};
+use crate::{
+    proxy::source::{LONGEST_LINE, SourceStats, positions::Place},
+    untrusted_file,
+};
 
 /// Read at a time.
 const CHUNK: usize = 64 * 1024;
+/// When more bytes than this wait to be read, most are skipped: a sparse file of any length costs its
+/// writer nothing.
+const LONGEST_LAG: u64 = 4 << 30;
+/// What of these is still read.
+const READ_AFTER_SKIP: u64 = 64 << 20;
 
 /// An open log file.
 pub(super) struct LogFile {
@@ -37,11 +45,7 @@ impl LogFile {
 
     /// Opens `path`, to be read on from a place in it.
     pub(super) fn open_at(path: &Path, place: SeekFrom) -> io::Result<Self> {
-        // Before it is opened: opening a FIFO would wait for a writer.
-        if !path.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        let mut file = File::open(path)?;
+        let mut file = untrusted_file::open(path)?;
         let metadata = file.metadata()?;
         let position = file.seek(place)?;
         Ok(Self {
@@ -55,10 +59,16 @@ impl LogFile {
         })
     }
 
+    /// Whether both are the same file, whatever its names.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     /// Whether `path` leads to another file by now. A path that leads nowhere has no successor to
     /// this file yet.
     pub(super) fn has_successor(&self, path: &Path) -> bool {
-        path.metadata().is_ok_and(|there| (there.dev(), there.ino()) != (self.device, self.inode))
+        untrusted_file::metadata(path)
+            .is_ok_and(|there| (there.dev(), there.ino()) != (self.device, self.inode))
     }
 
     /// Bytes written and not read yet.
@@ -73,7 +83,8 @@ impl LogFile {
         stats: &SourceStats,
         on_line: impl FnMut(&[u8]),
     ) -> io::Result<bool> {
-        if self.file.metadata()?.len() < self.position {
+        let length = self.file.metadata()?.len();
+        if length < self.position {
             // Cut short and written anew (logrotate's copytruncate).
             self.position = self.file.seek(SeekFrom::Start(0))?;
             self.new_from = 0;
@@ -81,8 +92,13 @@ impl LogFile {
             self.skipping = false;
             stats.rotations.fetch_add(1, Ordering::Relaxed);
         }
+        let unread = length.saturating_sub(self.position);
+        if unread > LONGEST_LAG {
+            self.skip_to(length - READ_AFTER_SKIP, stats)?;
+        }
+        // No further than the file is long: what has no length gives no end of bytes.
         let from = self.unfinished.len();
-        self.unfinished.resize(from + CHUNK, 0);
+        self.unfinished.resize(from + CHUNK.min(unread as usize), 0);
         let read = self.file.read(&mut self.unfinished[from..]);
         let length = *read.as_ref().unwrap_or(&0);
         self.unfinished.truncate(from + length);
@@ -95,6 +111,15 @@ impl LogFile {
     /// Whether the next lines were written while nobody read them.
     pub(super) fn is_behind(&self) -> bool {
         self.position < self.new_from
+    }
+
+    /// Leaves out what there is no time to read: everything before `place`, and the line there.
+    fn skip_to(&mut self, place: u64, stats: &SourceStats) -> io::Result<()> {
+        stats.skipped_bytes.fetch_add(place - self.position, Ordering::Relaxed);
+        self.position = self.file.seek(SeekFrom::Start(place))?;
+        self.unfinished.clear();
+        self.skipping = true;
+        Ok(())
     }
 
     /// Where to go on after a restart: behind the last line that was handed over.

@@ -236,6 +236,32 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
     assert!(!follower.complained);
 }
 
+#[test]
+fn a_log_that_has_its_name_again_is_read_on() {
+    let log = Log::new();
+    log.append("");
+    let mut follower = follower(&log);
+    log.append(&line(1));
+    assert_eq!(ports(&mut follower), [1]);
+    log.rotate();
+    mkfifo(&log.path, Mode::S_IRWXU).unwrap();
+    assert!(ports(&mut follower).is_empty());
+    fs::rename(log.rotated(), &log.path).unwrap();
+    log.append(&line(2));
+    assert_eq!(ports(&mut follower), [2]);
+}
+
+#[test]
+fn a_sparse_file_gives_only_its_end() {
+    let log = Log::new();
+    let mut follower = follower(&log);
+    File::create(&log.path).unwrap().set_len(1 << 40).unwrap();
+    log.append(&format!("\n{}", line(3)));
+    assert_eq!(ports(&mut follower), [3]);
+    let skipped = follower.stats().skipped_bytes.load(Ordering::Relaxed);
+    assert!(skipped > (1 << 40) - (128 << 20), "{skipped}");
+}
+
 /// A follower that goes on where one before it has left off.
 fn restarted(log: &Log) -> (Follower, Arc<Positions>) {
     let positions = Arc::new(Positions::open(&log.directory.path().join("state")).unwrap());
