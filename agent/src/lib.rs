@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod record;
 pub mod report;
 pub mod stock;
+pub mod system_calls;
 pub mod time;
 pub mod untrusted_file;
 pub mod verdict;

@@ -30,6 +30,7 @@ use crate::{
     export::{self, Web, WebConfig, parse_host},
     printable::json,
     record::{self, Bounds, Header, Hindsight, Recorder},
+    system_calls,
     time::UnixMs,
     verdict::Verdict,
 };
@@ -88,6 +89,10 @@ pub(super) struct RunArgs {
     /// Unix socket at which it is to be had, by the agent's own user only
     #[arg(long, default_value = SOCKET, value_name = "PATH")]
     socket: PathBuf,
+    /// Do not restrict the agent to the system calls that it needs after its start, where the platform
+    /// does not allow a filter or refuses what the agent needs
+    #[arg(long)]
+    no_seccomp: bool,
     #[command(flatten)]
     proxy: ProxyArgs,
     #[command(flatten)]
@@ -179,6 +184,11 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
             lines.write(line);
         }
     };
+    if args.no_seccomp {
+        info!("system calls are not restricted");
+    } else if let Err(error) = system_calls::restrict() {
+        warn!("system calls are not restricted: {error:#}; --no-seccomp says that this is meant");
+    }
     let snapshots = Arc::new(snapshots);
     let mut failure = None;
     let stop = async {
