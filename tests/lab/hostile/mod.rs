@@ -8,7 +8,11 @@
 mod advice;
 mod baseline;
 mod bus;
+mod command;
+mod files;
+mod hardening;
 mod http;
+mod recordings;
 #[allow(dead_code, reason = "for the cases to come")]
 mod target;
 mod terminal;
@@ -22,8 +26,16 @@ use serde::Serialize;
 use target::Target;
 
 /// Every theme's cases, in the order in which they run.
-const THEMES: &[&[Case]] =
-    &[baseline::CASES, advice::CASES, http::CASES, terminal::CASES, bus::CASES];
+const THEMES: &[&[Case]] = &[
+    baseline::CASES,
+    advice::CASES,
+    files::CASES,
+    hardening::CASES,
+    http::CASES,
+    recordings::CASES,
+    terminal::CASES,
+    bus::CASES,
+];
 
 /// Arguments of `floodmark-lab hostile`.
 #[derive(Debug, Args)]
