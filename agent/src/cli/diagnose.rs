@@ -100,7 +100,7 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let snapshot = latest.borrow().clone().context("the agent came to no end")?;
     let watched = snapshot.report.window.length();
     if let Some(note) = ended.note(args.duration, watched) {
-        eprintln!("{note}");
+        say(&note);
     }
     tell(&snapshot.report, Some(args.duration), args.what_if, args.json)
 }
