@@ -8,7 +8,7 @@ use std::{
 
 use super::ProxyKind;
 
-/// Whether the process is one of the proxy's: it runs the proxy's program, and root or a service or
+/// Whether the process is one of the proxy's: it runs the proxy's program, and root, the proxy's unit or a
 /// container of the system has started it.
 pub(crate) fn is(proxy: ProxyKind, pid: u32) -> bool {
     Process(pid).is(proxy)
@@ -34,7 +34,7 @@ impl Process {
     fn is(&self, proxy: ProxyKind) -> bool {
         let Some(program) = self.program() else { return false };
         let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        runs(proxy, name) && (self.is_roots(&program) || self.is_managed())
+        runs(proxy, name) && (self.is_roots(&program) || self.is_managed(name))
     }
 
     /// The file that it executes, which may have been replaced since.
@@ -58,9 +58,9 @@ impl Process {
         is_root(&status) || parent().is_some_and(|status| is_root(&status))
     }
 
-    fn is_managed(&self) -> bool {
-        let groups = fs::read_to_string(self.directory().join("cgroup")).unwrap_or_default();
-        groups.lines().any(|line| line.splitn(3, ':').nth(2).is_some_and(is_systems))
+    fn is_managed(&self, name: &str) -> bool {
+        let is_systems = |group: &str| is_systems(group, name);
+        groups(self.0).lines().any(|line| line.splitn(3, ':').nth(2).is_some_and(is_systems))
     }
 
     fn status(&self) -> Option<String> {
@@ -72,12 +72,13 @@ impl Process {
     }
 }
 
-/// Whether a control group is one of the system's services or containers. What lies below `user.slice`
-/// is made by users, whatever its name.
-fn is_systems(group: &str) -> bool {
+/// Whether a control group is a container of the system's, or a unit with the program's name: users'
+/// processes run in others, such as cron's. What lies below `user.slice` is made by users.
+fn is_systems(group: &str, program: &str) -> bool {
+    let is_its = |unit: &str| unit.ends_with(".service") && unit.contains(program);
     let parts = || group.split('/');
     parts().all(|part| part != "user.slice")
-        && parts().any(|part| part.ends_with(".service") || container_in(part).is_some())
+        && parts().any(|part| is_its(part) || container_in(part).is_some())
 }
 
 /// The container's id, 64 hexadecimal digits, in a path or a control group's name.
@@ -140,7 +141,7 @@ mod tests {
             &format!("/docker/{id}"),
             &format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
         ] {
-            assert!(is_systems(group), "{group}");
+            assert!(is_systems(group, "nginx"), "{group}");
         }
         for group in [
             "/",
@@ -148,8 +149,9 @@ mod tests {
             "/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
             &format!("/user.slice/user-1000.slice/user@1000.service/docker-{id}.scope"),
             "/system.slice",
+            "/system.slice/cron.service",
         ] {
-            assert!(!is_systems(group), "{group}");
+            assert!(!is_systems(group, "nginx"), "{group}");
         }
     }
 

@@ -13,6 +13,7 @@ mod files;
 mod hardening;
 mod http;
 mod recordings;
+mod logs;
 #[allow(dead_code, reason = "for the cases to come")]
 mod target;
 mod terminal;
@@ -23,19 +24,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use target::Target;
+use target::{Served, Target};
 
 /// Every theme's cases, in the order in which they run.
-const THEMES: &[&[Case]] = &[
-    baseline::CASES,
-    advice::CASES,
-    files::CASES,
-    hardening::CASES,
-    http::CASES,
-    recordings::CASES,
-    terminal::CASES,
-    bus::CASES,
-];
+    &[baseline::CASES, advice::CASES, bus::CASES, files::CASES, hardening::CASES, http::CASES, logs::CASES, recordings::CASES, terminal::CASES];
 
 /// Arguments of `floodmark-lab hostile`.
 #[derive(Debug, Args)]

@@ -246,7 +246,8 @@ fn past_syslog(line: Cow<'_, [u8]>, stamp: Stamp) -> Unwrapped<'_> {
     let at = at.and_then(|at| u64::try_from(at.timestamp_millis()).ok()).map(UnixMs);
     let tag = message
         .appname
-        .map(|name| Tag { name: name.to_owned(), has_pid: message.procid.is_some() });
+        .map(|name| Tag { name: name.to_owned(), has_pid: message.procid.is_some() })
+        .or_else(|| tag_in(&text));
     let payload = message.msg.trim_start_matches('\u{feff}').as_bytes().to_vec();
     let told = Stamp {
         at: at.or(stamp.at),
@@ -255,6 +256,16 @@ fn past_syslog(line: Cow<'_, [u8]>, stamp: Stamp) -> Unwrapped<'_> {
         stream: stamp.stream,
     };
     Unwrapped::Line(Cow::Owned(payload), told)
+}
+
+/// The tag of a header in RFC 3164's form, with or without a host before it, where it is an odd one.
+fn tag_in(line: &str) -> Option<Tag> {
+    let rest = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+    let rest = rest.map_or(line, |(_, rest)| rest);
+    let rest = if is_month(rest.as_bytes()) { rest.get(16..)? } else { rest.split_once(' ')?.1 };
+    let tag = rest.split(' ').take(2).find_map(|word| word.strip_suffix(':'))?;
+    let (name, has_pid) = tag.split_once('[').map_or((tag, false), |(name, _)| (name, true));
+    Some(Tag { name: name.to_owned(), has_pid })
 }
 
 /// `<134>…`, `Nov 20 …` and `2026-11-20T… HOST TAG: …`, at little cost for all that is none.

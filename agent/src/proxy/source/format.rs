@@ -49,15 +49,20 @@ impl Format {
             return *own == tag.name;
         }
         let names: &[&str] = match dialect {
-            Dialect::Nginx => {
-                &["nginx", "openresty", "tengine", "angie", "apisix", "kong", "ingress"]
-            }
-            Dialect::Haproxy => &["haproxy"],
-            Dialect::Envoy => &["envoy", "istio"],
+            Dialect::Nginx => &[
+                "nginx",
+                "openresty",
+                "tengine",
+                "angie",
+                "apisix",
+                "kong",
+                "ingress-nginx-controller",
+            ],
+            Dialect::Haproxy => &["haproxy", "haproxy-ingress"],
+            Dialect::Envoy => &["envoy", "istio-proxy"],
             Dialect::Caddy => &["caddy"],
         };
-        let is_usual = names.iter().any(|name| tag.name.starts_with(name));
-        is_usual || (dialect == Dialect::Nginx && is_nginx_tag(tag))
+        names.contains(&tag.name.as_str()) || (dialect == Dialect::Nginx && is_nginx_tag(tag))
     }
 }
 
@@ -97,6 +102,7 @@ mod tests {
         for (dialect, name, has_pid) in [
             (Dialect::Haproxy, "sshd", true),
             (Dialect::Haproxy, "edge1", false),
+            (Dialect::Haproxy, "haproxyd", true),
             (Dialect::Nginx, "sshd", true),
             (Dialect::Nginx, "haproxy", true),
             (Dialect::Nginx, "php-fpm", false),

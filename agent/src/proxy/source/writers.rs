@@ -30,8 +30,8 @@ pub enum Scope {
     Host,
     /// Those of the processes that have the file open for writing.
     File(PathBuf),
-    /// A container's, by its id.
-    Container(String),
+    /// Those of the processes in a container or pod: whose control group has one of these in its path.
+    Group(Vec<String>),
 }
 
 impl Scope {
@@ -42,11 +42,19 @@ impl Scope {
         let target = fs::canonicalize(path).ok();
         let paths = [Some(path), target.as_deref()].into_iter().flatten();
         let id = paths.filter_map(Path::to_str).find_map(process::container_in);
-        match id {
-            Some(id) => Self::Container(id.to_owned()),
-            None => Self::File(path.to_owned()),
+        match (id, target.as_deref().unwrap_or(path).to_str().and_then(pod_in)) {
+            (Some(id), _) => Self::Group(vec![id.to_owned()]),
+            // systemd's driver writes no hyphens into a slice's name.
+            (None, Some(uid)) => Self::Group(vec![uid.to_owned(), uid.replace('-', "_")]),
+            (None, None) => Self::File(path.to_owned()),
         }
     }
+}
+
+/// The pod's UID in `/var/log/pods/NAMESPACE_NAME_UID/CONTAINER/N.log`.
+fn pod_in(path: &str) -> Option<&str> {
+    let uid = path.strip_prefix("/var/log/pods/")?.split('/').next()?.rsplit('_').next()?;
+    (uid.len() >= 32).then_some(uid)
 }
 
 /// The processes that write a source's lines.
@@ -81,7 +89,7 @@ impl Writers {
     pub fn trust(&mut self, proxy: ProxyKind, numbers: Option<(u32, u32)>) -> Option<Trust> {
         let can_be_forged = proxy == ProxyKind::Nginx;
         match (&self.scope, numbers) {
-            (Scope::File(_) | Scope::Container(_) | Scope::Input, _) if !can_be_forged => {
+            (Scope::File(_) | Scope::Group(_) | Scope::Input, _) if !can_be_forged => {
                 Some(Trust::Verified)
             }
             (Scope::Unknown | Scope::Input, _) | (_, None) => Some(Trust::Unverified),
@@ -107,7 +115,7 @@ impl Writers {
 
     /// Looks for processes now and then, to know them when they have ended.
     pub fn refresh(&mut self, proxy: ProxyKind) {
-        if matches!(self.scope, Scope::File(_) | Scope::Container(_) | Scope::Host) {
+        if matches!(self.scope, Scope::File(_) | Scope::Group(_) | Scope::Host) {
             let known = self.by_proxy.entry(proxy).or_default();
             if known.is_due(PERIOD) {
                 known.look(&self.scope, proxy);
@@ -140,7 +148,10 @@ impl Known {
         };
         for pid in process::all(proxy) {
             let writes = match (scope, file) {
-                (Scope::Container(id), _) => process::groups(pid).contains(id.as_str()),
+                (Scope::Group(names), _) => {
+                    let groups = process::groups(pid);
+                    names.iter().any(|name| groups.contains(name.as_str()))
+                }
                 (_, Some(file)) => file.is_some_and(|file| writes_to(pid, file)),
                 _ => true,
             };
@@ -234,7 +245,11 @@ mod tests {
     fn a_containers_log_is_the_containers() {
         let id = "0123456789abcdef".repeat(4);
         let path = format!("/var/lib/docker/containers/{id}/{id}-json.log");
-        assert_eq!(Scope::of_file(Path::new(&path)), Scope::Container(id));
+        assert_eq!(Scope::of_file(Path::new(&path)), Scope::Group(vec![id]));
+        let uid = "0f8b7f0c-4d1e-4f7a-9a53-8a3f0b1c2d3e";
+        let path = format!("/var/log/pods/shop_web-1_{uid}/nginx/0.log");
+        let names = vec![uid.to_owned(), uid.replace('-', "_")];
+        assert_eq!(Scope::of_file(Path::new(&path)), Scope::Group(names));
         let path = Path::new("/var/log/nginx/error.log");
         assert_eq!(Scope::of_file(path), Scope::File(path.to_owned()));
     }

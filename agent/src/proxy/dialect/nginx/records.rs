@@ -1,7 +1,8 @@
 //! Tells nginx's own records from lines that a client made.
 //!
 //! nginx writes each record by one `write(2)` of at most `NGX_MAX_ERROR_STR` bytes ([`LENGTHS`]), which
-//! always ends in a line feed (`ngx_log_error_core`). It escapes nothing: in `open() "PATH" failed` the decoded path stands
+//! always ends in a line feed (`ngx_log_error_core`). It escapes nothing: in `open() "PATH" failed` the
+//! decoded path stands
 //! as it is, so `%0a` begins a line whose words are the client's. Its process number, its quotes, even
 //! the end of the first record and the beginning of a third can be of the client's making. Four rules
 //! find such lines; each needs only what stands within one record's length:
@@ -11,8 +12,8 @@
 //!    percent-decoded, behind a line feed, is that request's. nginx drops characters from a path (`//`,
 //!    `/./`, `/../`) and never adds or moves any, so the request need only hold the line's characters in
 //!    their order.
-//! 3. Where the request is missing, the record was cut: it is exactly that long. Lines up to
-//!    a line's end at that distance from such a record's beginning may belong to it.
+//! 3. Where the request is missing, the record was cut: it is exactly that long, and another begins
+//!    behind it. Lines between a beginning and such an end may belong to one record.
 //! 4. Some text is the client's and in no request line: a user name in Basic authentication, names and
 //!    values of headers over HTTP/2. What nginx appends to it is known: lines between such text and
 //!    such an end may belong to it. After text of the application's (FastCGI's standard error, Lua, njs,
@@ -52,6 +53,8 @@ pub struct Records {
     /// Lines in which a request holds an encoded line feed, by their ends.
     requests: VecDeque<(Place, Vec<u8>)>,
     held: VecDeque<Held>,
+    /// Beginnings of records that, if they were cut, ended with the last line.
+    cut: Vec<Place>,
 }
 
 /// What became of events.
@@ -104,10 +107,14 @@ impl Records {
         let begin = self.at;
         let end = begin.after(line, length as u64);
         self.at = end;
-        self.forget(end);
-        let has_encoded = is_encoded(line);
         let mut judged = Judged::default();
         let head = head::of(line, event.is_some());
+        let cut = std::mem::take(&mut self.cut);
+        if head != Head::None {
+            judged.foreign += self.dismiss_cut(&cut);
+        }
+        self.forget(end);
+        let has_encoded = is_encoded(line);
         if let Some(event) = event {
             match self.judge(line, event) {
                 Some(event) => self.held.push_back(Held { begin, line: line.to_vec(), event }),
@@ -119,6 +126,8 @@ impl Records {
         if has_encoded {
             self.requests.push_back((end, line.to_vec()));
         }
+        let begins = self.heads.iter().map(|(at, _)| *at);
+        self.cut = begins.filter(|at| end.ends_cut(*at)).collect();
         self.release(&mut judged);
         judged
     }
@@ -142,10 +151,12 @@ impl Records {
 
     /// Takes in that nothing has followed for a while: what was written last has come to its end.
     pub fn settle(&mut self) -> Judged {
+        let cut = std::mem::take(&mut self.cut);
+        let foreign = self.dismiss_cut(&cut);
         self.heads.clear();
         self.requests.clear();
         self.unfinished = None;
-        Judged { own: self.held.drain(..).map(|held| held.event).collect(), foreign: 0 }
+        Judged { own: self.held.drain(..).map(|held| held.event).collect(), foreign }
     }
 
     /// The event, unless what came before its line says that it is no record's beginning.
@@ -168,8 +179,6 @@ impl Records {
     /// many.
     fn dismiss(&mut self, line: &[u8], has_encoded: bool, end: Place) -> u64 {
         let before = self.held.len();
-        let cut: Vec<Place> =
-            self.heads.iter().map(|(at, _)| *at).filter(|at| end.ends_cut(*at)).collect();
         let clients = self.heads.iter().filter(|(_, head)| *head == Head::Client);
         let clients: Vec<Place> = if head::ends_clients_text(line) {
             clients.map(|(at, _)| *at).collect()
@@ -183,10 +192,16 @@ impl Records {
                 held.event.trust = Trust::Doubtful;
             }
             let is_clients = nearest.is_some_and(|distance| distance <= LENGTHS[0]);
-            let is_cut = cut.iter().any(|head| is_before(&head));
             let is_requests = has_encoded && holds(line, &held.line);
-            !(is_clients || is_cut || is_requests)
+            !(is_clients || is_requests)
         });
+        (before - self.held.len()) as u64
+    }
+
+    /// Dismisses held events that stand in a record which was cut at the last line's end.
+    fn dismiss_cut(&mut self, cut: &[Place]) -> u64 {
+        let before = self.held.len();
+        self.held.retain(|held| cut.iter().all(|head| head.most >= held.begin.most));
         (before - self.held.len()) as u64
     }
 

@@ -147,6 +147,9 @@ fn the_program_is_the_one_that_syslog_names() {
         ("<38>Nov 28 19:55:23 h sshd[812]: Server a/b is DOWN", Some(("sshd", true))),
         ("<38>1 2026-11-28T19:55:23+00:00 h edge1 - - - m", Some(("edge1", false))),
         ("Nov 28 19:55:23 h edge1: m", Some(("edge1", false))),
+        ("<38>Nov 28 19:55:23 sudo: m", Some(("sudo", false))),
+        ("<38>Nov 28 19:55:23 odd[1]x: m", Some(("odd", true))),
+        ("<38>Nov 28 19:55:23 h no tag", None),
         (
             r#"{"__REALTIME_TIMESTAMP":"1","SYSLOG_IDENTIFIER":"sshd","SYSLOG_PID":"7","MESSAGE":"m"}"#,
             Some(("sshd", true)),

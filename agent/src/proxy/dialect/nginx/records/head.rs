@@ -65,6 +65,8 @@ const OWN: &[&[u8]] = &[
     b"disable check peer: ",
     b"enable check peer: ",
     b"check ",
+    b"[lua] healthcheck.lua:",
+    b"[lua] balancer.lua:",
 ];
 
 /// Messages with a path in quotes: `ngx_http_static_module.c`, `ngx_http_index_module.c`,
