@@ -12,8 +12,8 @@ mod command;
 mod files;
 mod hardening;
 mod http;
-mod recordings;
 mod logs;
+mod recordings;
 #[allow(dead_code, reason = "for the cases to come")]
 mod target;
 mod terminal;
@@ -27,7 +27,17 @@ use serde::Serialize;
 use target::{Served, Target};
 
 /// Every theme's cases, in the order in which they run.
-    &[baseline::CASES, advice::CASES, bus::CASES, files::CASES, hardening::CASES, http::CASES, logs::CASES, recordings::CASES, terminal::CASES];
+const THEMES: &[&[Case]] = &[
+    baseline::CASES,
+    advice::CASES,
+    bus::CASES,
+    files::CASES,
+    hardening::CASES,
+    http::CASES,
+    logs::CASES,
+    recordings::CASES,
+    terminal::CASES,
+];
 
 /// Arguments of `floodmark-lab hostile`.
 #[derive(Debug, Args)]
