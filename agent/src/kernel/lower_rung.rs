@@ -2,7 +2,10 @@
 //! whose they are in the listeners' drop counters. Keeps the balance between the two, because they
 //! cannot be read at one instant.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
@@ -18,6 +21,10 @@ use super::{
 /// The drop counters of quiet namespaces are read at every so many samples, since they also grow by
 /// what is no ListenDrop.
 const REFRESH: u32 = 5;
+/// How long reading drop counters may take at one sample, once for all namespaces and once for those
+/// where something is to be shared out. For each namespace the kernel goes through the host's whole
+/// table of listeners, and any user can make both long. What is not read has its turn at the next.
+const BUDGET: Duration = Duration::from_millis(40);
 
 /// Shares out, sample by sample, what the MIBs counted and no program did.
 #[derive(Default)]
@@ -26,6 +33,30 @@ pub struct LowerRung {
     drops: BTreeMap<NetnsId, HashMap<ListenerId, u32>>,
     owed: BTreeMap<NetnsId, Owed>,
     samples: u32,
+    /// The namespaces at which the last reading of all, and of those that owe, came to its end.
+    looked: Turn,
+    settled: Turn,
+}
+
+/// Namespaces have their turn one after the other, as far as the time goes.
+#[derive(Default)]
+struct Turn {
+    /// The last one that had it.
+    last: Option<NetnsId>,
+}
+
+impl Turn {
+    /// Reads the drop counters of those that follow, for as long as [`BUDGET`] at most.
+    fn read(&mut self, namespaces: &[Netns]) -> Result<Vec<DropCounters>> {
+        let after = |netns: &&Netns| self.last.is_some_and(|last| netns.id > last);
+        let (next, rest): (Vec<&Netns>, Vec<&Netns>) = namespaces.iter().partition(after);
+        let in_turn: Vec<Netns> = next.into_iter().chain(rest).cloned().collect();
+        let begun = Instant::now();
+        let read = |netns: &Netns| (begun.elapsed() < BUDGET).then(|| drop_counters(netns));
+        let found: Vec<DropCounters> = visit(&in_turn, read)?.into_iter().flatten().collect();
+        self.last = found.last().map(|(netns, _)| *netns);
+        Ok(found)
+    }
 }
 
 /// Growth of the MIBs that no program has counted and nobody has been given yet. Negative while what
@@ -54,9 +85,10 @@ impl Owed {
             return;
         }
         if self.ripe > 0 {
+            let known: HashMap<ListenerId, &Suspect> =
+                self.last.iter().map(|last| (last.listener, last)).collect();
             for suspect in &mut suspects {
-                let known = self.last.iter().find(|last| last.listener == suspect.listener);
-                if let Some(last) = known {
+                if let Some(last) = known.get(&suspect.listener) {
                     suspect.drops = suspect.drops.wrapping_add(last.drops);
                     suspect.explained += last.explained;
                 }
@@ -108,7 +140,7 @@ impl LowerRung {
     pub fn look_around(&mut self, namespaces: &[Netns]) -> Result<Vec<DropCounters>> {
         self.samples = self.samples.wrapping_add(1);
         if self.samples.is_multiple_of(REFRESH) {
-            visit(namespaces, drop_counters)
+            self.looked.read(namespaces)
         } else {
             Ok(Vec::new())
         }
@@ -134,7 +166,7 @@ impl LowerRung {
         let in_debt: Vec<Netns> =
             namespaces.iter().filter(|netns| self.owes(netns.id)).cloned().collect();
         let mut deltas = Vec::new();
-        for found in visit(&in_debt, drop_counters)? {
+        for found in self.settled.read(&in_debt)? {
             deltas.extend(self.pay(&found, counted));
         }
         self.owed.values_mut().for_each(Owed::end_sample);
@@ -175,15 +207,16 @@ impl LowerRung {
         let (netns, queues) = found;
         let before = self.drops.remove(netns).unwrap_or_default();
         self.remember(found);
-        let explained = |listener: &ListenerId| {
-            let own = counted.iter().filter(|growth| growth.listener == *listener);
-            own.map(|growth| moved_by(&growth.tally)).sum()
-        };
+        let mut explained: HashMap<ListenerId, u64> = HashMap::new();
+        for growth in counted.iter().filter(|growth| growth.listener.netns == *netns) {
+            *explained.entry(growth.listener).or_default() += moved_by(&growth.tally);
+        }
         let suspects: Vec<Suspect> = queues
             .iter()
             .map(|(listener, _, now)| {
                 let before = before.get(listener).copied().unwrap_or(0);
-                let (drops, explained) = (now.wrapping_sub(before), explained(listener));
+                let explained = explained.get(listener).copied().unwrap_or_default();
+                let drops = now.wrapping_sub(before);
                 Suspect { listener: *listener, drops, explained }
             })
             .collect();
@@ -195,14 +228,13 @@ impl LowerRung {
             owed.overflows -= overflows;
             owed.others -= share.tally.drops() as i64 - overflows;
         }
-        let queue_of = |listener: &ListenerId| {
-            queues.iter().find(|(other, ..)| other == listener).map(|(_, queue, _)| *queue)
-        };
+        let queues: HashMap<ListenerId, QueueDepth> =
+            queues.iter().map(|(listener, queue, _)| (*listener, *queue)).collect();
         let delta = |share: super::estimate::Share| ListenerDelta {
             listener: share.listener,
             tally: share.tally,
             attribution: share.attribution,
-            queue: queue_of(&share.listener),
+            queue: queues.get(&share.listener).copied(),
         };
         shares.into_iter().map(delta).collect()
     }
@@ -225,7 +257,19 @@ fn drop_counters(netns: &Netns) -> DropCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Class, Tally};
+    use crate::kernel::{Class, Tally, netns};
+
+    #[test]
+    fn namespaces_have_their_turn_one_after_the_other() {
+        let own = netns::of_process(std::process::id()).unwrap();
+        let all = netns::discover().unwrap();
+        let here = all.into_iter().find(|netns| netns.id == own).unwrap();
+        let mut turn = Turn { last: Some(NetnsId(own.0 - 1)) };
+        let read = turn.read(&[here]).unwrap();
+        assert_eq!(read.iter().map(|found| found.0).collect::<Vec<_>>(), [own]);
+        assert_eq!(turn.last, Some(own));
+        assert!(turn.read(&[]).unwrap().is_empty() && turn.last.is_none());
+    }
 
     const NETNS: NetnsId = NetnsId(7);
 
