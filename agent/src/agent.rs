@@ -4,6 +4,8 @@ mod config;
 mod snapshot;
 
 use std::{
+    cell::Cell,
+    cmp::Reverse,
     collections::BTreeMap,
     mem,
     sync::Arc,
@@ -18,14 +20,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use config::{AgentConfig, Change, Configuration, LISTENERS_EXPORTED};
-pub use snapshot::Snapshot;
+pub use config::{AgentConfig, Change, Configuration, LISTENERS_EXPORTED, NAMESPACES_EXPORTED};
+pub use snapshot::{Lateness, Snapshot};
 
 use crate::{
     across::OutletStats,
     inventory::{Inventory, Paths, Routes},
     kernel::{
-        KernelSource, ListenerId, MibCounts, NetnsId, Reach, Standing,
+        Counter, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Standing,
         flow::Slot,
         netns::{discover_among, of_process},
     },
@@ -46,6 +48,8 @@ const LINKS: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 /// Detail events taken at a tick; more wait in the ring buffer.
 const EVENTS_PER_TICK: usize = 20_000;
+/// Processes whose names are read at a tick, which the kernel keeps; others get theirs later.
+const NAMES_PER_TICK: usize = 500;
 /// Proxy events that may wait for the agent; followers wait when it is full.
 const PROXY_QUEUE: usize = 4096;
 /// Somebody who is told what the agent took in and found.
@@ -69,10 +73,12 @@ pub struct Agent {
     kernel: KernelSource,
     stock: Stock,
     listeners_exported: usize,
+    namespaces_exported: usize,
     judge: Judge,
     links: Links,
     links_told: Instant,
     since: UnixMs,
+    lateness: Lateness,
     recorder: Option<Recorder>,
     following: Following,
     uprobes: Option<Arc<SourceStats>>,
@@ -107,7 +113,7 @@ impl Agent {
             kernel.watch_causes()?;
         }
         kernel.release_canary();
-        let stock = Stock::take_among(&config.namespaces, namespaces)?;
+        let stock = Stock::take(&config.namespaces, config.limits)?;
         let (sender, proxy_events) = mpsc::channel(PROXY_QUEUE);
         let positions = config.state_directory.as_deref().map(Positions::open).transpose()?;
         let positions = positions.map(Arc::new);
@@ -126,10 +132,12 @@ impl Agent {
             kernel,
             stock,
             listeners_exported: config.listeners_exported,
+            namespaces_exported: config.namespaces_exported,
             judge: Judge::new(UnixMs::now()),
             links: Links::default(),
             links_told: Instant::now(),
             since: UnixMs::now(),
+            lateness: Lateness::default(),
             recorder: None,
             following,
             uprobes,
@@ -181,7 +189,8 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                _ = ticks.tick() => {
+                due = ticks.tick() => {
+                    self.lateness.add(due.elapsed());
                     let snapshot = tokio::task::block_in_place(|| self.tick(false, &mut on_verdict))?;
                     snapshots.send_replace(Some(Arc::new(snapshot)));
                 }
@@ -326,7 +335,11 @@ impl Agent {
     fn follow_flows(&mut self) -> Result<Vec<(ListenerId, Vec<Slot>)>> {
         let Some(watch) = self.kernel.watch() else { return Ok(Vec::new()) };
         let (clients, lost) = watch.flow().clients()?;
-        self.links.heard(&clients, name_of);
+        let left = Cell::new(NAMES_PER_TICK);
+        self.links.heard(&clients, |pid| {
+            left.set(left.get().checked_sub(1)?);
+            name_of(pid)
+        });
         self.links.lost(lost);
         Ok(watch.flow().arrivals()?.into_iter().collect())
     }
@@ -354,9 +367,13 @@ impl Agent {
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
         let proxies = &self.judge.ledger().proxies;
+        let (namespaces, namespaces_left_out) = self.lately_seen(now, totals.kernel.clone());
+        let mut view = self.stock.view(self.listeners_exported);
+        view.namespaces.retain(|netns, _| namespaces.contains_key(netns));
         Ok(Snapshot {
             report: self.judge.report(now, self.kernel.standings(), &totals, &self.stock.inventory),
-            namespaces: self.lately_seen(now, totals.kernel),
+            namespaces,
+            namespaces_left_out,
             standings: self.kernel.standings().to_vec(),
             proxy_events: proxies.event_counts().clone(),
             verdicts: proxies.verdict_counts().clone(),
@@ -366,23 +383,36 @@ impl Agent {
             no_canary,
             sources: self.sources(),
             outlets: self.outlets.iter().map(|outlet| outlet.stats()).collect(),
-            view: self.stock.view(self.listeners_exported),
+            view,
             listeners_exported: self.listeners_exported,
             configuration: self.configuration,
             scraped: self.stock.scraped(),
             tick,
+            lateness: self.lateness,
+            lookups: self.stock.lookups(),
         })
     }
 
-    /// Those that are there, or were a moment ago.
+    /// Those that are there, or were a moment ago: as many as may be exported, those first that lost
+    /// something; and how many are left out.
     fn lately_seen(
         &self,
         now: UnixMs,
         mut kernel: BTreeMap<NetnsId, (String, MibCounts)>,
-    ) -> BTreeMap<NetnsId, (String, MibCounts)> {
+    ) -> (BTreeMap<NetnsId, (String, MibCounts)>, usize) {
         let horizon = Snapshot::horizon(now);
         kernel.retain(|netns, _| self.kernel.has_seen(*netns, horizon));
-        kernel
+        let left_out = kernel.len().saturating_sub(self.namespaces_exported);
+        if left_out > 0 {
+            let is_anonymous = |netns: &NetnsId, name: &str| *name == format!("net:[{netns}]");
+            let mut all: Vec<_> = kernel.into_iter().collect();
+            all.sort_by_cached_key(|(netns, (name, counts))| {
+                (Reverse(counts[Counter::ListenDrops] > 0), is_anonymous(netns, name), *netns)
+            });
+            all.truncate(self.namespaces_exported);
+            kernel = all.into_iter().collect();
+        }
+        (kernel, left_out)
     }
 }
 

@@ -1,7 +1,13 @@
 //! The inventory, kept current: by what the kernel tells at once, and by sweeps as a safety net.
+//!
+//! Looking into namespaces and up the owners of sockets is done by two threads of their own. A tick
+//! asks them and takes in what they have found; it waits a moment for the first, and never for the
+//! second, which reads what belongs to other processes.
+
+mod worker;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     mem,
     sync::{
         Arc,
@@ -11,16 +17,15 @@ use std::{
 };
 
 use anyhow::Result;
+use worker::Worker;
 
 use crate::{
     inventory::{
-        Inventory, Kept, View,
+        Counted, Found, Inventory, Kept, Limits, Lookups, OwnerSearch, Queues, QueuesWanted, Sweep,
+        View,
         peers::{PeerReport, Peers},
     },
-    kernel::{
-        KernelSource, ListenerId, NetnsId,
-        netns::{Netns, discover_among},
-    },
+    kernel::{KernelSource, ListenerId, NetnsId, netns::Netns},
 };
 
 /// How often namespaces and listeners are looked for though nothing was heard of any.
@@ -32,6 +37,62 @@ const CONNECTIONS: Duration = Duration::from_secs(10);
 /// Counting them, and looking at queues between sweeps, may each take one part in so many of the
 /// time.
 const SHARE: u32 = 100;
+/// Sweeps, and searches for owners, may each take one part in so many of the time.
+const SWEEP_SHARE: u32 = 10;
+/// How long a tick waits for a look into the namespaces: most hosts have it done by then.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What the scanning thread is asked for.
+#[derive(Debug)]
+enum Look {
+    /// Namespaces and listeners; the connections as well, where that is due.
+    Sweep { names: Vec<String>, limits: Limits, known: BTreeSet<NetnsId>, counts: bool },
+    /// The queues of the listeners known.
+    Queues(Vec<Netns>, QueuesWanted),
+}
+
+/// What it saw, and how long it took.
+#[derive(Debug)]
+enum Seen {
+    Sweep(Result<Sweep>),
+    Connections(Result<Counted>, Duration),
+    Queues(Result<Queues>, Duration),
+}
+
+impl Look {
+    fn now(self, tell: &mut dyn FnMut(Seen)) {
+        let begun = Instant::now();
+        match self {
+            Self::Sweep { names, limits, known, counts } => {
+                let sweep = Sweep::of_host(&names, limits, &known);
+                let namespaces = sweep.as_ref().map(Sweep::namespaces).unwrap_or_default();
+                tell(Seen::Sweep(sweep));
+                if counts {
+                    let begun = Instant::now();
+                    tell(Seen::Connections(Counted::of(&namespaces), begun.elapsed()));
+                }
+            }
+            Self::Queues(namespaces, wanted) => {
+                tell(Seen::Queues(Queues::of(&namespaces, &wanted), begun.elapsed()));
+            }
+        }
+    }
+}
+
+/// What the searching thread is asked for: the holders of these sockets.
+#[derive(Debug)]
+struct Search {
+    inodes: Arc<HashSet<u32>>,
+    anew: bool,
+}
+
+/// What it found.
+#[derive(Debug)]
+enum Owned {
+    Found(Found),
+    /// That was all: what became of the look-ups, and how long it took to go through the processes.
+    End(Lookups, Duration),
+}
 
 /// The inventory with what it takes to keep it current.
 #[derive(Debug)]
@@ -42,11 +103,22 @@ pub struct Stock {
     pub namespaces: Vec<Netns>,
     /// The names of those to look into; none, all.
     among: Vec<String>,
+    limits: Limits,
     peers: Peers,
-    swept: Instant,
+    scanner: Worker<Look, Seen>,
+    searcher: Worker<Search, Owned>,
+    /// The sockets whose holders are being looked for.
+    searched_for: Arc<HashSet<u32>>,
+    /// Whether all holders are to be looked up anew.
+    search_anew: bool,
+    lookups: Lookups,
+    /// When to sweep next, and not before which time.
+    sweep_due: Instant,
+    sweep_not_before: Instant,
+    search_not_before: Instant,
     /// Whether anything was heard of listeners since the last sweep.
     heard_of_listeners: bool,
-    owners_found: Instant,
+    forgot: Instant,
     /// When queues are to be looked at next, between sweeps.
     look_due: Instant,
     /// When connections are to be counted next.
@@ -76,44 +148,80 @@ impl Scraped {
 }
 
 impl Stock {
-    /// Takes stock for the first time.
+    /// Takes stock for the first time: of all namespaces, or of none but those of `names` ever. The
+    /// owners of what listens follow.
     ///
     /// # Errors
     ///
-    /// When the namespaces cannot be visited at all.
-    pub fn take(namespaces: Vec<Netns>) -> Result<Self> {
-        let mut inventory = Inventory::default();
-        inventory.sweep(&namespaces, true)?;
+    /// When the namespaces cannot be visited at all, or no thread can be started.
+    pub fn take(names: &[String], limits: Limits) -> Result<Self> {
+        let mut search = OwnerSearch::default();
+        let searcher =
+            Worker::start("owners", move |asked: Search, tell: &mut dyn FnMut(Owned)| {
+                let begun = Instant::now();
+                let mut pass = None;
+                let lookups = search.search(&asked.inodes, asked.anew, |found| {
+                    pass.get_or_insert_with(|| begun.elapsed());
+                    tell(Owned::Found(found));
+                });
+                tell(Owned::End(lookups, pass.unwrap_or_default()));
+            })?;
         let now = Instant::now();
-        Ok(Self {
-            inventory,
-            namespaces,
-            among: Vec::new(),
+        let mut stock = Self {
+            inventory: Inventory::default(),
+            namespaces: Vec::new(),
+            among: names.to_vec(),
+            limits,
             peers: Peers::default(),
-            swept: now,
+            scanner: Worker::start("inventory", |look: Look, tell: &mut dyn FnMut(Seen)| {
+                look.now(tell);
+            })?,
+            searcher,
+            searched_for: Arc::default(),
+            search_anew: false,
+            lookups: Lookups::default(),
+            sweep_due: now,
+            sweep_not_before: now,
+            search_not_before: now,
             heard_of_listeners: false,
-            owners_found: now,
+            forgot: now,
             look_due: now,
             count_due: now,
             listen_changes: 0,
             look: 0,
             scraped: Arc::default(),
             scraped_before: 0,
-        })
+        };
+        stock.take_in_sweep(Sweep::of_host(names, limits, &BTreeSet::new())?);
+        stock.search()?;
+        Ok(stock)
     }
 
-    /// Takes stock for the first time, and of no other namespaces than those of `names` ever.
+    /// Waits until the owners are known, and connections counted, at most so long.
     ///
     /// # Errors
     ///
-    /// As for [`take`](Self::take).
-    pub fn take_among(names: &[String], namespaces: Vec<Netns>) -> Result<Self> {
-        Ok(Self { among: names.to_vec(), ..Self::take(namespaces)? })
+    /// When the namespaces cannot be visited.
+    pub fn settle(&mut self, patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
+        self.inventory.enter_connections(Counted::of(&self.namespaces)?);
+        while self.searcher.is_busy() && Instant::now() < until {
+            if let Some(owned) = self.searcher.next(until.saturating_duration_since(Instant::now()))
+            {
+                self.take_in_owned(owned);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a namespace is one of those to look into.
     pub fn watches(&self, netns: NetnsId) -> bool {
         self.among.is_empty() || self.inventory.namespaces().contains_key(&netns)
+    }
+
+    /// What became of looking up the owners of sockets.
+    pub fn lookups(&self) -> Lookups {
+        self.lookups
     }
 
     /// To be told that the high-water marks of the present look have been taken.
@@ -136,7 +244,8 @@ impl Stock {
         }
     }
 
-    /// Brings everything up to date; true where the holders of sockets were looked up anew.
+    /// Brings everything up to date, as far as that is done by now; true where what has gone is to be
+    /// forgotten.
     ///
     /// # Errors
     ///
@@ -147,61 +256,132 @@ impl Stock {
             let changes = watch.listen_changes()?;
             self.heard_of_listeners |= mem::replace(&mut self.listen_changes, changes) != changes;
         }
-        // One pass over the namespaces or one over the processes, never both in one tick.
-        let is_anew = self.owners_found.elapsed() >= OWNERS;
-        let sweep_due = self.heard_of_listeners || self.swept.elapsed() >= SWEEP;
-        if is_anew {
-            self.renew_owners(kernel)?;
+        let now = Instant::now();
+        let forgets = now.duration_since(self.forgot) >= OWNERS;
+        if forgets {
+            self.forgot = now;
+            self.search_anew = true;
+            self.forget(kernel)?;
         }
-        if sweep_due && !is_anew {
+        self.take_in(kernel, Duration::ZERO)?;
+        if self.heard_of_listeners || self.sweep_due <= now {
             self.sweep(kernel)?;
-        } else if self.look_due <= Instant::now() {
-            let now = Instant::now();
-            self.inventory.refresh_queues(&self.namespaces)?;
-            self.look_due = now + now.elapsed() * SHARE;
+        } else if self.look_due <= now && !self.scanner.is_busy() {
+            let wanted = self.inventory.queues_to_look_at();
+            self.scanner.ask(Look::Queues(self.namespaces.clone(), wanted))?;
+            self.take_in(kernel, PATIENCE)?;
         }
+        self.take_in_owners()?;
         if let Some(watch) = kernel.watch() {
             self.inventory.heard_of_queues(&watch.queues()?, kept);
             self.inventory.heard_of_unix_refusals(&watch.unix_refused()?);
         }
-        Ok(is_anew)
+        Ok(forgets)
     }
 
-    /// Looks for namespaces and listeners.
+    /// Looks for namespaces and listeners, unless that took so long the last time that it is too
+    /// early. Does not wait long: what comes later is taken in by a later tick.
     ///
     /// # Errors
     ///
     /// As for [`tick`](Self::tick).
     pub fn sweep(&mut self, kernel: &mut KernelSource) -> Result<()> {
-        self.heard_of_listeners = false;
-        self.namespaces = discover_among(&self.among)?;
-        if let Some(watch) = kernel.watch() {
-            self.inventory.heard_of_listens(watch.listen_calls()?);
+        let now = Instant::now();
+        if now < self.sweep_not_before || self.scanner.is_busy() {
+            return Ok(());
         }
-        self.inventory.sweep(&self.namespaces, false)?;
+        self.heard_of_listeners = false;
+        self.sweep_due = now + SWEEP;
+        self.scanner.ask(Look::Sweep {
+            names: self.among.clone(),
+            limits: self.limits,
+            known: self.inventory.namespaces().keys().copied().collect(),
+            counts: now >= self.count_due,
+        })?;
+        self.take_in(kernel, PATIENCE)
+    }
+
+    /// Takes in what the scanner has seen, waiting at most so long for the next of it.
+    fn take_in(&mut self, kernel: &mut KernelSource, patience: Duration) -> Result<()> {
+        while let Some(seen) = self.scanner.next(patience) {
+            match seen {
+                Seen::Sweep(sweep) => {
+                    if let Some(watch) = kernel.watch() {
+                        self.inventory.heard_of_listens(watch.listen_calls()?);
+                    }
+                    self.take_in_sweep(sweep?);
+                    self.hear_of_churn(kernel)?;
+                    self.search()?;
+                    // The connections may come later.
+                    return Ok(());
+                }
+                Seen::Connections(counted, took) => {
+                    self.inventory.enter_connections(counted?);
+                    self.count_due = Instant::now() + (took * SHARE).max(CONNECTIONS);
+                }
+                Seen::Queues(queues, took) => {
+                    self.inventory.enter_queues(queues?);
+                    self.look_due = Instant::now() + took * SHARE;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in_sweep(&mut self, sweep: Sweep) {
+        self.sweep_not_before = Instant::now() + pause_after(sweep.took);
+        self.namespaces = sweep.namespaces();
+        self.inventory.enter(sweep);
+    }
+
+    fn hear_of_churn(&mut self, kernel: &mut KernelSource) -> Result<()> {
         if let Some(watch) = kernel.watch() {
             let mut churn = watch.churn()?;
             // A namespace that is not to be seen is the canary's, or has gone.
             churn.retain(|id, _| self.inventory.namespaces().contains_key(&id.netns));
             self.peers.heard(churn, Instant::now());
         }
-        let now = Instant::now();
-        if now >= self.count_due {
-            self.inventory.count_connections(&self.namespaces)?;
-            self.count_due = now + (now.elapsed() * SHARE).max(CONNECTIONS);
-        }
-        self.swept = now;
         Ok(())
     }
 
-    /// Looks up the holders of all sockets, and forgets what has gone.
-    fn renew_owners(&mut self, kernel: &mut KernelSource) -> Result<()> {
-        self.inventory.renew_owners();
+    /// Takes in the owners found by now, and has others looked for.
+    fn take_in_owners(&mut self) -> Result<()> {
+        while let Some(owned) = self.searcher.next(Duration::ZERO) {
+            self.take_in_owned(owned);
+        }
+        self.search()
+    }
+
+    fn take_in_owned(&mut self, owned: Owned) {
+        match owned {
+            Owned::Found(found) => self.inventory.enter_owners(&self.searched_for, &found),
+            Owned::End(lookups, pass) => {
+                self.lookups += lookups;
+                self.search_not_before = Instant::now() + pause_after(pass);
+            }
+        }
+    }
+
+    /// Has the holders of new sockets looked for, or of all where that is due.
+    fn search(&mut self) -> Result<()> {
+        if self.searcher.is_busy() || Instant::now() < self.search_not_before {
+            return Ok(());
+        }
+        let anew = mem::take(&mut self.search_anew);
+        let inodes = self.inventory.ownerless(anew);
+        if !inodes.is_empty() {
+            self.searched_for = Arc::new(inodes);
+            self.searcher.ask(Search { inodes: Arc::clone(&self.searched_for), anew })?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what the programs keep of listeners that have gone.
+    fn forget(&self, kernel: &mut KernelSource) -> Result<()> {
         if let Some(watch) = kernel.watch() {
             let alive = alive(&self.inventory);
             watch.forget(|id| alive.contains(id))?;
         }
-        self.owners_found = Instant::now();
         Ok(())
     }
 
@@ -214,6 +394,11 @@ impl Stock {
     pub fn view(&self, most: usize) -> View {
         self.inventory.view(most, self.peers())
     }
+}
+
+/// How long to leave the host alone after something took so long.
+fn pause_after(took: Duration) -> Duration {
+    if took > PATIENCE { took * SWEEP_SHARE } else { Duration::ZERO }
 }
 
 /// The listeners there are, each also as one of its group.

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use floodmark::{
-    inventory::Inventory,
+    inventory::{Inventory, OwnerSearch, Queues},
     kernel::{Object, Rung, netns::discover},
 };
 use host::Host;
@@ -118,12 +118,13 @@ fn sweep(rounds: usize) -> Result<Times> {
     times(rounds, || inventory.sweep(&discover()?, false))
 }
 
-/// Which the agent does once a minute, in another tick than the sweep.
+/// Which the agent does once a minute.
 fn owners(rounds: usize) -> Result<Times> {
-    let mut inventory = Inventory::default();
+    let (mut inventory, mut search) = (Inventory::default(), OwnerSearch::default());
     inventory.sweep(&discover()?, true)?;
     times(rounds, || {
-        inventory.renew_owners();
+        let inodes = inventory.ownerless(true);
+        search.search(&inodes, true, |found| inventory.enter_owners(&inodes, &found));
         Ok(())
     })
 }
@@ -131,7 +132,10 @@ fn owners(rounds: usize) -> Result<Times> {
 fn refresh(rounds: usize) -> Result<Times> {
     let (mut inventory, namespaces) = (Inventory::default(), discover()?);
     inventory.sweep(&namespaces, true)?;
-    times(rounds, || inventory.refresh_queues(&namespaces))
+    times(rounds, || {
+        inventory.enter_queues(Queues::of(&namespaces, &inventory.queues_to_look_at())?);
+        Ok(())
+    })
 }
 
 struct Scrape {

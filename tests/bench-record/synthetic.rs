@@ -356,7 +356,7 @@ fn listener(number: u32) -> Listener {
     Listener {
         somaxconn: Some(4096),
         depth: Some(Depth::default()),
-        owners: vec![Owner::new(1000 + number, "gunicorn", Some(cgroup))],
+        owners: vec![Owner::new(1000 + number, "gunicorn", Some(cgroup))].into(),
         ..Listener::unknown(id, queue, Some(format!("app{}", number / 10)))
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use floodmark::{
-    inventory::{Inventory, LimitedBy, Listener, Owner, Runtime},
+    inventory::{Counted, Inventory, LimitedBy, Listener, Owner, Runtime},
     kernel::netns::{Netns, discover, of_process},
 };
 use support::{Namespace, agent, knock, servers, wait};
@@ -256,7 +256,7 @@ fn root_ports_time_wait_and_pending_handshakes_are_as_ss_counts_them() {
     });
     wait(200);
     let mut inventory = swept(std::slice::from_ref(&netns));
-    inventory.count_connections(std::slice::from_ref(&netns)).unwrap();
+    inventory.enter_connections(Counted::of(std::slice::from_ref(&netns)).unwrap());
     let counted = |state: &str, side: &str| {
         let entrance = format!("--net=/run/netns/{}", netns.name);
         let ss = Command::new("nsenter")

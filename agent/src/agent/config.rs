@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::{proxy::source::Source, time::UnixMs};
+use crate::{inventory::Limits, proxy::source::Source, time::UnixMs};
 
 /// Listeners exported where nobody says how many.
 pub const LISTENERS_EXPORTED: usize = 1000;
+/// Network namespaces exported where nobody says how many.
+pub const NAMESPACES_EXPORTED: usize = 200;
 
 /// What the agent is asked to do.
 #[derive(Clone, Debug)]
@@ -24,6 +26,10 @@ pub struct AgentConfig {
     pub watch_causes: bool,
     /// How many listeners to export at most, busiest first.
     pub listeners_exported: usize,
+    /// How many namespaces to export at most: those that lost something first.
+    pub namespaces_exported: usize,
+    /// How much of what listens on the host is kept.
+    pub limits: Limits,
     /// Whether signals may be had that make every system call of the host take longer.
     pub trace_system_calls: bool,
     /// Whether signals may be had whose programs run for every connection, trouble or not.
@@ -40,6 +46,8 @@ impl Default for AgentConfig {
             namespaces: Vec::new(),
             watch_causes: false,
             listeners_exported: LISTENERS_EXPORTED,
+            namespaces_exported: NAMESPACES_EXPORTED,
+            limits: Limits::default(),
             trace_system_calls: false,
             watch_connections: false,
         }

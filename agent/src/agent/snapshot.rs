@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::Configuration;
 use crate::{
     across::OutletStats,
-    inventory::View,
+    inventory::{Lookups, View},
     kernel::{Health, Heard, MibCounts, NetnsId, Signal, Standing},
     proxy::{ProxyKind, SourceStats},
     stock::Scraped,
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub report: Report,
     /// Every namespace that is there, or was a moment ago: its name, and the growth of its own counters since start.
     pub namespaces: BTreeMap<NetnsId, (String, MibCounts)>,
+    /// How many more there are.
+    pub namespaces_left_out: usize,
     /// How each signal is had.
     pub standings: Vec<Standing>,
     /// Proxy events by proxy and name.
@@ -53,6 +55,26 @@ pub struct Snapshot {
     pub scraped: Scraped,
     /// Time the last tick took.
     pub tick: Duration,
+    /// What became of looking up the owners of sockets.
+    pub lookups: Lookups,
+    /// How late the ticks started.
+    pub lateness: Lateness,
+}
+
+/// How late ticks start, relative to when they are due: one second after the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lateness {
+    /// Of the last tick.
+    pub last: Duration,
+    /// The sum over all ticks since start.
+    pub total: Duration,
+}
+
+impl Lateness {
+    /// Adds a tick.
+    pub(super) fn add(&mut self, last: Duration) {
+        *self = Self { last, total: self.total + last };
+    }
 }
 
 impl Snapshot {

@@ -21,13 +21,17 @@ use super::{
     output::{clear_screen, print, print_json, print_json_line},
 };
 use crate::{
-    inventory::{DesertedPath, LimitedBy, Listener, Trouble, UnixListener, View},
+    inventory::{DesertedPath, LeftOut, LimitedBy, Limits, Listener, Trouble, UnixListener, View},
     kernel::{KernelSource, Rung, netns::discover},
     stock::Stock,
 };
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// How much is listed at most.
+const LIMITS: Limits = Limits { listeners: 100_000, namespaces: 10_000 };
+/// How long the list waits for the names of owners.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Arguments of `floodmark listeners`.
 #[derive(Debug, Args)]
@@ -51,6 +55,8 @@ struct Listing<'a> {
     namespaces: &'a std::collections::BTreeMap<crate::kernel::NetnsId, crate::inventory::Namespace>,
     destinations: &'a [crate::inventory::Destination],
     peers: &'a [crate::inventory::peers::PeerReport],
+    #[serde(skip_serializing_if = "LeftOut::is_nothing")]
+    left_out: LeftOut,
 }
 
 /// A listener with what follows from its state.
@@ -71,8 +77,8 @@ pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
     if args.watch {
         return watch(args);
     }
-    let mut stock = Stock::take(discover()?)?;
-    stock.inventory.count_connections(&stock.namespaces)?;
+    let mut stock = Stock::take(&[], LIMITS)?;
+    stock.settle(PATIENCE)?;
     let view = stock.view(usize::MAX);
     args.filter.check(&view)?;
     let view = args.filter.apply(view);
@@ -84,7 +90,7 @@ pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
 fn watch(args: &ListenersArgs) -> Result<ExitCode> {
     let namespaces = discover()?;
     let mut kernel = KernelSource::attach_at_most(&namespaces, Rung::Fentry)?;
-    let mut stock = Stock::take(namespaces)?;
+    let mut stock = Stock::take(&[], LIMITS)?;
     let is_screen = stdout().is_terminal() && !args.json;
     loop {
         stock.tick(&mut kernel)?;
@@ -123,6 +129,7 @@ fn list(args: &ListenersArgs, view: &View, rows: usize) -> Result<()> {
         namespaces: &view.namespaces,
         destinations: &view.destinations,
         peers: &view.peers,
+        left_out: view.left_out,
     };
     if args.watch { print_json_line(&listing) } else { print_json(&listing) }
 }

@@ -25,9 +25,10 @@ use super::{
     record::SOCKET, reload, service,
 };
 use crate::{
-    agent::{Agent, AgentConfig, LISTENERS_EXPORTED},
+    agent::{Agent, AgentConfig, LISTENERS_EXPORTED, NAMESPACES_EXPORTED},
     capabilities, essential,
     export::{self, Web, WebConfig, parse_host},
+    inventory::Limits,
     printable::json,
     record::{self, Bounds, Header, Hindsight, Recorder},
     system_calls,
@@ -70,6 +71,16 @@ pub(super) struct RunArgs {
     /// Export at most so many listeners, those in trouble and the busiest first
     #[arg(long, default_value_t = LISTENERS_EXPORTED, value_name = "N")]
     listeners: usize,
+    /// Export at most N network namespaces, those first that lost something
+    #[arg(long, default_value_t = NAMESPACES_EXPORTED, value_name = "N")]
+    netns_exported: usize,
+    /// Keep at most N listeners of either kind, TCP and Unix, in the inventory: those in trouble first,
+    /// then an equal share of each network namespace's
+    #[arg(long, default_value_t = Limits::default().listeners, value_name = "N")]
+    inventory_listeners: usize,
+    /// Look into at most N network namespaces: those first that are known, then those with a name
+    #[arg(long, default_value_t = Limits::default().namespaces, value_name = "N")]
+    inventory_netns: usize,
     /// Have high-water marks of queues, time in queue and connections by peer, by programs that run
     /// for every connection; without, queue lengths are looked at each second
     #[arg(long)]
@@ -110,6 +121,11 @@ impl RunArgs {
             watch_causes: self.watch_causes,
             namespaces: self.namespaces.clone(),
             listeners_exported: self.listeners,
+            namespaces_exported: self.netns_exported,
+            limits: Limits {
+                listeners: self.inventory_listeners,
+                namespaces: self.inventory_netns,
+            },
             trace_system_calls: self.trace_system_calls,
             watch_connections: self.watch_connections,
             ..config

@@ -171,6 +171,10 @@ fn tell_limits(out: &mut String, report: &Report) -> std::fmt::Result {
         let text = format!("{} by {rung}: {unseen}", signals.join(", "));
         paragraph(out, "  ", "    ", &text)?;
     }
+    if !report.left_out.is_nothing() {
+        writeln!(out)?;
+        paragraph(out, "", "  ", &report.left_out.to_string())?;
+    }
     if report.events_lost > 0 {
         writeln!(out, "\n{} detail events were lost; the counts are whole.", report.events_lost)?;
     }

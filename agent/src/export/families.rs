@@ -29,8 +29,19 @@ const CLASSIC_LAST: usize = 28;
 impl Families {
     /// Adds a counter.
     pub(super) fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
+        self.fractional_counter(name, help, labels, value as f64);
+    }
+
+    /// Adds a counter of a quantity that has fractions, as seconds do.
+    pub(super) fn fractional_counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[(&str, &str)],
+        value: f64,
+    ) {
         let mut counter = Counter::default();
-        counter.set_value(value as f64);
+        counter.set_value(value);
         let mut metric = labelled(labels);
         metric.set_counter(counter);
         self.add(name, help, MetricType::COUNTER, metric);

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    agent::{Configuration, Snapshot},
+    agent::{Configuration, Lateness, Snapshot},
     inventory::{
-        Backlog, Depth, DesertedPath, Destination, Listener, Namespace, Owner, UnixListener, View,
+        Backlog, Depth, DesertedPath, Destination, Listener, Lookups, Namespace, Owner, Owners,
+        UnixListener, View,
         peers::{PeerCounts, PeerReport},
     },
     kernel::{
@@ -80,6 +81,7 @@ pub(crate) fn snapshot() -> Snapshot {
             (APP, ("app1".to_owned(), kernel)),
             (QUIET, ("net:[4026532002]".to_owned(), MibCounts::default())),
         ]),
+        namespaces_left_out: 0,
         standings: vec![standing(Signal::SynDrops, Rung::Netlink)],
         proxy_events: BTreeMap::from([((ProxyKind::Nginx, "peer_marked"), 7)]),
         verdicts: BTreeMap::from([(kind, 7)]),
@@ -94,6 +96,8 @@ pub(crate) fn snapshot() -> Snapshot {
         configuration: Configuration { is_in_force: true, since: UnixMs(1_000_500) },
         scraped: Scraped::default(),
         tick: Duration::from_millis(3),
+        lookups: Lookups { timed_out: 1, skipped: 2, cut: 3, stuck: 1 },
+        lateness: Lateness { last: Duration::from_millis(1), total: Duration::from_millis(1500) },
     }
 }
 
@@ -116,7 +120,7 @@ pub(crate) fn listener(port: u16, command: &str) -> ListenerReport {
     };
     let mut listener =
         Listener::unknown(id, QueueDepth { len: 0, limit: 128 }, Some("app1".to_owned()));
-    listener.owners = vec![Owner::new(42, command, Some("/app.slice".to_owned()))];
+    listener.owners = vec![Owner::new(42, command, Some("/app.slice".to_owned()))].into();
     ListenerReport {
         listener,
         tally: Tally::of(&[
@@ -164,7 +168,7 @@ pub(crate) fn everything() -> Snapshot {
         inode: 7,
         queue: QueueDepth { len: 0, limit: 128 },
         refused: Some(0),
-        owners: Vec::new(),
+        owners: Owners::default(),
     }];
     snapshot.view.deserted = vec![DesertedPath {
         netns: APP,

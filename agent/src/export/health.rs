@@ -3,7 +3,7 @@
 use floodmark_common::CountingMap;
 
 use super::families::Families;
-use crate::agent::Snapshot;
+use crate::{agent::Snapshot, inventory::Lookups};
 
 pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     families.gauge(
@@ -52,6 +52,35 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
         "Time the last reading of the kernel's counts and its evaluation took.",
         &[],
         snapshot.tick.as_secs_f64(),
+    );
+    families.gauge(
+        "floodmark_tick_lateness_seconds",
+        "Time between when the last tick was due and when it started.",
+        &[],
+        snapshot.lateness.last.as_secs_f64(),
+    );
+    families.fractional_counter(
+        "floodmark_tick_late_seconds_total",
+        "Sum of the lateness of all ticks since start.",
+        &[],
+        snapshot.lateness.total.as_secs_f64(),
+    );
+    let Lookups { timed_out, skipped, cut, stuck } = snapshot.lookups;
+    for (reason, count) in [("timeout", timed_out), ("skipped", skipped), ("cut", cut)] {
+        families.counter(
+            "floodmark_owner_lookups_failed_total",
+            "Processes with listening sockets that were not looked at, or only in part: they did not \
+             answer in time, were skipped since they or too many others did not lately, or have more \
+             descriptors, arguments or mappings than the limit.",
+            &[("reason", reason)],
+            count,
+        );
+    }
+    families.gauge(
+        "floodmark_owner_lookups_stuck",
+        "Threads that wait for a process's files without an end; the agent starts at most 8.",
+        &[],
+        stuck as f64,
     );
     let totals = &snapshot.health.totals;
     for (what, count) in

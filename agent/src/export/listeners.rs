@@ -1,7 +1,7 @@
 //! Metrics of listeners: queues, limits, waits and owners.
 
 use super::families::Families;
-use crate::inventory::{DesertedPath, Listener, Owner, Runtime, UnixListener, View};
+use crate::inventory::{DesertedPath, LeftOut, Listener, Owner, Runtime, UnixListener, View};
 
 /// Listeners of either kind, and how many are left out.
 pub(super) fn about_listeners(families: &mut Families, view: &View) {
@@ -13,6 +13,16 @@ pub(super) fn about_listeners(families: &mut Families, view: &View) {
         ("unix", view.unix_left_out),
         ("deserted_path", view.deserted_left_out),
     ];
+    let LeftOut { listeners, unix_listeners, namespaces } = view.left_out;
+    for (kind, left_out) in [("tcp", listeners), ("unix", unix_listeners), ("netns", namespaces)] {
+        families.gauge(
+            "floodmark_inventory_left_out",
+            "Listeners and network namespaces of this host that the inventory does not keep, beyond \
+             its limits; listeners in trouble are kept first.",
+            &[("kind", kind)],
+            left_out as f64,
+        );
+    }
     for (kind, left_out) in left_out {
         families.gauge(
             "floodmark_listeners_not_exported",

@@ -136,6 +136,16 @@ pub(super) fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
     }
 }
 
+/// How many namespaces have no series of their own.
+pub(super) fn about_namespaces_left_out(families: &mut Families, snapshot: &Snapshot) {
+    families.gauge(
+        "floodmark_netns_not_exported",
+        "Network namespaces left out of this scrape, beyond those that lost something.",
+        &[],
+        snapshot.namespaces_left_out as f64,
+    );
+}
+
 pub(super) fn about_services(families: &mut Families, snapshot: &Snapshot) {
     let named = |netns: NetnsId| snapshot.namespaces.get(&netns).map(|(name, _)| name.as_str());
     let services = snapshot.report.services.iter();

@@ -11,7 +11,9 @@ use super::{
     flows::about_flows,
     health::about_health,
     listeners::about_listeners,
-    losses::{about_losses, about_namespaces, about_overflows, about_services},
+    losses::{
+        about_losses, about_namespaces, about_namespaces_left_out, about_overflows, about_services,
+    },
     outlets::about_outlet,
     proxies::{about_cycles, about_proxies, about_sources},
 };
@@ -54,6 +56,7 @@ fn families(snapshot: &Snapshot) -> Families {
     about_listeners(&mut families, &snapshot.view);
     about_flows(&mut families, &snapshot.view);
     about_namespaces(&mut families, snapshot);
+    about_namespaces_left_out(&mut families, snapshot);
     about_services(&mut families, snapshot);
     about_proxies(&mut families, snapshot);
     about_cycles(&mut families, &snapshot.report.proxy.cycles);

@@ -49,20 +49,37 @@ impl Inventory {
         let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let wildcards: &[SocketAddr] = if id.addr.is_ipv4() { &[v4, v6] } else { &[v6] };
         let at = |addr: &SocketAddr| ListenerId { addr: *addr, ..id };
-        let listens = |id: &ListenerId| {
-            let all = ListenerId { inode: 0, ..*id }..=ListenerId { inode: u32::MAX, ..*id };
-            self.listeners.range(all).next().is_some()
-        };
+        let listens = |id: &ListenerId| self.at(id.netns, id.addr).next().is_some();
         std::iter::once(id).chain(wildcards.iter().map(at)).find(listens).unwrap_or(id)
     }
 
     pub(super) fn takers(&self, netns: NetnsId, ip: IpAddr, port: u16) -> Vec<&Listener> {
-        let here = self.listeners().filter(|l| l.id.netns == netns && l.id.addr.port() == port);
-        let claims: Vec<(Claim, &Listener)> =
-            here.filter_map(|listener| Some((claim(listener, ip)?, listener))).collect();
+        let claims: Vec<(Claim, &Listener)> = bound_to(ip)
+            .into_iter()
+            .flat_map(|bound| self.at(netns, SocketAddr::new(bound, port)))
+            .filter_map(|listener| Some((claim(listener, ip)?, listener)))
+            .collect();
         let best = claims.iter().map(|(claim, _)| *claim).min();
         claims.into_iter().filter(|(claim, _)| Some(*claim) == best).map(|(_, l)| l).collect()
     }
+
+    /// The listeners bound to an address: more than one in a SO_REUSEPORT group.
+    fn at(&self, netns: NetnsId, addr: SocketAddr) -> impl Iterator<Item = &Listener> {
+        let of = |inode| ListenerId { netns, addr, inode };
+        self.listeners.range(of(0)..=of(u32::MAX)).map(|(_, listener)| listener)
+    }
+}
+
+/// What a listener may be bound to that takes a connection to `ip`.
+fn bound_to(ip: IpAddr) -> Vec<IpAddr> {
+    let (any, any_v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+    let mut addrs = vec![ip, any, any_v6];
+    if let IpAddr::V4(ip) = ip {
+        addrs.extend([ip, Ipv4Addr::UNSPECIFIED].map(|ip| IpAddr::V6(ip.to_ipv6_mapped())));
+    }
+    addrs.sort_unstable();
+    addrs.dedup();
+    addrs
 }
 
 fn claim(listener: &Listener, ip: IpAddr) -> Option<Claim> {

@@ -6,15 +6,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::Inventory;
+use super::{Counted, Inventory};
 use crate::kernel::{
-    NetnsId,
-    connections::{Connections, Path, count_here},
-    netns::{Netns, visit},
-    settings::read_here,
+    ListenerId, NetnsId,
+    connections::{Connections, Path},
 };
 
 /// Destinations kept, busiest first.
@@ -36,24 +33,15 @@ pub struct Destination {
 }
 
 impl Inventory {
-    /// Counts connections anew. The time this takes grows with their number: ask for it seldom.
-    ///
-    /// # Errors
-    ///
-    /// When the namespaces cannot be visited at all.
-    pub fn count_connections(&mut self, namespaces: &[Netns]) -> Result<()> {
-        let counts = visit(namespaces, |netns| {
-            // That a namespace does not list its sockets has been said by the sweep.
-            (netns.id, count_here(read_here().port_range).unwrap_or_default())
-        })?;
+    /// Takes in what connections were counted.
+    pub fn enter_connections(&mut self, counted: Counted) {
         self.destinations.clear();
-        for (netns, Connections { syn_queues, ports }) in counts {
+        for (netns, Connections { syn_queues, ports }) in counted.counts {
             self.enter_syn_queues(netns, &syn_queues);
             self.enter_ports(netns, ports);
         }
         self.destinations.sort_by_key(|destination| std::cmp::Reverse(destination.ports_in_use));
         self.destinations.truncate(DESTINATIONS);
-        Ok(())
     }
 
     /// Where this host connects to, busiest first, when last counted.
@@ -62,7 +50,7 @@ impl Inventory {
     }
 
     fn enter_syn_queues(&mut self, netns: NetnsId, pending: &BTreeMap<SocketAddr, u32>) {
-        for listener in self.listeners.values_mut().filter(|l| l.id.netns == netns) {
+        for (_, listener) in self.listeners.range_mut(ListenerId::all_of(netns)) {
             listener.syn_queue = Some(0);
         }
         for (addr, count) in pending {

@@ -1,6 +1,12 @@
 //! A listening socket with its queue, its limits and its owners.
 
-use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     backlog::{Backlog, LimitedBy},
@@ -46,8 +52,8 @@ pub struct Listener {
     /// What the kernel saw of its queue; none where no program counts.
     #[serde(default)]
     pub depth: Option<Depth>,
-    /// Every process that holds the socket, lowest pid first.
-    pub owners: Vec<Owner>,
+    /// The processes that hold the socket, lowest pid first; at most 64.
+    pub owners: Owners,
     /// The unit through which systemd holds the socket, where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_unit: Option<SocketUnit>,
@@ -70,7 +76,7 @@ impl Listener {
             group: 1,
             syn_queue: None,
             depth: None,
-            owners: Vec::new(),
+            owners: Owners::default(),
             socket_unit: None,
         }
     }
@@ -119,8 +125,58 @@ pub struct UnixListener {
     /// Connects refused with EAGAIN since start; none where no program counts.
     #[serde(default)]
     pub refused: Option<u64>,
-    /// Every process that holds the socket, lowest pid first.
-    pub owners: Vec<Owner>,
+    /// The processes that hold the socket, lowest pid first; at most 64.
+    pub owners: Owners,
+}
+
+/// The processes that hold a socket. Copies share one list, and so do sockets with the same holders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners(Arc<Vec<Owner>>);
+
+impl Owners {
+    /// Whether both are the same list in memory.
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl From<Vec<Owner>> for Owners {
+    fn from(owners: Vec<Owner>) -> Self {
+        Self(Arc::new(owners))
+    }
+}
+
+impl FromIterator<Owner> for Owners {
+    fn from_iter<T: IntoIterator<Item = Owner>>(owners: T) -> Self {
+        owners.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl Deref for Owners {
+    type Target = Vec<Owner>;
+
+    fn deref(&self) -> &Vec<Owner> {
+        &self.0
+    }
+}
+
+impl DerefMut for Owners {
+    fn deref_mut(&mut self) -> &mut Vec<Owner> {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl Serialize for Owners {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Owners {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Self::from)
+    }
 }
 
 /// A process that holds a listening socket.
@@ -145,6 +201,9 @@ pub struct Owner {
     /// not accept meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_children: bool,
+    /// Where it hands on what it accepts, where it is a forwarder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwards_to: Option<SocketAddr>,
 }
 
 impl Owner {
@@ -152,7 +211,16 @@ impl Owner {
     pub fn new(pid: u32, command: impl Into<String>, cgroup: Option<String>) -> Self {
         let workload = cgroup.as_deref().map(Workload::of_cgroup).unwrap_or_default();
         let command = command.into();
-        Self { pid, command, cgroup, workload, server: None, parent: None, awaits_children: false }
+        Self {
+            pid,
+            command,
+            cgroup,
+            workload,
+            server: None,
+            parent: None,
+            awaits_children: false,
+            forwards_to: None,
+        }
     }
 }
 

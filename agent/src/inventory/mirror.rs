@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Depth, Destination, Inventory, Listener, Namespace, UnixListener};
+use super::{Depth, Destination, Inventory, LeftOut, Listener, Namespace, UnixListener};
 use crate::kernel::{ListenerId, NetnsId, QueueDepth};
 
 /// What sets one map apart from an earlier state of it.
@@ -71,6 +71,9 @@ pub struct InventoryChanges {
     /// Where this host connects to, where that has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destinations: Option<Vec<Destination>>,
+    /// What there is beyond the limits, where that has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
 }
 
 /// What moves in a [`Listener`] while it goes on listening.
@@ -125,6 +128,8 @@ impl Inventory {
         if let Some(destinations) = &destinations {
             self.destinations.clone_from(destinations);
         }
+        let left_out = (self.left_out != now.left_out).then_some(now.left_out);
+        self.left_out = now.left_out;
         let listeners = Changes::bring(&mut self.listeners, &now.listeners);
         // A listener told of as a whole, or anew, still has the one field that JSON leaves out.
         for id in listeners.set.keys() {
@@ -137,6 +142,7 @@ impl Inventory {
             namespaces: Changes::bring(&mut self.namespaces, &now.namespaces),
             addresses: Changes::bring(&mut self.addresses, &now.addresses),
             destinations,
+            left_out,
         }
     }
 
@@ -163,6 +169,7 @@ impl Inventory {
         if let Some(destinations) = changes.destinations {
             self.destinations = destinations;
         }
+        self.left_out = changes.left_out.unwrap_or(self.left_out);
     }
 }
 

@@ -4,25 +4,32 @@
 //! Sweep now and then, refresh the queues in between, ask whenever you like:
 //!
 //! ```no_run
-//! use floodmark::{inventory::Inventory, kernel::netns::discover};
+//! use floodmark::{
+//!     inventory::{Inventory, Queues},
+//!     kernel::netns::discover,
+//! };
 //!
 //! let mut inventory = Inventory::default();
 //! let namespaces = discover()?;
 //! inventory.sweep(&namespaces, true)?;
-//! inventory.refresh_queues(&namespaces)?;
+//! inventory.enter_queues(Queues::of(&namespaces, &inventory.queues_to_look_at())?);
 //! for listener in inventory.candidates("10.0.0.1:8000".parse()?, None) {
 //!     println!("{} {:?} {:?}", listener.id.addr, listener.queue, listener.owners);
 //! }
 //! # anyhow::Ok(())
 //! ```
 
+mod attempt;
 mod backlog;
 mod candidates;
 mod connections;
 mod cri;
 mod depth;
+mod elf;
+mod facts;
 mod forwarder;
 mod kubelet;
+mod limits;
 mod listener;
 mod mirror;
 mod names;
@@ -48,14 +55,17 @@ use std::{
 pub use backlog::{Backlog, LimitedBy};
 pub use connections::Destination;
 pub use depth::{Depth, Kept};
+pub use elf::is_go;
+pub use facts::{Found, Lookups, OwnerSearch};
 use floodmark_common::queue::ListenCall;
-pub use listener::{Listener, Owner, UnixListener};
+pub use limits::{LeftOut, Limits};
+pub use listener::{Listener, Owner, Owners, UnixListener};
 pub use mirror::{Changes, InventoryChanges, QueueState};
-use names::Names;
 pub use paths::Paths;
 pub use routes::Routes;
 use serde::{Deserialize, Serialize};
 pub use server::Server;
+pub use sight::{Counted, Queues, QueuesWanted, Sweep};
 pub use socket_unit::SocketUnit;
 use socket_unit::SocketUnits;
 pub use told::{HostId, Told, ToldListener};
@@ -84,8 +94,11 @@ pub struct Inventory {
     destinations: Vec<Destination>,
     /// What was seen of `listen(2)`.
     listen_calls: ListenCalls,
-    names: Names,
     socket_units: SocketUnits,
+    /// What there is on the host beyond the limits.
+    left_out: LeftOut,
+    /// Whether it has been said that there is such.
+    has_said_left_out: bool,
     /// Inodes of sockets that the last sweep found, and the one before did not.
     fresh: HashSet<u32>,
     /// Namespaces that would not list their listeners, which has been said.
@@ -151,6 +164,11 @@ impl Inventory {
             |settings: &NetnsSettings| settings.abort_on_overflow.is_some_and(|on| on != 0);
         let namespaces = self.namespaces.iter();
         namespaces.filter(|(_, netns)| aborts(&netns.settings)).map(|(id, _)| *id).collect()
+    }
+
+    /// What there is on the host beyond the limits.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 
     /// A listener by its identity.

@@ -1,43 +1,18 @@
 //! A look at the queues alone, cheap enough for every tick.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use anyhow::Result;
-
-use super::Inventory;
-use crate::kernel::{
-    NetnsId,
-    netns::{Netns, visit},
-    sock_diag::{Family, listeners_among},
-    unix_diag::unix_listeners_here,
+use super::{
+    Inventory,
+    sight::{Known, Queues, QueuesWanted},
 };
-
-/// What of a namespace has to be looked at: what it was known to have listeners of.
-#[derive(Default)]
-struct Known {
-    families: BTreeSet<Family>,
-    unix: bool,
-}
+use crate::kernel::{NetnsId, sock_diag::Family};
 
 impl Inventory {
-    /// Looks again only at the queues and drop counters of the listeners already known. One that has
-    /// closed keeps its last state until the next sweep.
-    ///
-    /// # Errors
-    ///
-    /// When the namespaces cannot be visited at all.
-    pub fn refresh_queues(&mut self, namespaces: &[Netns]) -> Result<()> {
-        let known = self.known();
-        let wanted: Vec<Netns> =
-            namespaces.iter().filter(|netns| known.contains_key(&netns.id)).cloned().collect();
-        // That a namespace does not list its listeners has been said by the sweep.
-        let looks = visit(&wanted, |netns| {
-            let Known { families, unix } = &known[&netns.id];
-            let families: Vec<Family> = families.iter().copied().collect();
-            let unix = if *unix { unix_listeners_here().unwrap_or_default() } else { Vec::new() };
-            (netns.id, listeners_among(&families).unwrap_or_default(), unix)
-        })?;
-        for (netns, sockets, unix_sockets) in looks {
+    /// Takes in only the queues and drop counters of the listeners already known. One that has closed
+    /// keeps its last state until the next sweep.
+    pub fn enter_queues(&mut self, queues: Queues) {
+        for (netns, sockets, unix_sockets) in queues.looks {
             for socket in sockets {
                 if let Some(listener) = self.listeners.get_mut(&socket.id(netns)) {
                     listener.limit_changes += u32::from(listener.queue.limit != socket.queue.limit);
@@ -51,7 +26,12 @@ impl Inventory {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Which queues a refresh has to look at.
+    pub fn queues_to_look_at(&self) -> QueuesWanted {
+        let tcp = self.listeners.keys().map(|id| (id.netns, id.inode)).collect();
+        QueuesWanted { known: self.known(), tcp }
     }
 
     fn known(&self) -> BTreeMap<NetnsId, Known> {
@@ -73,7 +53,7 @@ mod tests {
         os::unix::net::{UnixListener, UnixStream},
     };
 
-    use super::super::tests::own;
+    use super::{super::tests::own, *};
 
     #[test]
     fn a_refresh_sees_the_queues_and_keeps_the_rest() {
@@ -86,7 +66,7 @@ mod tests {
         let before = addrs.each_ref().map(|(addr, _)| inventory.candidates(*addr, None)[0].clone());
         let _waiting = addrs.each_ref().map(|(addr, _)| TcpStream::connect(addr).unwrap());
         let _unix_waiting = UnixStream::connect(&path).unwrap();
-        inventory.refresh_queues(&here).unwrap();
+        inventory.enter_queues(Queues::of(&here, &inventory.queues_to_look_at()).unwrap());
         for before in before {
             let after = inventory.get(&before.id).unwrap();
             assert_eq!((before.queue.len, after.queue.len), (0, 1));

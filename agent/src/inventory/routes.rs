@@ -10,7 +10,7 @@ use std::{
 use log::debug;
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Inventory, Listener, forwarder::onward};
+use super::{Inventory, Listener};
 use crate::kernel::{
     NetnsId,
     conntrack::{Translation, translations_here},
@@ -133,5 +133,5 @@ fn processor_time() -> Duration {
 
 /// Where a listener's process forwards to.
 fn forwards(listener: &Listener) -> Option<SocketAddr> {
-    listener.owners.iter().find_map(onward)
+    listener.owners.iter().find_map(|owner| owner.forwards_to)
 }

@@ -2,13 +2,12 @@
 //! line, its program, and the libraries it has loaded. The command line itself is not kept: it may
 //! hold secrets.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-};
+use std::{fs, path::Path};
 
-use object::{Object, ReadCache};
 use serde::{Deserialize, Serialize};
+
+use super::{elf::is_go, facts::Reads};
+use crate::untrusted_file::open_magic_link;
 
 /// A server program or framework.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,20 +131,23 @@ const LIBRARIES: &[(&str, Server)] = &[
 ];
 
 impl Server {
-    /// What runs behind `/proc/PID`, given as a directory, and the name its kernel keeps of it.
-    pub fn of_process(process: &Path, command: &str) -> Option<Self> {
-        let line = fs::read(process.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        let arguments: Vec<&str> = line.split('\0').filter(|word| !word.is_empty()).collect();
+    /// What runs behind `/proc/PID`, given as a directory, the name its kernel keeps of it, and its
+    /// command line. May be slow: it opens the process's executable.
+    pub(super) fn of_process(
+        process: &Path,
+        command: &str,
+        arguments: &[&str],
+        reads: &mut Reads,
+    ) -> Option<Self> {
         let exe = fs::read_link(process.join("exe")).unwrap_or_default();
         let program = exe.file_name().and_then(|name| name.to_str()).unwrap_or(command);
         let program = program.strip_suffix(" (deleted)").unwrap_or(program);
-        match Self::of_words(program, &arguments) {
+        match Self::of_words(program, arguments) {
             Some(Self::Python) => {
-                let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
+                let maps = reads.text(&process.join("maps")).unwrap_or_default();
                 Some(Self::of_libraries(&maps).unwrap_or(Self::Python))
             }
-            None if is_go(&process.join("exe")) => Some(Self::Go),
+            None if is_go_program(&process.join("exe")) => Some(Self::Go),
             found => found,
         }
     }
@@ -299,11 +301,9 @@ fn java_main<'a>(arguments: &[&'a str]) -> Option<&'a str> {
     None
 }
 
-/// Go's linker leaves a section of its own (cmd/link, debug/buildinfo).
-fn is_go(exe: &Path) -> bool {
-    let Ok(file) = File::open(exe) else { return false };
-    let cache = ReadCache::new(file);
-    object::File::parse(&cache).is_ok_and(|file| file.section_by_name(".go.buildinfo").is_some())
+/// Whether an executable was built by Go.
+fn is_go_program(exe: &Path) -> bool {
+    open_magic_link(exe).is_ok_and(is_go)
 }
 
 #[cfg(test)]
@@ -406,6 +406,6 @@ mod tests {
     #[test]
     fn this_test_is_no_server_and_not_written_in_go() {
         let own = Path::new("/proc/self");
-        assert_eq!(Server::of_process(own, "floodmark"), None);
+        assert_eq!(Server::of_process(own, "floodmark", &[], &mut Reads::new(0)), None);
     }
 }

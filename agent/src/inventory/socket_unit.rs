@@ -321,7 +321,7 @@ mod tests {
         let cgroup = |service| Some(format!("/system.slice/{service}"));
         owners.extend(service.map(|service| Owner::new(9, "app", cgroup(service))));
         let mut listener = Listener::unknown(id, QueueDepth::default(), None);
-        listener.owners = owners;
+        listener.owners = owners.into();
         listener
     }
 

@@ -1,46 +1,53 @@
 //! The sweep: every namespace's listeners, their settings and their owners.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
 };
 
 use anyhow::Result;
 use log::{info, warn};
 
-use super::{Backlog, Inventory, Listener, Namespace, UnixListener, owners, sight::Sight};
+use super::{
+    Backlog, Found, Inventory, LeftOut, Limits, Listener, Namespace, OwnerSearch, Sweep,
+    UnixListener, sight::Sight,
+};
 use crate::kernel::{
-    ListenerId, NetnsId,
-    netns::{Netns, visit},
-    sock_diag::ListenSocket,
-    unix_diag::UnixListenSocket,
+    ListenerId, NetnsId, netns::Netns, sock_diag::ListenSocket, unix_diag::UnixListenSocket,
 };
 
 impl Inventory {
-    /// Looks into every one of `namespaces`. Owners are looked up for new sockets only, for which it
-    /// takes a pass over `/proc`, or for all, `anew`.
-    ///
-    /// A namespace or process that goes away meanwhile is left out. Where the kernel will not list
-    /// listeners, that is logged once for each namespace.
+    /// Looks into every one of `namespaces`, and up the owners of new sockets or of all, `anew`. Takes
+    /// its time: for other work meanwhile, [`enter`](Self::enter) a [`Sweep`] of another thread.
     ///
     /// # Errors
     ///
     /// When the namespaces cannot be visited at all; what was known before stays.
     pub fn sweep(&mut self, namespaces: &[Netns], anew: bool) -> Result<()> {
-        let sights = visit(namespaces, |netns| (netns.clone(), Sight::here()))?;
+        self.enter(Sweep::of(namespaces, Limits::default())?);
+        let inodes = self.ownerless(anew);
+        OwnerSearch::default().search(&inodes, anew, |found| self.enter_owners(&inodes, &found));
+        Ok(())
+    }
+
+    /// Takes in what a sweep saw, in place of what was known before.
+    ///
+    /// A namespace that went away meanwhile is left out. Where the kernel does not list listeners,
+    /// that is logged once for each namespace.
+    pub fn enter(&mut self, sweep: Sweep) {
         let before = mem::take(&mut self.listeners);
         let unix_before = mem::take(&mut self.unix_listeners);
         let silent = mem::take(&mut self.unlisted);
         self.addresses.clear();
         self.namespaces.clear();
-        for (netns, sight) in sights {
+        for (netns, sight) in sweep.sights {
             let Sight { sockets, unix_sockets, settings, time_wait, addresses } = sight;
             match sockets {
-                Ok(sockets) => self.enter(&netns, &sockets, settings.somaxconn, &before),
+                Ok(chosen) => self.enter_tcp(&netns, &chosen.sockets, settings.somaxconn, &before),
                 Err(error) => self.say_unlisted(&netns, "TCP", &silent, &error),
             }
             match unix_sockets {
-                Ok(sockets) => self.enter_unix(&netns, sockets, &unix_before),
+                Ok(chosen) => self.enter_unix(&netns, chosen.sockets, &unix_before),
                 Err(error) => self.say_unlisted(&netns, "Unix", &silent, &error),
             }
             self.addresses.insert(netns.id, addresses);
@@ -49,12 +56,23 @@ impl Inventory {
             self.namespaces.insert(netns.id, namespace);
         }
         self.count_groups();
-        self.find_owners(anew);
         self.name_socket_units();
-        Ok(())
+        self.leave_out(sweep.left_out);
     }
 
-    fn enter(
+    /// Says once when there is more than the limits allow.
+    fn leave_out(&mut self, left_out: LeftOut) {
+        if self.left_out.is_nothing() && !left_out.is_nothing() && !self.has_said_left_out {
+            self.has_said_left_out = true;
+            warn!(
+                "{left_out}. Raise inventory-listeners or inventory-netns to keep more; \
+                 floodmark_inventory_left_out counts them"
+            );
+        }
+        self.left_out = left_out;
+    }
+
+    fn enter_tcp(
         &mut self,
         netns: &Netns,
         sockets: &[ListenSocket],
@@ -130,28 +148,27 @@ impl Inventory {
         }
     }
 
-    /// Looks up the owners of every socket, as is to be done now and then: a socket can change hands.
-    pub fn renew_owners(&mut self) {
-        self.find_owners(true);
-    }
-
-    fn find_owners(&mut self, anew: bool) {
+    /// The sockets whose owners are to be looked up: those that are new, or all, `anew`, as is to be
+    /// done now and then since a socket can change hands.
+    pub fn ownerless(&mut self, anew: bool) -> HashSet<u32> {
         let mut inodes = mem::take(&mut self.fresh);
         if anew {
             inodes.extend(self.listeners.keys().map(|id| id.inode));
             inodes.extend(self.unix_listeners.keys().map(|(_, inode)| *inode));
         }
         inodes.remove(&0);
-        let mut holders = owners::holders(&inodes);
-        for owner in holders.values_mut().flatten() {
-            self.names.fill(&mut owner.workload);
-        }
+        inodes
+    }
+
+    /// Takes in who holds the sockets with these `inodes`.
+    pub fn enter_owners(&mut self, inodes: &HashSet<u32>, found: &Found) {
         let tcp = self.listeners.values_mut().map(|l| (l.id.inode, &mut l.owners));
         let unix = self.unix_listeners.values_mut().map(|l| (l.inode, &mut l.owners));
         for (inode, owners) in tcp.chain(unix).filter(|(inode, _)| inodes.contains(inode)) {
             // A socket that nobody holds any more has no owner, rather than its last one.
-            *owners = holders.remove(&inode).unwrap_or_default();
+            *owners = found.get(&inode).cloned().unwrap_or_default();
         }
+        self.name_socket_units();
     }
 }
 

@@ -60,7 +60,7 @@ impl Inventory {
 mod tests {
     use super::*;
     use crate::{
-        inventory::{Namespace, UnixListener},
+        inventory::{Namespace, Owners, UnixListener},
         kernel::QueueDepth,
     };
 
@@ -79,7 +79,7 @@ mod tests {
                 inode,
                 queue: QueueDepth::default(),
                 refused: None,
-                owners: Vec::new(),
+                owners: Owners::default(),
             };
             inventory.unix_listeners.insert((NetnsId(netns), inode), unix);
         }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DesertedPath, Destination, Inventory, Listener, Namespace, UnixListener, peers::PeerReport,
+    DesertedPath, Destination, Inventory, LeftOut, Listener, Namespace, UnixListener,
+    peers::PeerReport,
 };
 use crate::kernel::NetnsId;
 
@@ -14,11 +15,11 @@ use crate::kernel::NetnsId;
 pub struct View {
     /// Listeners, those in trouble first; as many as were asked for.
     pub listeners: Vec<Listener>,
-    /// How many listeners are left out.
+    /// How many listeners are left out, those included that the inventory does not keep.
     pub listeners_left_out: usize,
     /// Listening Unix sockets, those in trouble first; as many as were asked for.
     pub unix_listeners: Vec<UnixListener>,
-    /// How many of them are left out.
+    /// How many of them are left out, those included that the inventory does not keep.
     pub unix_left_out: usize,
     /// Paths at which Unix connects found nobody, busiest first; as many as were asked for.
     #[serde(default)]
@@ -26,6 +27,9 @@ pub struct View {
     /// How many of them are left out.
     #[serde(default)]
     pub deserted_left_out: usize,
+    /// What there is on the host beyond the inventory's limits.
+    #[serde(default)]
+    pub left_out: LeftOut,
     /// Every namespace.
     pub namespaces: BTreeMap<NetnsId, Namespace>,
     /// Where this host connects to, busiest first.
@@ -59,7 +63,7 @@ impl Trouble {
         }
     }
 
-    fn of(occupancy: f64, is_full: bool, drops: bool) -> Self {
+    pub(super) fn of(occupancy: f64, is_full: bool, drops: bool) -> Self {
         match () {
             () if is_full => Self::Full,
             () if occupancy >= 0.75 => Self::Filling,
@@ -102,12 +106,13 @@ impl Inventory {
             (std::cmp::Reverse(busy), unix.netns, unix.path.clone())
         });
         View {
-            listeners_left_out: listeners.len().saturating_sub(most),
+            listeners_left_out: listeners.len().saturating_sub(most) + self.left_out.listeners,
             listeners: listeners.into_iter().take(most).cloned().collect(),
-            unix_left_out: unix.len().saturating_sub(most),
+            unix_left_out: unix.len().saturating_sub(most) + self.left_out.unix_listeners,
             unix_listeners: unix.into_iter().take(most).cloned().collect(),
             deserted_left_out: self.deserted.len().saturating_sub(most),
             deserted: self.deserted.iter().take(most).cloned().collect(),
+            left_out: self.left_out,
             namespaces: self.namespaces().clone(),
             destinations: self.destinations().to_vec(),
             peers,

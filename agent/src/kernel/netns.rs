@@ -42,6 +42,18 @@ pub struct Netns {
 }
 
 impl Netns {
+    /// One to be entered by this file.
+    #[cfg(test)]
+    pub(crate) fn by(id: NetnsId, entrance: &str) -> Self {
+        Self { id, name: format!("net:[{id}]"), entrance: entrance.into() }
+    }
+
+    /// Whether somebody gave it a name, or it is the agent's own.
+    pub fn is_named(&self) -> bool {
+        self.entrance == Path::new(OWN)
+            || NAMED.iter().any(|under| self.entrance.starts_with(under))
+    }
+
     /// A file to enter it by; none where it is the agent's own.
     pub fn entrance(&self) -> Option<String> {
         let entrance = self.entrance.display().to_string();

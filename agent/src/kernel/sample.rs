@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::SocketAddr,
-    ops::{AddAssign, Index, IndexMut},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
+    ops::{AddAssign, Index, IndexMut, RangeInclusive},
 };
 
 use floodmark_common::CLASSES;
@@ -39,6 +39,20 @@ pub struct ListenerId {
     /// Inode of the socket (`socket:[N]` in `/proc/PID/fd`), which tells the members of a
     /// SO_REUSEPORT group apart; 0 when it was closed before it could be read.
     pub inode: u32,
+}
+
+impl ListenerId {
+    /// The range of every possible listener of a namespace.
+    pub fn all_of(netns: NetnsId) -> RangeInclusive<Self> {
+        let first = SocketAddr::from(([0; 4], 0));
+        let last = SocketAddr::V6(SocketAddrV6::new(
+            Ipv6Addr::from_bits(u128::MAX),
+            u16::MAX,
+            u32::MAX,
+            u32::MAX,
+        ));
+        Self { netns, addr: first, inode: 0 }..=Self { netns, addr: last, inode: u32::MAX }
+    }
 }
 
 /// What happened at one listener, by [`Class`]. In segments: one stuck client counts once per segment

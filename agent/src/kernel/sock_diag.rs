@@ -62,11 +62,20 @@ pub fn listeners_here() -> Result<Vec<ListenSocket>> {
 /// As there.
 pub fn listeners_among(families: &[Family]) -> Result<Vec<ListenSocket>> {
     let mut found = Vec::new();
-    let extensions = ExtensionFlags::SKMEMINFO;
-    each_inet(families, StateFlags::LISTEN, extensions, |socket| {
-        found.push(listen_socket(socket));
-    })?;
+    each_listener(families, |socket| found.push(socket))?;
     Ok(found)
+}
+
+/// Hands every listening TCP socket of the calling thread's namespace to `take`, as the kernel lists
+/// them, so that not all of them have to be in memory at once.
+///
+/// # Errors
+///
+/// As for [`listeners_here`].
+pub fn each_listener(families: &[Family], mut take: impl FnMut(ListenSocket)) -> Result<()> {
+    each_inet(families, StateFlags::LISTEN, ExtensionFlags::SKMEMINFO, |socket| {
+        take(listen_socket(socket));
+    })
 }
 
 /// A family of addresses.

@@ -36,19 +36,28 @@ pub struct UnixListenSocket {
 ///
 /// When the kernel refuses the question, most often for want of its module.
 pub fn unix_listeners_here() -> Result<Vec<UnixListenSocket>> {
+    let mut found = Vec::new();
+    each_unix_listener(|socket| found.push(socket))?;
+    Ok(found)
+}
+
+/// Hands every listening Unix socket of the calling thread's namespace to `take`.
+///
+/// # Errors
+///
+/// As for [`unix_listeners_here`].
+pub fn each_unix_listener(mut take: impl FnMut(UnixListenSocket)) -> Result<()> {
     let request = UnixRequest {
         state_flags: StateFlags::LISTEN,
         inode: 0,
         show_flags: ShowFlags::NAME | ShowFlags::RQLEN,
         cookie: [0xff; 8],
     };
-    let mut found = Vec::new();
     dump(&open()?, SockDiagMessage::UnixRequest(request), &mut |answer| {
         if let SockDiagMessage::UnixResponse(response) = answer {
-            found.push(listen_socket(&response));
+            take(listen_socket(&response));
         }
-    })?;
-    Ok(found)
+    })
 }
 
 fn listen_socket(response: &UnixResponse) -> UnixListenSocket {

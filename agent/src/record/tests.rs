@@ -28,7 +28,8 @@ const TICKS: u64 = 200;
 
 fn listener(len: u32) -> Listener {
     let id = ListenerId { netns: NETNS, addr: "10.9.8.7:8000".parse().unwrap(), inode: 77 };
-    let owners = vec![Owner::new(42, "tornado", Some("/system.slice/app.service".to_owned()))];
+    let owners =
+        vec![Owner::new(42, "tornado", Some("/system.slice/app.service".to_owned()))].into();
     let queue = QueueDepth { len, limit: 128 };
     Listener { owners, somaxconn: Some(4096), ..Listener::unknown(id, queue, Some("app".into())) }
 }

@@ -208,6 +208,7 @@ impl Judge {
             no_port: no_port.clone(),
             settings: inventory.namespaces(),
             blind_spots: blind_spots(standings),
+            left_out: inventory.left_out(),
         };
         self.ledger.report(now, kernel)
     }

@@ -13,7 +13,7 @@ use super::{
     report::{BlindSpot, ListenerReport, NetnsReport, Report},
 };
 use crate::{
-    inventory::{Inventory, Namespace},
+    inventory::{Inventory, LeftOut, Namespace},
     kernel::{Counter, KernelSample, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
     time::{UnixMs, Window},
 };
@@ -45,6 +45,8 @@ pub struct KernelSide<'a> {
     pub settings: &'a BTreeMap<NetnsId, Namespace>,
     /// What the rungs in use cannot see.
     pub blind_spots: Vec<BlindSpot>,
+    /// What listens beyond the limits of the inventory.
+    pub left_out: LeftOut,
 }
 
 impl Ledger {
@@ -74,8 +76,16 @@ impl Ledger {
 
     /// The report on everything since start.
     pub fn report(&self, now: UnixMs, kernel: KernelSide<'_>) -> Report {
-        let KernelSide { rungs, kernel, services, services_moved, no_port, settings, blind_spots } =
-            kernel;
+        let KernelSide {
+            rungs,
+            kernel,
+            services,
+            services_moved,
+            no_port,
+            settings,
+            blind_spots,
+            left_out,
+        } = kernel;
         let attributed = self.listeners.attributed();
         let namespaces = kernel
             .iter()
@@ -101,6 +111,7 @@ impl Ledger {
             rungs,
             settings: self.settings_told(&listeners, &no_port, settings),
             blind_spots,
+            left_out,
             links: self.links.clone(),
             listeners,
             namespaces,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{cycle::Cycle, flow::Flow, keepalive::LinkReport, verdict::Verdict};
 use crate::{
-    inventory::{Listener, Namespace},
+    inventory::{LeftOut, Listener, Namespace},
     kernel::{Attribution, ListenerId, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
     time::{UnixMs, Window},
 };
@@ -39,6 +39,9 @@ pub struct Report {
     /// The connections of this host's own processes to their peers, busiest first.
     #[serde(default)]
     pub links: Vec<LinkReport>,
+    /// What listens on the host beyond the limits of the inventory.
+    #[serde(default, skip_serializing_if = "LeftOut::is_nothing")]
+    pub left_out: LeftOut,
 }
 
 /// A map by namespace as a list: a number as a key of an object does not survive being flattened.

@@ -130,7 +130,7 @@ mod tests {
         });
         let queue = QueueDepth { len: 0, limit: 128 };
         let listener = Listener::unknown(id, queue, Some("app".to_owned()));
-        Listener { owners: vec![owner], ..listener }
+        Listener { owners: vec![owner].into(), ..listener }
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub(super) fn tell(view: &View, rows: usize) -> String {
         let _ = writeln!(told, "… and {} more", lines.len() - rows);
     }
     let _ = writeln!(told, "{}", summary(view));
+    if !view.left_out.is_nothing() {
+        let _ = writeln!(told, "{}", view.left_out);
+    }
     let advice = view.listeners.iter().filter_map(what_to_raise).take(ADVISED);
     let deserted = view.deserted.iter().map(deserted).take(ADVISED);
     let rest = namespaces_in_trouble(view).chain(ports_running_out(view)).chain(deserted);
@@ -271,7 +274,8 @@ mod tests {
             Owner::new(1, "nginx", Some("/system.slice/nginx.service".to_owned())),
             Owner::new(2, "nginx", None),
             Owner::new(3, "evil\x1b[2J", None),
-        ];
+        ]
+        .into();
         listener
     }
 
@@ -298,7 +302,7 @@ mod tests {
             inode: 1,
             queue: QueueDepth { len: 2, limit: 1 },
             refused: None,
-            owners: vec![Owner::new(1, name, None)],
+            owners: vec![Owner::new(1, name, None)].into(),
         };
         let deserted = DesertedPath {
             netns: NetnsId(7),

@@ -17,7 +17,8 @@ fn report() -> Report {
             42,
             "py\x1b[31mthon3",
             Some("/system.slice/app.service".to_owned()),
-        )],
+        )]
+        .into(),
         ..Listener::unknown(id, QueueDepth { len: 129, limit: 128 }, Some("app".to_owned()))
     };
     let full = FlowSlot { at: 10, enqueued: 129, again: 0, lost: 171, depth: 129 };

@@ -22,7 +22,7 @@ fn lost(limit: u32, somaxconn: u32, class: Class, count: u64) -> ListenerReport 
     let listener = Listener {
         somaxconn: Some(somaxconn),
         backlog: Backlog::of(limit, None, Some(somaxconn)),
-        owners: vec![owner],
+        owners: vec![owner].into(),
         ..Listener::unknown(id, QueueDepth { len: limit + 1, limit }, None)
     };
     ListenerReport {
@@ -154,7 +154,7 @@ fn a_socket_of_a_users_or_a_containers_systemd_is_reached_through_that() {
     let commands = |cgroup: String| {
         let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 9);
         let systemd = Owner::new(77, "systemd", Some(cgroup));
-        listener.listener.owners = vec![Owner { server: Some(Server::Systemd), ..systemd }];
+        listener.listener.owners = vec![Owner { server: Some(Server::Systemd), ..systemd }].into();
         let name = "app.socket".to_owned();
         listener.listener.socket_unit = Some(SocketUnit { name, service: None });
         first(listener).commands
@@ -199,7 +199,7 @@ fn a_parent_that_never_accepts_is_left_out_and_workers_are_named() {
 fn what_others_depend_on_is_not_restarted_in_passing() {
     let last = |command: &str, cgroup: &str| {
         let mut listener = lost(128, 128, Class::SynAcceptQueueFull, 9);
-        listener.listener.owners = vec![Owner::new(9, command, Some(cgroup.to_owned()))];
+        listener.listener.owners = vec![Owner::new(9, command, Some(cgroup.to_owned()))].into();
         first(listener).commands.pop().unwrap()
     };
     let docker = last("docker-proxy", "/system.slice/docker.service");

@@ -147,7 +147,7 @@ fn no_advice_does_harm() {
                 ] {
                     let mut listener = lost(limit, limit, Class::SynAcceptQueueFull, 171);
                     listener.flow = flow.map(Arc::new);
-                    listener.listener.owners = owners.clone();
+                    listener.listener.owners = owners.clone().into();
                     if owners.iter().any(|owner| owner.server == Some(Server::Systemd)) {
                         let (name, service) =
                             ("web.socket".to_owned(), Some("web.service".to_owned()));
