@@ -13,6 +13,7 @@ mod files;
 mod hardening;
 mod http;
 mod logs;
+mod processes;
 mod recordings;
 #[allow(dead_code, reason = "for the cases to come")]
 mod target;
@@ -35,6 +36,7 @@ const THEMES: &[&[Case]] = &[
     hardening::CASES,
     http::CASES,
     logs::CASES,
+    processes::CASES,
     recordings::CASES,
     terminal::CASES,
 ];
