@@ -163,7 +163,7 @@ pub(super) fn restart_of(owner: &Owner) -> Option<String> {
 pub(super) fn systemctl(owner: &Owner) -> Option<String> {
     let Some(cgroup) = owner.cgroup.as_deref() else { return Some("systemctl".to_owned()) };
     let ends = cgroup.match_indices('/').map(|(at, _)| at).chain([cgroup.len()]);
-    let container = ends.filter_map(|end| Workload::of_cgroup(&cgroup[..end]).container).last();
+    let container = ends.rev().find_map(|end| Workload::of_cgroup(&cgroup[..end]).container);
     let user = user_of(cgroup).map(|uid| format!(" --user --machine={uid}@")).unwrap_or_default();
     let enter = match container.as_ref().map(|container| (container.runtime, container.short_id()))
     {
