@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 11] = [
+const TARGETS: [(&str, Option<&str>); 12] = [
     ("nginx", Some("nginx")),
     ("records", Some("nginx")),
     ("haproxy", Some("haproxy")),
@@ -39,6 +39,7 @@ const TARGETS: [(&str, Option<&str>); 11] = [
     ("lint", None),
     ("recording", Some("recording")),
     ("bus", Some("bus")),
+    ("elf", None),
 ];
 
 /// Runs the verb.

@@ -14,6 +14,7 @@ use std::{
 use log::warn;
 
 use super::{ProxyEvent, Servers, Upstream};
+use crate::essential;
 
 /// How often to ask, for servers come and go (`server-template`, agents).
 const PERIOD: Duration = Duration::from_secs(10);
@@ -35,7 +36,7 @@ impl Directory {
             let place = Arc::default();
             let (known, asking) = (Arc::downgrade(&place), asking.clone());
             let ask = move || keep_current(&path, &known, asking);
-            if let Err(error) = thread::Builder::new().name("haproxy".to_owned()).spawn(ask) {
+            if let Err(error) = essential::thread("haproxy", ask) {
                 warn!("addresses of HAProxy's servers: starting a thread: {error}");
             }
             place

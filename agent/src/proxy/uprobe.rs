@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ProxyEvent, ProxyKind, SourceStats, process};
 use crate::{essential, kernel::constants, time::Clock};
 use binary::{Binary, Identity};
+pub use binary::{offsets, version};
 use record::Untrustworthy;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/floodmark-nginx"));

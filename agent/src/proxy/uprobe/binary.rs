@@ -195,7 +195,7 @@ impl Binary {
 }
 
 /// Where in an ELF file the functions begin that it defines; `None` for what is no such file.
-fn offsets(contents: &[u8], wanted: &[&'static str]) -> Option<BTreeMap<&'static str, u64>> {
+pub fn offsets(contents: &[u8], wanted: &[&'static str]) -> Option<BTreeMap<&'static str, u64>> {
     match FileKind::parse(contents).ok()? {
         FileKind::Elf32 => offsets_in::<object::elf::FileHeader32<Endianness>>(contents, wanted),
         FileKind::Elf64 => offsets_in::<object::elf::FileHeader64<Endianness>>(contents, wanted),
