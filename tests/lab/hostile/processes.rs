@@ -53,9 +53,12 @@ fn elf_sections(target: &Target) -> Result<Vec<Check>> {
 }
 
 fn hung_program(target: &Target) -> Result<Vec<Check>> {
+    // Ends after the attacker: a thread that waits for the file system ends when that does, and the
+    // agent not before.
+    let served;
     let attacker = target.python(include_str!("hung_program.py"), &["5"])?;
     let ports = ready(target, &attacker)?;
-    let served = target.serve(&[])?;
+    served = target.serve(&[])?;
     let begun = samples(&served)?;
     let mut checks = costs(&served, Duration::from_secs(12))?;
     let ticks = samples(&served)? - begun;
