@@ -149,7 +149,8 @@ fn the_program_is_the_one_that_syslog_names() {
         ("Nov 28 19:55:23 h edge1: m", Some(("edge1", false))),
         ("<38>Nov 28 19:55:23 sudo: m", Some(("sudo", false))),
         ("<38>Nov 28 19:55:23 odd[1]x: m", Some(("odd", true))),
-        ("<38>Nov 28 19:55:23 h no tag", None),
+        // Without a colon, the word behind the host's name is taken for the tag.
+        ("<38>Nov 28 19:55:23 h no tag", Some(("no", false))),
         (
             r#"{"__REALTIME_TIMESTAMP":"1","SYSLOG_IDENTIFIER":"sshd","SYSLOG_PID":"7","MESSAGE":"m"}"#,
             Some(("sshd", true)),
