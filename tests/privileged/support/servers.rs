@@ -32,10 +32,13 @@ impl Server {
         self.0.id()
     }
 
-    /// Stops every process of the namespace.
+    /// Stops every process of the namespace, and waits until they stand still: before that, one that
+    /// waits in accept(2) may still take a connection.
     pub fn stop_all<'a>(&'a self, netns: &'a Netns) -> Stopped<'a> {
         signal_all(netns, Signal::SIGSTOP);
-        Stopped { _server: self, netns }
+        let stopped = Stopped { _server: self, netns };
+        until("all processes stand still", || processes(netns).all(is_stopped));
+        stopped
     }
 }
 
@@ -58,6 +61,12 @@ fn signal_all(netns: &Netns, signal: Signal) {
         // One that has just ended needs no signal.
         let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
     }
+}
+
+/// State T in proc_pid_stat(5), or ended meanwhile.
+fn is_stopped(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
 }
 
 fn processes(netns: &Netns) -> impl Iterator<Item = u32> {
