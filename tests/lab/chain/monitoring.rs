@@ -78,7 +78,20 @@ impl Monitoring {
         monitoring.spawn(command, &directory.join("alertmanager.log"))?;
         until_connected(prometheus, "Prometheus")?;
         until_connected(alertmanager, "Alertmanager")?;
+        monitoring.until_ready()?;
         Ok(monitoring)
+    }
+
+    /// Prometheus listens before it can answer queries; until then it says 503.
+    fn until_ready(&self) -> Result<()> {
+        let begun = Instant::now();
+        while ureq::get(format!("http://{}/-/ready", self.prometheus)).call().is_err() {
+            if begun.elapsed() > Duration::from_secs(60) {
+                bail!("Prometheus does not become ready");
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     fn spawn(&mut self, mut command: Command, log: &Path) -> Result<()> {
