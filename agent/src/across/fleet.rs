@@ -11,7 +11,7 @@ use super::{
     joiner::Stored,
     message::{Message, Tick},
     punctuality::Punctuality,
-    share::Share,
+    share::{READ, Share},
     validate::{MAX_NAMESPACES, Refusal, Refused},
 };
 use crate::{
@@ -30,8 +30,6 @@ const SILENT: Duration = Duration::from_secs(60);
 const MAX_HOST_SIZE: usize = 20_000;
 /// Listeners of all hosts together.
 const MAX_LISTENERS: usize = 500_000;
-/// Bytes that a host may publish a second, and at once: a full outbox of the usual size, and some more.
-const BYTES: (u64, u64) = (1 << 20, 72 << 20);
 /// Evidence that a host may tell of each second, and at once: so many accept queues, or a quarter of
 /// it in lost segments and events.
 const EVIDENCE: (u64, u64) = (4000, 80_000);
@@ -179,8 +177,8 @@ impl Fleet {
             namespaces: BTreeMap::new(),
             somewhere,
             clock: Clock::default(),
-            bytes: Share::new(BYTES.0, BYTES.1),
-            evidence: Share::new(EVIDENCE.0, EVIDENCE.1),
+            bytes: Share::new(READ),
+            evidence: Share::new(EVIDENCE),
             punctuality: Punctuality::new(self.patience),
             pending: 0,
             stored,

@@ -1,5 +1,7 @@
 //! What agents tell each other: JSON, with a version of its own.
 
+mod wire;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,7 @@ pub const VERSION: u32 = 1;
 
 /// A message of one agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "wire::Fields")]
 pub struct Message {
     /// [`VERSION`].
     pub version: u32,
@@ -40,7 +43,7 @@ impl Message {
 }
 
 /// What a message tells.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Content {
     /// The endpoints of a namespace: its addresses and listeners.
@@ -67,23 +70,23 @@ pub enum Content {
 }
 
 /// What the kernel did in a second.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tick {
     /// When queues were looked at. All that happened before has been told.
     pub at: UnixMs,
     /// What listeners lost.
     pub sample: KernelSample,
     /// Accept queues in which connections waited.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<(Place, QueueDepth)>,
     /// Namespaces whose clients sent SYNs again, each with the port called.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub syns_repeated: Vec<(NetnsId, u16)>,
     /// Namespaces in which a SYN queue was full.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub syn_queues_full: Vec<NetnsId>,
     /// Namespaces in which `tcp_abort_on_overflow` is set.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub aborting: BTreeSet<NetnsId>,
     /// The rung from which dropped SYNs are had.
     pub syn_rung: Rung,

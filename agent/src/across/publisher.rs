@@ -12,6 +12,7 @@ use super::{
     clock::Exchange,
     joiner::Joined,
     outbox::{Outbox, Outgoing},
+    share::{PUBLISHED, Share},
     subject,
 };
 use crate::time::UnixMs;
@@ -26,9 +27,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Hands over what `host` has to tell, for ever.
 pub async fn publish(bus: Bus, outbox: Arc<Outbox>, host: String) {
     let mut publisher = Publisher { bus, subject: subject::of_host(&host), before: None };
+    let mut share = Share::new(PUBLISHED);
     let mut has_stream = false;
     loop {
         let message = outbox.next(1).await.remove(0);
+        // A reader would not take it.
+        while !share.take_whole(message.payload.len() as u64, UnixMs::now()) {
+            sleep(PAUSE).await;
+        }
         let told = publisher.tell(&message, &mut has_stream).await;
         match told {
             Ok(()) => {

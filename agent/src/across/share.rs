@@ -3,6 +3,12 @@
 
 use crate::time::UnixMs;
 
+/// Bytes that a host publishes a second at most, and at once. After an outage of minutes all that
+/// waited goes at once; what an hour or more has left goes at the slower rate.
+pub(super) const PUBLISHED: (u64, u64) = (1 << 20, 16 << 20);
+/// What a reader allows: somewhat more, since the two clocks differ.
+pub(super) const READ: (u64, u64) = (PUBLISHED.0 / 8 * 9, PUBLISHED.1 / 2 * 3);
+
 /// A stock.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -15,7 +21,7 @@ pub(super) struct Share {
 
 impl Share {
     /// A full one.
-    pub fn new(per_second: u64, most: u64) -> Self {
+    pub fn new((per_second, most): (u64, u64)) -> Self {
         Self { per_second, most, left: most, at: UnixMs(0) }
     }
 
@@ -48,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_share_runs_down_and_is_filled_up_with_time() {
-        let mut share = Share::new(10, 100);
+        let mut share = Share::new((10, 100));
         assert_eq!(share.take(60, UnixMs(0)), 60);
         assert!(!share.take_whole(41, UnixMs(0)) && share.take_whole(40, UnixMs(0)));
         assert_eq!(share.take(5, UnixMs(99)), 0);
