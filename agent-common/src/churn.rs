@@ -2,14 +2,14 @@
 
 use core::ops::AddAssign;
 
-use crate::{RawAddr, queue::WAIT_BUCKETS};
+use crate::{NetnsKey, RawAddr, queue::WAIT_BUCKETS};
 
 /// Key of the `CHURN` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ChurnKey {
-    /// `net->ns.inum`.
-    pub netns: u32,
+    /// The network namespace.
+    pub netns: NetnsKey,
     /// The service's port: the local one where this host accepted, else the remote one.
     pub port: u16,
     /// 1 where this host accepted the connection, 0 where it made it.
@@ -18,6 +18,8 @@ pub struct ChurnKey {
     pub family: u8,
     /// The other side's address.
     pub peer: RawAddr,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 /// What was seen of the connections between a service and a peer.
@@ -80,8 +82,8 @@ pub const UNIX_PATH: usize = 108;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UnixRefusal {
-    /// `net->ns.inum` of the client.
-    pub netns: u32,
+    /// The client's network namespace.
+    pub netns: NetnsKey,
     /// EAGAIN (the queue is full) or ECONNREFUSED (nobody listens).
     pub errno: u32,
     /// `sun_path`; an abstract name begins with a zero.
@@ -89,8 +91,8 @@ pub struct UnixRefusal {
 }
 
 const _: () = {
-    assert!(size_of::<ChurnKey>() == 4 + 2 + 1 + 1 + 16);
+    assert!(size_of::<ChurnKey>() == 8 + 2 + 1 + 1 + 16 + 4);
     assert!(size_of::<ChurnTally>() == (4 + WAIT_BUCKETS) * 8);
     assert!(size_of::<Connection>() == 16);
-    assert!(size_of::<UnixRefusal>() == 4 + 4 + UNIX_PATH);
+    assert!(size_of::<UnixRefusal>() == 8 + 4 + UNIX_PATH);
 };

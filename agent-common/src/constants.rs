@@ -73,7 +73,8 @@ macro_rules! kernel_constants {
             OFF_NET_INUM,
             /// `net.mib.net_statistics`
             OFF_NET_STATISTICS,
-            /// `net.net_cookie`: never used twice, unlike `inum`; 0 on kernels that assign it on demand
+            /// `net.net_cookie`, where the kernel assigns one to each namespace as it is made and tells it
+            /// to user space
             OFF_NET_COOKIE,
             /// `net.ipv4.sysctl_tcp_synack_retries`; one byte, on older kernels four (little-endian)
             OFF_NET_SYNACK_RETRIES,
@@ -115,6 +116,14 @@ macro_rules! kernel_constants {
             OFF_SKB_TRANSPORT_HEADER,
             /// `sk_buff.protocol`
             OFF_SKB_PROTOCOL,
+            /// `sk_buff.cb`, in which TCP keeps a `struct tcp_skb_cb`
+            OFF_SKB_CB,
+            /// `tcp_skb_cb.seq`
+            OFF_TCB_SEQ,
+            /// `tcp_skb_cb.tcp_flags`: one byte, on later kernels two (little-endian)
+            OFF_TCB_FLAGS,
+            /// `tcp_sock.total_retrans`
+            OFF_TP_TOTAL_RETRANS,
             /// `bpf_array.pptrs`
             OFF_BPF_ARRAY_PPTRS,
             /// Number of arguments of `tcp_check_req`, behind which a fexit program finds its result

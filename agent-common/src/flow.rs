@@ -1,6 +1,6 @@
 //! What comes to accept queues, in slots of time, and what this host's own clients open and close.
 
-use crate::RawAddr;
+use crate::{NetnsKey, RawAddr};
 
 /// Length of a slot in nanoseconds.
 pub const SLOT_NS: u64 = 10_000_000;
@@ -66,8 +66,10 @@ pub struct ClientRecord {
     pub at_ns: u64,
     /// When its connect began.
     pub opened_ns: u64,
-    /// `net->ns.inum`.
-    pub netns: u32,
+    /// The network namespace.
+    pub netns: NetnsKey,
+    /// Its `net->ns.inum`.
+    pub netns_inode: u32,
     /// Process id in the initial PID namespace.
     pub pid: u32,
     /// Where it leads.
@@ -86,5 +88,5 @@ const _: () = {
     assert!(SLOTS.is_power_of_two());
     assert!(size_of::<Arrivals>() == SLOTS * 12);
     assert!(size_of::<Client>() == 16);
-    assert!(size_of::<ClientRecord>() == 2 * 8 + 2 * 4 + 16 + 4 + 4);
+    assert!(size_of::<ClientRecord>() == 3 * 8 + 2 * 4 + 16 + 4 + 4);
 };

@@ -24,12 +24,18 @@ pub const ABSENT: u64 = u64::MAX;
 /// move them in one instruction each.
 pub type RawAddr = [u32; 4];
 
+/// What tells a network namespace from all others there ever are, unlike its inode number, which the
+/// kernel gives to the next namespace. `net->net_cookie` where the kernel assigns one to each
+/// namespace and tells it to user space (Linux 5.14); before that the inode number in the lower half,
+/// and in the upper half how many namespaces with that number the programs have seen being made.
+pub type NetnsKey = u64;
+
 /// Identity of a listening socket, as key of the `LISTENERS` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ListenerKey {
-    /// `net->ns.inum`: inode number of the network namespace.
-    pub netns: u32,
+    /// The network namespace.
+    pub netns: NetnsKey,
     /// `SOCK_INODE(sk->sk_socket)->i_ino`, as sock_diag tells it; 0 for a socket already released.
     pub inode: u32,
     /// Local address (`skc_rcv_saddr` or `skc_v6_rcv_saddr`).
@@ -68,6 +74,8 @@ pub enum Class {
     FastOpenQueueFull,
     /// Fast Open child not made for another reason; the SYN itself is answered all the same.
     FastOpenChildFailed,
+    /// Fast Open cookie refused by `tcp_try_fastopen`; the SYN is answered all the same, with another.
+    FastOpenCookieInvalid,
     /// SYN answered with a cookie (`cookie_init_sequence`).
     SynCookieSent,
     /// SYN for which `tcp_syn_flood_action` wanted a cookie.
@@ -168,6 +176,7 @@ impl Class {
         Self::SynOther,
         Self::FastOpenQueueFull,
         Self::FastOpenChildFailed,
+        Self::FastOpenCookieInvalid,
         Self::SynCookieSent,
         Self::SynCookieWanted,
         Self::AckAcceptQueueFull,
@@ -216,6 +225,10 @@ pub struct ListenerTally {
     pub queue_high: u32,
     /// The limit in force then (`sk_max_ack_backlog`).
     pub queue_limit: u32,
+    /// `net->ns.inum` of the listener's namespace, which may be gone before the agent meets it.
+    pub netns_inode: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 impl Default for ListenerTally {
@@ -234,6 +247,8 @@ impl ListenerTally {
         limit_sent: 0,
         queue_high: 0,
         queue_limit: 0,
+        netns_inode: 0,
+        reserved: 0,
     };
 }
 
@@ -281,15 +296,17 @@ impl ServiceClass {
 }
 
 /// Key of the `SERVICES` map: a service in a namespace.
-#[repr(C, align(8))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
-    /// `net->ns.inum`.
-    pub netns: u32,
+    /// The network namespace.
+    pub netns: NetnsKey,
     /// The lower port of the connection, taken for the service's; 0 where both are ephemeral.
     pub port: u16,
     /// 1 if that port is local, so this is the service's side; 0 if it is its client's.
     pub is_local: u16,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 /// What was counted for one service.
@@ -327,8 +344,8 @@ pub struct RecentServices {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NoPortKey {
-    /// `net->ns.inum`.
-    pub netns: u32,
+    /// The network namespace.
+    pub netns: NetnsKey,
     /// Thread group id (process id) in the initial PID namespace.
     pub pid: u32,
     /// Destination address.
@@ -431,6 +448,8 @@ pub struct EventRecord {
     pub queue_len: u32,
     /// `sk_max_ack_backlog` at that moment.
     pub queue_limit: u32,
+    /// `net->ns.inum` of the listener's namespace.
+    pub netns_inode: u32,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,
 }
@@ -484,16 +503,16 @@ pub struct NginxRecord {
 pub const EVENTS_PER_SECOND: u64 = 256;
 
 const _: () = {
-    assert!(size_of::<ListenerKey>() == 4 + 4 + 16 + 2 + 2);
-    assert!(size_of::<ListenerTally>() == (CLASSES + 4) * 8 + 2 * 4);
-    assert!(size_of::<ServiceKey>() == 4 + 2 + 2);
-    assert!(size_of::<RecentServices>() == RECENT_PLACES * (8 + 8 + SERVICE_CLASSES * 8));
+    assert!(size_of::<ListenerKey>() == 8 + 4 + 16 + 2 + 2);
+    assert!(size_of::<ListenerTally>() == (CLASSES + 4) * 8 + 4 * 4);
+    assert!(size_of::<ServiceKey>() == 8 + 2 + 2 + 4);
+    assert!(size_of::<RecentServices>() == RECENT_PLACES * (16 + 8 + SERVICE_CLASSES * 8));
     assert!(RECENT_PLACES.is_power_of_two());
-    assert!(size_of::<NoPortKey>() == 4 + 4 + 16 + 2 + 2);
+    assert!(size_of::<NoPortKey>() == 8 + 4 + 16 + 2 + 2);
     assert!(size_of::<NoPortTally>() == 8 + 16);
     assert!(size_of::<Totals>() == (CLASSES + 3 + COUNTING_MAPS) * 8);
     assert!(size_of::<NginxRecord>() == 3 * 8 + 4 * 4 + 2 + 2 + 4 + 32 + NGINX_NAME);
-    assert!(size_of::<EventRecord>() == 8 + 28 + 16 + 2 + 2 + 4 * 4);
+    assert!(size_of::<EventRecord>() == 8 + 32 + 16 + 2 + 2 + 5 * 4);
 };
 
 #[cfg(feature = "user")]

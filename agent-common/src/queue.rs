@@ -1,5 +1,7 @@
 //! Accept queues: how deep they got and how long connections waited in them.
 
+use crate::NetnsKey;
+
 /// Buckets of [`QueueTally::waits`].
 pub const WAIT_BUCKETS: usize = 32;
 /// The first bucket holds waits of up to 2^`WAIT_FIRST` seconds (0.95 µs), each further one up to
@@ -101,10 +103,12 @@ impl Default for QueueTally {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SocketKey {
-    /// `net->ns.inum`.
-    pub netns: u32,
+    /// Its network namespace.
+    pub netns: NetnsKey,
     /// Its inode in sockfs.
     pub inode: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 /// A call of `listen(2)` that succeeded.
@@ -125,7 +129,7 @@ pub struct ListenCall {
 
 const _: () = {
     assert!(size_of::<QueueTally>() == (WAIT_BUCKETS + 2) * 8 + 2 * 8 + 2 * 4);
-    assert!(size_of::<SocketKey>() == 4 + 4);
+    assert!(size_of::<SocketKey>() == 8 + 4 + 4);
     assert!(size_of::<ListenCall>() == 8 + 4 * 4);
 };
 

@@ -15,16 +15,18 @@
 //! so a missed exit costs that one segment and nothing after it.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
+use floodmark_common::NetnsKey;
 
 use crate::{
     kernel::{
         Access, OFF_BPF_ARRAY_PPTRS, OFF_MIB_DEFER_ACCEPT_DROP, OFF_MIB_EMBRYONIC_RSTS,
         OFF_MIB_FASTOPEN_PASSIVE_FAIL, OFF_MIB_LISTEN_DROPS, OFF_MIB_LISTEN_OVERFLOWS,
         OFF_MIB_REQ_Q_FULL_DO_COOKIES, OFF_MIB_SYNCOOKIES_RECV, OFF_MIB_SYNCOOKIES_SENT,
-        OFF_NET_COOKIE, OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, Open, TYPE_LINUX_MIB,
-        is_cast, read_at, read_member, read_pair,
+        OFF_NET_STATISTICS, OFF_SK_DROPS, OFF_SK_NET, Open, TYPE_LINUX_MIB, is_cast, read_at,
+        read_member, read_pair,
     },
     maps::totals,
+    netns::key_of,
     segment::Peer,
 };
 
@@ -78,23 +80,15 @@ pub struct Cookies {
 /// Counters of one namespace on this CPU that only bracketed functions bump, each as last read.
 #[repr(C)]
 struct Baseline {
-    /// Whose: the address of the `struct net`, and its cookie, since an address may go to a younger
-    /// namespace.
-    net: u64,
-    net_cookie: u64,
+    /// Whose: never the key of another, while the address of a `struct net` may go to a younger one. 0
+    /// until a baseline was taken.
+    netns: NetnsKey,
     cookies_sent: u64,
     cookies: [u64; 2],
     embryonic_resets: u64,
     req_q_full: [u64; 2],
     deferred: u64,
     fast_open_failed: u64,
-}
-
-impl Baseline {
-    #[inline(always)]
-    fn is_of(&self, net: *const u8, net_cookie: u64) -> bool {
-        self.net_cookie == net_cookie && self.net == net as u64
-    }
 }
 
 /// The open bracket of this CPU.
@@ -173,27 +167,18 @@ fn open_in<A: Access>(
 /// another's.
 #[inline(always)]
 fn enter_namespace<A: Access>(bracket: &mut Bracket, sk: *const u8) -> Option<()> {
-    // SAFETY: `sk` is a `struct sock *`, its `skc_net` a `struct net *`.
-    let (net, net_cookie) = unsafe {
-        let net: *const u8 = A::field(sk, OFF_SK_NET);
-        (net, A::field::<u64>(net, OFF_NET_COOKIE))
-    };
-    // A cookie is never used twice. Without one (Linux before 5.14) the counters' own address is to
-    // be compared too.
-    if net_cookie != 0 && bracket.baseline.is_of(net, net_cookie) {
+    // SAFETY: `sk` is a `struct sock *`.
+    let net: *const u8 = unsafe { A::field(sk, OFF_SK_NET) };
+    let netns = key_of::<A>(net);
+    if bracket.baseline.netns == netns {
         return Some(());
     }
-    // SAFETY: as above.
+    // SAFETY: `net` is a `struct net *`.
     let statistics: u64 = unsafe { A::field::<*const u8>(net, OFF_NET_STATISTICS) } as u64;
     let offset = percpu_offset(bracket)?;
-    let mibs = wash(bracket, statistics).wrapping_add(offset);
-    if bracket.mibs == mibs && bracket.baseline.is_of(net, net_cookie) {
-        return Some(());
-    }
-    bracket.mibs = mibs;
+    bracket.mibs = wash(bracket, statistics).wrapping_add(offset);
     take_baseline(bracket)?;
-    keep(&raw mut bracket.baseline.net, net as u64);
-    bracket.baseline.net_cookie = net_cookie;
+    bracket.baseline.netns = netns;
     Some(())
 }
 
@@ -343,7 +328,7 @@ impl Bracket {
 /// Reads everything anew: another namespace than the last one on this CPU.
 #[inline(always)]
 fn take_baseline(bracket: &mut Bracket) -> Option<()> {
-    bracket.baseline.net = 0;
+    bracket.baseline.netns = 0;
     bracket.baseline.cookies_sent = bracket.one(OFF_MIB_SYNCOOKIES_SENT)?;
     bracket.baseline.cookies = bracket.two(OFF_MIB_SYNCOOKIES_RECV)?;
     bracket.baseline.embryonic_resets = bracket.one(OFF_MIB_EMBRYONIC_RSTS)?;

@@ -12,8 +12,8 @@ use floodmark_common::{
 use crate::{
     accept_queue::bucket_place,
     kernel::{Access, OFF_SK_NUM, OFF_SK_PROTOCOL, Typed},
-    listener::netns_of,
     maps::{CHURN, CONNECTIONS, add, no_room, place},
+    netns::netns_of,
     segment::requester,
 };
 
@@ -85,6 +85,7 @@ fn tally_of(sk: *const u8, is_local: bool) -> Option<*mut ChurnTally> {
         is_local: u8::from(is_local),
         family: peer.family as u8,
         peer: peer.addr,
+        reserved: 0,
     };
     let tally = place(&CHURN, &key, &BLANK);
     if tally.is_none() {

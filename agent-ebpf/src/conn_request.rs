@@ -65,8 +65,9 @@ fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
     // A SYN that was dropped was not answered with a cookie.
     let cookies = if listen.drops == 0 { bracket.cookies_sent() } else { Some(0) };
     let Some(cookies) = cookies else { return };
+    let Some(fast_open_failed) = bracket.fast_open_failed() else { return };
     // A SYN that was simply answered has moved none of them, and then no other either.
-    if listen.drops == 0 && listen.overflows == 0 && cookies == 0 {
+    if listen.drops == 0 && listen.overflows == 0 && cookies == 0 && fast_open_failed == 0 {
         return;
     }
     let Some(full) = bracket.req_q_full() else { return };
@@ -76,8 +77,11 @@ fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
     if cookies > 0 {
         count::<A>(sk, Class::SynCookieSent, cookies);
     }
+    if listen.drops == 0 && fast_open_failed > 0 {
+        count::<A>(sk, Class::FastOpenCookieInvalid, fast_open_failed);
+    }
     if listen.drops > 0 {
-        let class = cause(bracket, &listen, full.drop);
+        let class = cause(bracket, &listen, full.drop, fast_open_failed > 0);
         let peer = sender::<A>(skb);
         record::<A>(sk, class, listen.drops, &peer);
     }
@@ -85,9 +89,8 @@ fn settle<A: Access>(bracket: &mut Bracket, sk: *const u8, skb: *const u8) {
 
 /// Why a SYN was dropped. `tcp_conn_request` drops it at most once.
 #[inline(always)]
-fn cause(bracket: &mut Bracket, listen: &Listen, queue_full: u64) -> Class {
+fn cause(bracket: &Bracket, listen: &Listen, queue_full: u64, fast_open: bool) -> Class {
     // Whatever went wrong with a Fast Open child, the SYN goes on to be answered as any other.
-    let fast_open = bracket.fast_open_failed().unwrap_or(0) > 0;
     match (listen.overflows > 0, fast_open) {
         (true, true) => Class::FastOpenQueueFull,
         (true, false) => Class::SynAcceptQueueFull,

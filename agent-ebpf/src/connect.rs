@@ -1,28 +1,26 @@
-//! This host as a client: connects without a local port, SYNs sent again.
+//! This host as a client: connects without a local port.
 
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    macros::{btf_tracepoint, fexit, kprobe, kretprobe},
-    programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
+    macros::{fexit, kprobe, kretprobe},
+    programs::{FExitContext, ProbeContext, RetProbeContext},
 };
-use floodmark_common::{AF_INET, CountingMap, NoPortKey, NoPortTally, RawAddr, ServiceClass};
+use floodmark_common::{AF_INET, CountingMap, NoPortKey, NoPortTally, RawAddr};
 
 use crate::{
     calls,
     kernel::{
-        Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_NUM, OFF_SK_STATE,
-        OFF_SK_V6_DADDR, Probed, Typed,
+        Access, OFF_SK_DADDR, OFF_SK_DPORT, OFF_SK_FAMILY, OFF_SK_NUM, OFF_SK_V6_DADDR, Probed,
+        Typed,
     },
-    listener::netns_of,
     maps::{NO_PORT, add, no_room},
+    netns::netns_of,
     segment::in6_addr,
-    service::count,
     task::command,
 };
 
 const EADDRNOTAVAIL: i32 = 99;
-const TCP_SYN_SENT: u8 = 2;
 
 /// kernel: net/ipv4/inet_hashtables.c `inet_hash_connect(death_row, sk)`.
 #[fexit(function = "inet_hash_connect")]
@@ -90,16 +88,4 @@ fn settle<A: Access>(ctx: &impl EbpfContext, sk: *const u8, result: u64) {
         Some(tally) => unsafe { add(&raw mut (*tally).failures, 1) },
         None => no_room(CountingMap::NoPort),
     }
-}
-
-/// kernel: net/ipv4/tcp_output.c `__tcp_retransmit_skb` -> `trace_tcp_retransmit_skb(sk, skb, …)`:
-/// a SYN sent again is the part of TCPSynRetrans that is no SYN/ACK.
-#[btf_tracepoint(function = "tcp_retransmit_skb")]
-pub fn segment_retransmitted(ctx: BtfTracePointContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    // SAFETY: `sk` is a program argument of type `struct sock *`.
-    if unsafe { Typed::field::<u8>(sk, OFF_SK_STATE) } == TCP_SYN_SENT {
-        count::<Typed>(sk, ServiceClass::SynRepeated);
-    }
-    0
 }

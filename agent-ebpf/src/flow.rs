@@ -18,8 +18,8 @@ use floodmark_common::{
 
 use crate::{
     kernel::{Access, OFF_SK_PROTOCOL, Typed},
-    listener::netns_of,
     maps::place,
+    netns::{inode_of, netns_of},
     segment::requester,
 };
 
@@ -108,6 +108,7 @@ fn tell(sk: *const u8, now: u64, client: &Client, what: u8) {
         at_ns: now,
         opened_ns: client.at_ns,
         netns: netns_of::<Typed>(sk),
+        netns_inode: inode_of::<Typed>(sk),
         pid: client.pid,
         addr: peer.addr,
         port: peer.port,

@@ -140,10 +140,16 @@ pub fn read_at<T: Copy>(address: u64) -> Option<T> {
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }
 
+/// Whether this kernel has it.
+#[inline(always)]
+pub fn is_known(constant: impl Open) -> bool {
+    constant.load() != ABSENT
+}
+
 /// Whether the kernel lends out `bpf_rdonly_cast` (Linux 6.2) to give a plain address the type `kind`.
 #[inline(always)]
 pub fn is_cast(kind: impl Open) -> bool {
-    kind.load() != ABSENT
+    is_known(kind)
 }
 
 /// Gives the plain `address` the type `kind`, after which reading a member is a load; without
@@ -167,6 +173,17 @@ pub fn read_member<T: Copy>(kind: impl Open, address: u64, offset: impl Open) ->
         // SAFETY: the structure has a member of that width there.
         Some(base) => Some(unsafe { load::<T, _, 0>(base, offset) }),
         None => read_at(address + offset.load()),
+    }
+}
+
+/// As [`read_member`], and zero where there is nothing to read: no branch on whether there was, behind
+/// which verifiers before Linux 6.3 would find registers that nobody has written.
+#[inline(always)]
+pub fn member_or_zero<T: Copy>(kind: impl Open, address: u64, offset: impl Open) -> T {
+    match cast(kind, address) {
+        // SAFETY: the structure has a member of that width there.
+        Some(base) => unsafe { load::<T, _, 0>(base, offset) },
+        None => read_or_zero(address.wrapping_add(offset.load())),
     }
 }
 

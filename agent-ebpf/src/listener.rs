@@ -8,23 +8,17 @@ use floodmark_common::{
 
 use crate::{
     kernel::{
-        Access, OFF_NET_INUM, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG,
-        OFF_SK_NET, OFF_SK_NUM, OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR,
-        OFF_SOCKET_INO, TYPE_SOCKET_ALLOC, read_member,
+        Access, OFF_SK_ACK_BACKLOG, OFF_SK_FAMILY, OFF_SK_MAX_ACK_BACKLOG, OFF_SK_NUM,
+        OFF_SK_RCV_SADDR, OFF_SK_SOCKET, OFF_SK_V6_RCV_SADDR, OFF_SOCKET_INO, TYPE_SOCKET_ALLOC,
+        member_or_zero,
     },
     maps::{EVENTS, LISTENERS, LOSERS, LOSERS_PLACES, add, no_room, place, totals},
+    netns::{inode_of, netns_of},
     segment::{Peer, in6_addr},
 };
 
 /// A tally at zero, to insert without taking up the stack.
 static BLANK: ListenerTally = ListenerTally::ZERO;
-
-/// Inode number of the network namespace of `sk`.
-#[inline(always)]
-pub fn netns_of<A: Access>(sk: *const u8) -> u32 {
-    // SAFETY: `sk` is a `struct sock *`; its `skc_net` is a `struct net *`.
-    unsafe { A::field(A::field::<*const u8>(sk, OFF_SK_NET), OFF_NET_INUM) }
-}
 
 /// Identity of the listening socket `sk`.
 #[inline(always)]
@@ -34,7 +28,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
     // SAFETY: `sk` is a `struct sock *`, and each hop has the member read of it.
     unsafe {
         let socket: *const u8 = A::field(sk, OFF_SK_SOCKET);
-        let inode: Option<u64> = read_member(TYPE_SOCKET_ALLOC, socket as u64, OFF_SOCKET_INO);
+        let inode: u64 = member_or_zero(TYPE_SOCKET_ALLOC, socket as u64, OFF_SOCKET_INO);
         let family = A::field::<u16>(sk, OFF_SK_FAMILY);
         let mut addr = RawAddr::default();
         if family == AF_INET {
@@ -44,7 +38,7 @@ pub fn key_of<A: Access>(sk: *const u8) -> ListenerKey {
         }
         ListenerKey {
             netns: netns_of::<A>(sk),
-            inode: inode.unwrap_or(0) as u32,
+            inode: inode as u32,
             addr,
             port: A::field(sk, OFF_SK_NUM),
             family,
@@ -62,7 +56,8 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
         no_room(CountingMap::Listeners);
         return;
     };
-    add_to(tally, class, times);
+    let netns_inode = inode_of::<A>(sk);
+    add_to(tally, class, times, netns_inode);
     // SAFETY: `sk` is a `struct sock *`.
     let (len, limit) = unsafe {
         (A::field::<u32>(sk, OFF_SK_ACK_BACKLOG), A::field::<u32>(sk, OFF_SK_MAX_ACK_BACKLOG))
@@ -92,6 +87,7 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
         class: class as u32,
         queue_len: len,
         queue_limit: limit,
+        netns_inode,
         reserved: 0,
     };
     // The agent looks once a tick; to be woken would cost an interrupt.
@@ -105,15 +101,18 @@ pub fn record<A: Access>(sk: *const u8, class: Class, times: u64, peer: &Peer) {
 pub fn count<A: Access>(sk: *const u8, class: Class, times: u64) {
     totals(|t| t.counts[class as usize] += times);
     match place(&LISTENERS, &key_of::<A>(sk), &BLANK) {
-        Some(tally) => add_to(tally, class, times),
+        Some(tally) => add_to(tally, class, times, inode_of::<A>(sk)),
         None => no_room(CountingMap::Listeners),
     }
 }
 
 #[inline(always)]
-fn add_to(tally: *mut ListenerTally, class: Class, times: u64) {
-    // SAFETY: an element of the map.
-    unsafe { add(&raw mut (*tally).counts[class as usize], times) };
+fn add_to(tally: *mut ListenerTally, class: Class, times: u64, netns_inode: u32) {
+    // SAFETY: an element of the map; whoever else writes the number writes the same.
+    unsafe {
+        (*tally).netns_inode = netns_inode;
+        add(&raw mut (*tally).counts[class as usize], times);
+    }
 }
 
 /// Whether this is the first segment that the connection lost, as far as is remembered.
@@ -124,7 +123,7 @@ fn is_first_loss(listener: &ListenerKey, peer: &Peer) -> bool {
     let half = |at: usize| u64::from(peer.addr[at]) | u64::from(peer.addr[at + 1]) << 32;
     let ports = u64::from(peer.port) << 48 | u64::from(listener.port) << 32;
     let mut hash = half(0).wrapping_mul(SPREAD) ^ half(2);
-    hash = hash.wrapping_mul(SPREAD) ^ (ports | u64::from(listener.netns));
+    hash = hash.wrapping_mul(SPREAD) ^ ports ^ listener.netns;
     hash = hash.wrapping_mul(SPREAD);
     let Some(loser) = LOSERS.get_ptr_mut((hash >> 32) as u32 & (LOSERS_PLACES - 1)) else {
         return true;

@@ -67,7 +67,7 @@ fn note<A: Access>(ctx: &impl EbpfContext, sk: *const u8, backlog: i32) {
             reserved: 0,
         }
     };
-    let key = SocketKey { netns: listener.netns, inode: listener.inode };
+    let key = SocketKey { netns: listener.netns, inode: listener.inode, reserved: 0 };
     let _ = LISTENS.insert(key, call, 0);
 }
 

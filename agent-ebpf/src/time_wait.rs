@@ -14,7 +14,7 @@ use crate::{
         Access, BIT_TW_KILL, OFF_INET_SPORT, OFF_SK_DPORT, OFF_SK_PROTOCOL, OFF_TW_KILL,
         OFF_TW_SUBSTATE, OFF_TW_TIMER, Open, Probed, SHORT_TIMEOUT, Typed, read_or_zero,
     },
-    listener::netns_of,
+    netns::netns_of,
     service::{count, count_between},
 };
 
@@ -160,7 +160,7 @@ pub fn state_changed(ctx: BtfTracePointContext) -> i32 {
         // `struct sock`, which is as far as the verifier lets a typed load go.
         let local: u16 = read_or_zero(sk as u64 + OFF_INET_SPORT.load());
         let (local, remote) = (u16::from_be(local), u16::from_be(remote));
-        count_between(netns_of::<Typed>(sk), local, remote, ServiceClass::TimeWait);
+        count_between(netns_of::<Typed>(sk), local, remote, ServiceClass::TimeWait, 1);
     }
     0
 }

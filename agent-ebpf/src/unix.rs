@@ -17,16 +17,17 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use floodmark_common::{
-    CountingMap,
+    CountingMap, NetnsKey,
     churn::{UNIX_PATH, UnixRefusal},
 };
 
 use crate::{
     kernel::{
-        OFF_NET_INUM, OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI,
-        OFF_TASK_NSPROXY, Open, Probed, read_or_zero,
+        OFF_NSPROXY_NET, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_SI, OFF_TASK_NSPROXY, Open,
+        Probed, read_or_zero,
     },
     maps::{UNIX_REFUSED, add, place, totals},
+    netns::key_of,
     task::register,
 };
 
@@ -144,10 +145,10 @@ fn refused<M: Memory>(ctx: &impl EbpfContext, error: i64, address: u64, length: 
 
 /// The network namespace of the current task: `task->nsproxy->net_ns`.
 #[inline(always)]
-fn own_netns() -> u32 {
+fn own_netns() -> NetnsKey {
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
     let nsproxy: u64 = read_or_zero(task + OFF_TASK_NSPROXY.load());
     let net: u64 = read_or_zero(nsproxy + OFF_NSPROXY_NET.load());
-    read_or_zero(net + OFF_NET_INUM.load())
+    key_of::<Probed>(net as *const u8)
 }

@@ -103,6 +103,11 @@ impl Agent {
     /// When nothing at all can be looked at: no procfs, no threads.
     pub fn start(config: &AgentConfig) -> Result<Self> {
         let namespaces = discover_among(&config.namespaces)?;
+        for name in &config.namespaces {
+            if namespaces.iter().all(|netns| netns.name != *name) {
+                warn!("there is no network namespace {name}; once there is, it is watched");
+            }
+        }
         let reach = Reach {
             system_calls: config.trace_system_calls,
             connections: config.watch_connections,
@@ -354,7 +359,7 @@ impl Agent {
     }
 
     fn totals(&self) -> Result<Totals> {
-        let (mut services, mut services_moved) = self.kernel.services()?;
+        let (mut services, mut services_moved) = self.kernel.services().clone();
         let (kernel, mut no_port) = (self.kernel.kernel_counts(), self.kernel.no_port()?);
         services.retain(|service| self.stock.watches(service.netns));
         services_moved.retain(|netns, _| self.stock.watches(*netns));
@@ -402,9 +407,13 @@ impl Agent {
     ) -> (BTreeMap<NetnsId, (String, MibCounts)>, usize) {
         let horizon = Snapshot::horizon(now);
         kernel.retain(|netns, _| self.kernel.has_seen(*netns, horizon));
+        // A name that was given again is that of the namespace that has it now.
+        let named: BTreeMap<&str, NetnsId> =
+            self.stock.namespaces.iter().map(|netns| (netns.name.as_str(), netns.id)).collect();
+        kernel.retain(|netns, (name, _)| named.get(name.as_str()).is_none_or(|id| id == netns));
         let left_out = kernel.len().saturating_sub(self.namespaces_exported);
         if left_out > 0 {
-            let is_anonymous = |netns: &NetnsId, name: &str| *name == format!("net:[{netns}]");
+            let is_anonymous = |netns: &NetnsId, name: &str| name == netns.name();
             let mut all: Vec<_> = kernel.into_iter().collect();
             all.sort_by_cached_key(|(netns, (name, counts))| {
                 (Reverse(counts[Counter::ListenDrops] > 0), is_anonymous(netns, name), *netns)

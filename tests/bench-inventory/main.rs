@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use floodmark::{
     inventory::{Inventory, OwnerSearch, Queues},
-    kernel::{Object, Rung, netns::discover},
+    kernel::{KernelSource, Object, Rung, netns::discover},
 };
 use host::Host;
 
@@ -62,6 +62,8 @@ fn run(cli: &Cli) -> Result<String> {
     let sweep = sweep(cli.rounds)?;
     let owners = owners(cli.rounds)?;
     let refresh = refresh(cli.rounds)?;
+    let finding = times(cli.rounds, discover)?;
+    let sample = sample(cli.rounds)?;
     let mut agent = Agent::start(cli, host.listeners)?;
     let scrape = agent.scrapes(cli.rounds)?;
     let programs = programs::per_connection(cli.connections)?;
@@ -76,6 +78,8 @@ fn run(cli: &Cli) -> Result<String> {
         ("sweep", sweep),
         ("owners of all looked up anew", owners),
         ("look at the queues alone", refresh),
+        ("namespaces found and identified", finding),
+        ("kernel's counters sampled in every namespace", sample),
         ("scrape of /metrics", scrape.times),
     ] {
         page += &format!("| {what} | {:.1} ms | {:.1} ms |\n", ms(median), ms(worst));
@@ -136,6 +140,13 @@ fn refresh(rounds: usize) -> Result<Times> {
         inventory.enter_queues(Queues::of(&namespaces, &inventory.queues_to_look_at())?);
         Ok(())
     })
+}
+
+/// Which the agent does each second.
+fn sample(rounds: usize) -> Result<Times> {
+    let namespaces = discover()?;
+    let mut source = KernelSource::attach(&namespaces)?;
+    times(rounds, || source.sample(&namespaces))
 }
 
 struct Scrape {

@@ -150,7 +150,7 @@ struct Host {
 }
 
 fn netns(number: u32) -> NetnsId {
-    NetnsId(4_026_532_000 + number / 10)
+    NetnsId::new(4_026_532_000 + number / 10, 0)
 }
 
 impl Host {

@@ -76,6 +76,7 @@ impl Reading {
         let remainder = Remainder {
             overflows: grown[Counter::ListenOverflows] - known,
             drops: grown[Counter::ListenDrops] - known,
+            syn_queue_full: grown[Counter::ReqQFullDrop],
         };
         share(&remainder, &suspects)
     }
@@ -300,7 +301,7 @@ fn root_a_namespace_is_not_kept_alive_and_a_vanished_one_is_left_out() {
     let open: Vec<_> = fs::read_dir("/proc/self/fd")
         .unwrap()
         .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
-        .filter(|link| *link == *format!("net:[{}]", netns.id))
+        .filter(|link| *link == *netns.id.name())
         .collect();
     assert!(open.is_empty(), "{open:?}");
     drop(namespace);

@@ -120,10 +120,18 @@ fn line(text: &str) -> Option<Line<'_>> {
 /// Whether TW and TWKilled are counted when TIME_WAIT begins; before Linux 5.18 at its end, which
 /// no scenario waits for.
 pub fn time_wait_is_counted_at_entry() -> bool {
+    version() >= (5, 18)
+}
+
+/// Whether the kernel tells which namespace it is by a cookie.
+pub fn namespaces_have_cookies() -> bool {
+    version() >= (5, 14)
+}
+
+fn version() -> (u32, u32) {
     let release = release();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    version >= (5, 18)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// The running kernel's release.

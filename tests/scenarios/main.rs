@@ -38,6 +38,9 @@ struct Cli {
     /// Take no rung of the ladder above this one
     #[arg(long, value_enum, default_value_t = Highest::Fentry)]
     rung: Highest,
+    /// Attach as an agent does, test the hooks, and exit; for the scenarios with several agents
+    #[arg(long, hide = true)]
+    self_test_only: bool,
     /// The scenarios to play, by name or beginning of name; all of them if none is named
     names: Vec<String>,
 }
@@ -82,6 +85,11 @@ fn run(cli: &Cli) -> Result<bool> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let mut measure = Measure::attach(cli.rung.into())?;
+    if cli.self_test_only {
+        measure.begin_self_test();
+        measure.end_self_test()?;
+        return Ok(true);
+    }
     let mut run = Run {
         kernel: counters::release(),
         rungs: measure.rungs(),

@@ -1,6 +1,11 @@
 //! What the agent says of a scenario. The only file that knows the agent.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use floodmark::kernel::{
@@ -20,6 +25,8 @@ pub struct Measure {
     source: KernelSource,
     /// What each listener lost since the scenario began.
     tallies: BTreeMap<(NetnsId, SocketAddr), Tally>,
+    /// Every namespace met since the scenario began, by name.
+    met: BTreeMap<String, NetnsId>,
     before: Connections,
     misses_before: u64,
 }
@@ -50,8 +57,13 @@ impl Measure {
     pub fn attach(highest: Rung) -> Result<Self> {
         let mut source = KernelSource::attach_at_most(&discover()?, highest)?;
         source.watch_causes()?;
-        let (tallies, before) = (BTreeMap::new(), Connections::default());
-        Ok(Self { source, tallies, before, misses_before: 0 })
+        Ok(Self {
+            source,
+            tallies: BTreeMap::new(),
+            met: BTreeMap::new(),
+            before: Connections::default(),
+            misses_before: 0,
+        })
     }
 
     /// How each signal is had here, by name.
@@ -86,13 +98,33 @@ impl Measure {
         drops.into_iter().all(|signal| self.rung(signal) >= Rung::Kprobe)
     }
 
-    /// Begins a scenario whose namespaces have just been made; returns their ids by name.
-    pub fn begin(&mut self) -> Result<BTreeMap<String, NetnsId>> {
+    /// Begins a scenario whose namespaces have just been made.
+    pub fn begin(&mut self) -> Result<()> {
         self.look()?;
         self.tallies.clear();
+        self.met.clear();
         self.before = self.connections()?;
         self.misses_before = self.all_misses()?;
-        Ok(own_namespaces()?.into_iter().map(|netns| (netns.name, netns.id)).collect())
+        self.look()
+    }
+
+    /// The namespace of that name, if it was met since the scenario began.
+    pub fn met(&self, name: &str) -> Option<NetnsId> {
+        self.met.get(name).copied()
+    }
+
+    /// Has the agent test itself while the scenario is under way.
+    pub fn begin_self_test(&mut self) {
+        self.source.release_canary();
+    }
+
+    /// Waits for that test's end.
+    pub fn end_self_test(&mut self) -> Result<()> {
+        while self.source.heard()?.is_none() {
+            self.look()?;
+            thread::sleep(Duration::from_millis(250));
+        }
+        Ok(())
     }
 
     /// How often, since the scenario began, the kernel says that it skipped a program: so many counts
@@ -105,9 +137,15 @@ impl Measure {
         Ok(self.source.health()?.misses.into_iter().map(|(_, misses)| misses).sum())
     }
 
-    /// Looks, as the agent does each second.
+    /// Looks, as the agent does each second, and forgets, as it does each minute.
     pub fn look(&mut self) -> Result<()> {
-        let sample = self.source.sample(&own_namespaces()?)?;
+        let namespaces = own_namespaces()?;
+        let sample = self.source.sample(&namespaces)?;
+        self.source.forget(&BTreeSet::new())?;
+        if let Some(watch) = self.source.watch() {
+            watch.forget(|_| true)?;
+        }
+        self.met.extend(namespaces.into_iter().map(|netns| (netns.name, netns.id)));
         for delta in sample.listeners {
             let listener = (delta.listener.netns, delta.listener.addr);
             *self.tallies.entry(listener).or_default() += delta.tally;
@@ -167,6 +205,8 @@ impl Measure {
             (Class::SynLastQuarter | Class::SynNoRoute | Class::SynPolicy, _) => {
                 self.rung(Signal::SynDrops) == Rung::Fentry
             }
+            // The lower rung tells it by TCPReqQFullDrop.
+            (Class::SynQueueFull, _) => true,
             (Class::AckAcceptQueueFull, _) => self.rung(Signal::AckDrops) >= Rung::Tracepoint,
             (_, "syn" | "fast_open") => by_bracket(Signal::SynDrops),
             (_, "ack") => by_bracket(Signal::AckDrops),
@@ -218,7 +258,7 @@ impl Measure {
     }
 
     fn connections(&self) -> Result<Connections> {
-        let (services, moved) = self.source.services().context("connections by service")?;
+        let (services, moved) = self.source.services().clone();
         let mut counts = BTreeMap::new();
         for service in services {
             for (word, count) in service.counts {

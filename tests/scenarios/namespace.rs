@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     process::Command,
     thread,
@@ -41,6 +42,11 @@ impl Namespace {
     /// Its name under `/run/netns`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its inode number, which the kernel gives again once it is gone.
+    pub fn inode(&self) -> Result<u64> {
+        Ok(fs::metadata(self.path())?.ino())
     }
 
     /// Moves the calling thread into it.
@@ -89,10 +95,20 @@ pub fn has_sysctl(name: &str) -> bool {
 
 /// Runs ip(8) in the calling thread's namespace.
 pub fn ip(args: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(args).output().context("running ip (package iproute2)")?;
+    run("ip", args)
+}
+
+/// Runs tc(8) in the calling thread's namespace.
+pub fn tc(args: &[&str]) -> Result<()> {
+    run("tc", args)
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(args).output();
+    let output = output.with_context(|| format!("running {program} (package iproute2)"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {}: {}", args.join(" "), said.trim());
+        bail!("{program} {}: {}", args.join(" "), said.trim());
     }
     Ok(())
 }

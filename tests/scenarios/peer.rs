@@ -72,6 +72,11 @@ impl<'a> Peer<'a> {
         Ok(peers)
     }
 
+    /// Its own address.
+    pub fn address(&self) -> SocketAddr {
+        self.from
+    }
+
     /// Sends its SYN.
     pub fn syn(&self) -> Result<()> {
         self.syn_with(&[])
@@ -84,6 +89,20 @@ impl<'a> Peer<'a> {
             .tcp(self.from.port(), self.to.port(), self.isn, WINDOW)
             .syn()
             .options(&options)?;
+        let mut packet = Vec::new();
+        segment.write(&mut packet, data)?;
+        self.tun.send(&packet)
+    }
+
+    /// Sends its SYN with data and a Fast Open cookie (RFC 7413, kind 34) that nobody has given it.
+    pub fn syn_with_cookie(&self, data: &[u8]) -> Result<()> {
+        let mut options = vec![2, 4, 5, 180, 34, 10];
+        options.extend([0x5a; 8]);
+        options.extend([1, 1]);
+        let segment = ip(self.from.ip(), self.to.ip())
+            .tcp(self.from.port(), self.to.port(), self.isn, WINDOW)
+            .syn()
+            .options_raw(&options)?;
         let mut packet = Vec::new();
         segment.write(&mut packet, data)?;
         self.tun.send(&packet)

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use floodmark::kernel::NetnsId;
 
 use crate::{
     claim::{Claim, at_least},
@@ -46,12 +45,21 @@ fn play_once(scenario: &Scenario, measure: &mut Measure) -> Report {
 fn rows(scenario: &Scenario, measure: &mut Measure) -> Result<(Vec<Row>, u64)> {
     let namespaces: Vec<Namespace> =
         (0..scenario.namespaces).map(Namespace::new).collect::<Result<_>>()?;
-    let ids = measure.begin()?;
+    measure.begin()?;
+    if scenario.with_self_test {
+        measure.begin_self_test();
+    }
     let driven = drive(scenario, &namespaces, measure)?;
     thread::sleep(SETTLE);
-    let counters = read(&namespaces, driven.last_counters.as_ref(), measure)?;
+    if scenario.with_self_test {
+        measure.end_self_test()?;
+    }
+    let mut counters = read(&namespaces, driven.last_counters.as_ref(), measure)?;
+    // Of one that the agent has not met it says nothing.
+    let gone = driven.gone.iter().filter(|(name, _)| measure.met(name).is_some());
+    counters.extend(gone.map(|(name, counters)| (name.clone(), counters.clone())));
     let misses = measure.misses()?;
-    let found = Found { measure, ids: &ids, counters: &counters, misses };
+    let found = Found { measure, counters: &counters, misses };
     let mut claims = driven.claims.clone();
     for total in TOTALS {
         if !claims.iter().any(|claim| claim.class == total && claim.listener.is_none()) {
@@ -106,7 +114,6 @@ fn read(
 
 struct Found<'a> {
     measure: &'a Measure,
-    ids: &'a BTreeMap<String, NetnsId>,
     counters: &'a ByName,
     /// So many counts may be missing.
     misses: u64,
@@ -118,7 +125,7 @@ impl Found<'_> {
         let (mut kernel, mut attributed) = (Some(0), Some(0));
         let (mut missing, mut invented) = (0, 0);
         for (name, counters) in self.counters {
-            let netns = *self.ids.get(name).with_context(|| format!("{name} was not seen"))?;
+            let netns = self.measure.met(name).with_context(|| format!("{name} was not seen"))?;
             let counted = claim.counter.and_then(|counter| counters.get(counter));
             let told = self.measure.attributed(netns, claim)?;
             if let (Some(counted), Some(told)) = (counted, told) {

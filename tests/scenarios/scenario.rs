@@ -1,6 +1,6 @@
 //! What a scenario is, and the list of them.
 
-use std::{any::Any, fmt};
+use std::{any::Any, collections::BTreeMap, fmt};
 
 use anyhow::Result;
 
@@ -11,6 +11,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// How many namespaces it needs.
     pub namespaces: usize,
+    /// Whether the agent tests itself meanwhile.
+    pub with_self_test: bool,
     /// Loses them, on a thread in the first of the namespaces.
     pub drive: fn(&[Namespace]) -> Result<Driven>,
 }
@@ -18,7 +20,12 @@ pub struct Scenario {
 impl Scenario {
     /// A scenario in one namespace.
     pub const fn new(name: &'static str, drive: fn(&[Namespace]) -> Result<Driven>) -> Self {
-        Self { name, namespaces: 1, drive }
+        Self { name, namespaces: 1, with_self_test: false, drive }
+    }
+
+    /// The same while the agent tests itself.
+    pub const fn with_self_test(self) -> Self {
+        Self { with_self_test: true, ..self }
     }
 }
 
@@ -29,6 +36,8 @@ pub struct Driven {
     _kept: Box<dyn Any + Send>,
     /// The kernel's counters, where the namespace is gone when the others are read.
     pub last_counters: Option<Counters>,
+    /// What the kernel had counted in namespaces that the drive made and gave up, by their names.
+    pub gone: BTreeMap<String, Counters>,
     /// Listeners have been closed: a rung that looks at the listeners there are cannot attribute
     /// what those lost since the last look.
     pub listeners_went: bool,
@@ -38,7 +47,13 @@ impl Driven {
     /// Claims, with the sockets that have to stay open.
     pub fn new(claims: impl Into<Vec<Claim>>, kept: impl Any + Send) -> Self {
         let kept = Box::new(kept);
-        Self { claims: claims.into(), _kept: kept, last_counters: None, listeners_went: false }
+        let (claims, gone) = (claims.into(), BTreeMap::new());
+        Self { claims, _kept: kept, last_counters: None, gone, listeners_went: false }
+    }
+
+    /// The drive gave up namespaces in which the kernel had counted so much.
+    pub fn and_namespaces_went(self, gone: BTreeMap<String, Counters>) -> Self {
+        Self { gone, ..self }
     }
 
     /// The drive closed listeners.

@@ -192,7 +192,7 @@ impl Fleet {
     fn number(&mut self) -> NetnsId {
         loop {
             self.namespaces_seen = self.namespaces_seen.wrapping_add(1);
-            let number = NetnsId(self.namespaces_seen);
+            let number = NetnsId::new(self.namespaces_seen, 0);
             if self.inventory.host(number) == HostId::default() {
                 return number;
             }

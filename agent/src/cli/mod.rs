@@ -187,6 +187,9 @@ fn start_logging(verbose: u8) {
     };
     let environment = env_logger::Env::new().filter_or("FLOODMARK_LOG", level);
     let mut builder = env_logger::Builder::from_env(environment);
+    // aya does not know what to make of a release such as 7.3-cloud-amd64, and says so for each program;
+    // it then attaches kprobes by way of tracefs, as on kernels before 4.17.
+    builder.filter_module("aya::util", log::LevelFilter::Error);
     builder.format(|out, record| {
         let (time, level) = (out.timestamp_seconds(), record.level());
         // Names in it are other people's choice.

@@ -21,7 +21,7 @@ pub(super) fn about_flows(families: &mut Families, view: &View) {
 
 fn name_of(view: &View, netns: NetnsId) -> String {
     let known = view.namespaces.get(&netns);
-    known.map_or_else(|| format!("net:[{netns}]"), |namespace| namespace.name.clone())
+    known.map_or_else(|| netns.name(), |namespace| namespace.name.clone())
 }
 
 fn about_a_namespace(families: &mut Families, namespace: &Namespace) {

@@ -117,12 +117,12 @@ mod tests {
         assert_eq!(led("10.0.0.2:82"), "10.0.0.2:82");
     }
 
-    fn listener(netns: u32, addr: &str, inode: u32) -> Listener {
+    fn listener(netns: u64, addr: &str, inode: u32) -> Listener {
         let id = ListenerId { netns: NetnsId(netns), addr: addr.parse().unwrap(), inode };
         Listener::unknown(id, QueueDepth::default(), None)
     }
 
-    fn inventory(listeners: &[Listener], addresses: &[(u32, &str)]) -> Inventory {
+    fn inventory(listeners: &[Listener], addresses: &[(u64, &str)]) -> Inventory {
         let mut inventory = Inventory::default();
         for listener in listeners {
             inventory.listeners.insert(listener.id, listener.clone());
@@ -135,7 +135,7 @@ mod tests {
     }
 
     /// Inodes of the candidates.
-    fn found(inventory: &Inventory, addr: &str, from: Option<u32>) -> Vec<u32> {
+    fn found(inventory: &Inventory, addr: &str, from: Option<u64>) -> Vec<u32> {
         let candidates = inventory.candidates(addr.parse().unwrap(), from.map(NetnsId));
         candidates.iter().map(|listener| listener.id.inode).collect()
     }

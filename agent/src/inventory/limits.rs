@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn known_namespaces_stay_and_then_named_ones() {
-        let netns = |id: u32, entrance: &str| Netns::by(NetnsId(id), entrance);
+        let netns = |id: u64, entrance: &str| Netns::by(NetnsId(id), entrance);
         let mut all = vec![
             netns(1, "/proc/9/ns/net"),
             netns(2, "/proc/10/ns/net"),
@@ -223,7 +223,7 @@ mod tests {
             netns(4, "/proc/11/ns/net"),
         ];
         let left_out = leave_namespaces(&mut all, 2, |netns| netns.id == NetnsId(2));
-        let ids: Vec<u32> = all.iter().map(|netns| netns.id.0).collect();
+        let ids: Vec<u64> = all.iter().map(|netns| netns.id.0).collect();
         assert_eq!((ids, left_out), (vec![2, 3], 2));
     }
 }

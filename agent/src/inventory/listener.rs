@@ -65,7 +65,7 @@ impl Listener {
     pub fn unknown(id: ListenerId, queue: QueueDepth, netns_name: Option<String>) -> Self {
         Self {
             id,
-            netns_name: netns_name.unwrap_or_else(|| format!("net:[{}]", id.netns)),
+            netns_name: netns_name.unwrap_or_else(|| id.netns.name()),
             cookie: 0,
             queue,
             drops: 0,

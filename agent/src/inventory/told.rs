@@ -115,14 +115,14 @@ impl ToldListener {
 mod tests {
     use super::*;
 
-    fn told(netns: u32, addresses: &[&str], listener: &str) -> Told {
+    fn told(netns: u64, addresses: &[&str], listener: &str) -> Told {
         Told {
             netns: NetnsId(netns),
-            name: format!("net:[{netns}]"),
+            name: NetnsId(netns).name(),
             addresses: addresses.iter().map(|addr| addr.parse().unwrap()).collect(),
             listeners: vec![ToldListener {
                 addr: listener.parse().unwrap(),
-                inode: netns,
+                inode: u32::try_from(netns).unwrap(),
                 v6_only: false,
                 command: None,
             }],
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    fn found(inventory: &Inventory, addr: &str, from: u32) -> Vec<u32> {
+    fn found(inventory: &Inventory, addr: &str, from: u64) -> Vec<u64> {
         let candidates = inventory.candidates(addr.parse().unwrap(), Some(NetnsId(from)));
         candidates.iter().map(|listener| listener.id.netns.0).collect()
     }

@@ -64,7 +64,7 @@ mod tests {
         kernel::QueueDepth,
     };
 
-    fn refused(netns: u32, errno: i32, path: &str, count: u64) -> UnixRefused {
+    fn refused(netns: u64, errno: i32, path: &str, count: u64) -> UnixRefused {
         UnixRefused { netns: NetnsId(netns), errno, path: path.to_owned(), count }
     }
 

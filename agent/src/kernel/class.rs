@@ -54,6 +54,10 @@ const fn meaning(
 const OVERFLOW: &[Counter] = &[Counter::ListenOverflows, Counter::ListenDrops];
 const DROP: &[Counter] = &[Counter::ListenDrops];
 const SYNACK: &[Counter] = &[Counter::SynRetrans];
+/// `tcp_try_fastopen` counts whatever keeps it from making a child.
+const FAST_OPEN_OVERFLOW: &[Counter] =
+    &[Counter::ListenOverflows, Counter::ListenDrops, Counter::FastOpenPassiveFail];
+const FAST_OPEN_DROP: &[Counter] = &[Counter::ListenDrops, Counter::FastOpenPassiveFail];
 
 /// What `class` stands for.
 pub const fn meaning_of(class: Class) -> Meaning {
@@ -69,8 +73,13 @@ pub const fn meaning_of(class: Class) -> Meaning {
         Class::SynPolicy => meaning("syn", "policy", Silent, DROP),
         Class::SynNotUnicast => meaning("syn", "not_unicast", Silent, DROP),
         Class::SynOther => meaning("syn", "other", Silent, DROP),
-        Class::FastOpenQueueFull => meaning("fast_open", "accept_queue_full", GoesOn, OVERFLOW),
-        Class::FastOpenChildFailed => meaning("fast_open", "child_failed", GoesOn, DROP),
+        Class::FastOpenQueueFull => {
+            meaning("fast_open", "accept_queue_full", GoesOn, FAST_OPEN_OVERFLOW)
+        }
+        Class::FastOpenChildFailed => meaning("fast_open", "child_failed", GoesOn, FAST_OPEN_DROP),
+        Class::FastOpenCookieInvalid => {
+            meaning("fast_open", "cookie_invalid", GoesOn, &[Counter::FastOpenPassiveFail])
+        }
         Class::SynCookieSent => meaning("syn", "cookie_sent", GoesOn, &[Counter::SyncookiesSent]),
         Class::SynCookieWanted => {
             meaning("syn", "cookie_wanted", GoesOn, &[Counter::ReqQFullDoCookies])

@@ -2,16 +2,18 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
 use floodmark_common::{
-    AF_INET, Class, ListenerKey, ListenerTally, NoPortKey, NoPortTally, RawAddr, Totals,
+    AF_INET, Class, ListenerKey, ListenerTally, NetnsKey, NoPortKey, NoPortTally, RawAddr, Totals,
 };
 
 use super::{
+    lives,
     object::CountingMaps,
     sample::{ListenerId, NetnsId, QueueDepth, Tally},
     service::NoPortCount,
@@ -37,6 +39,8 @@ pub struct Counters {
     no_port: BpfHashMap<MapData, NoPortKey, NoPortTally>,
     totals: PerCpuArray<MapData, Totals>,
     seen: HashMap<ListenerKey, ListenerTally>,
+    /// Namespaces in the maps that were unknown when last forgotten about.
+    unknown: BTreeSet<NetnsKey>,
 }
 
 impl Counters {
@@ -44,7 +48,8 @@ impl Counters {
     pub fn new(maps: CountingMaps) -> Self {
         let CountingMaps { listeners, services, recent_services, no_port, totals } = maps;
         let services = ServiceMaps::new(services, recent_services);
-        Self { listeners, services, no_port, totals, seen: HashMap::new() }
+        let (seen, unknown) = (HashMap::new(), BTreeSet::new());
+        Self { listeners, services, no_port, totals, seen, unknown }
     }
 
     /// What grew since the last call.
@@ -56,31 +61,45 @@ impl Counters {
             let tally = difference(&now, &before);
             if !tally.is_empty() {
                 let queue = QueueDepth { len: now.queue_high, limit: now.queue_limit };
-                growth.push(Growth { listener: identity(&key), tally, queue });
+                let listener = identity(&key, now.netns_inode);
+                growth.push(Growth { listener, tally, queue });
             }
         }
         Ok(growth)
     }
 
-    /// Makes room in the maps: forgets listeners that have `closed`, and the services of namespaces
-    /// that are no longer `known`.
+    /// Makes room in the maps: forgets listeners that have `closed`, and whatever concerns namespaces
+    /// that were not among the `present` ones at this call nor at the one before. One that is younger
+    /// than the last sweep is there at the next call.
     pub fn forget(
         &mut self,
         closed: &BTreeSet<ListenerId>,
-        known: impl Fn(NetnsId) -> bool,
+        present: impl Fn(NetnsId) -> bool,
     ) -> Result<()> {
-        let seen = self.seen.keys().copied();
-        let gone: Vec<ListenerKey> = seen.filter(|key| closed.contains(&identity(key))).collect();
-        for key in gone {
+        let no_port: Vec<NoPortKey> =
+            self.no_port.keys().collect::<Result<_, _>>().context("reading the NO_PORT map")?;
+        let services = self.services.keys()?;
+        let seen = self.seen.keys().map(|key| key.netns);
+        let keys: BTreeSet<NetnsKey> = seen
+            .chain(services.iter().map(|key| key.netns))
+            .chain(no_port.iter().map(|key| key.netns))
+            .collect();
+        let is_unknown = |key: &NetnsKey| lives::known(*key).is_none_or(|netns| !present(netns));
+        let unknown: BTreeSet<NetnsKey> = keys.into_iter().filter(is_unknown).collect();
+        let gone = &unknown & &mem::take(&mut self.unknown);
+        let is_closed = |key: &ListenerKey| {
+            gone.contains(&key.netns) || known(key).is_some_and(|id| closed.contains(&id))
+        };
+        let listeners: Vec<ListenerKey> = self.seen.keys().copied().filter(is_closed).collect();
+        for key in listeners {
             self.seen.remove(&key);
             self.listeners.remove(&key).context("removing from the LISTENERS map")?;
         }
-        self.services.forget(&known)?;
-        let no_port: Vec<NoPortKey> =
-            self.no_port.keys().collect::<Result<_, _>>().context("reading the NO_PORT map")?;
-        for key in no_port.iter().filter(|key| !known(NetnsId(key.netns))) {
+        self.services.forget(&gone)?;
+        for key in no_port.iter().filter(|key| gone.contains(&key.netns)) {
             self.no_port.remove(key).context("removing from the NO_PORT map")?;
         }
+        self.unknown = unknown;
         Ok(())
     }
 
@@ -88,16 +107,17 @@ impl Counters {
     pub fn no_port(&self) -> Result<Vec<NoPortCount>> {
         let read = |entry: Result<(NoPortKey, NoPortTally), _>| {
             let (key, tally) = entry.context("reading the NO_PORT map")?;
+            let Some(netns) = lives::known(key.netns) else { return Ok(None) };
             let command = tally.command.split(|byte| *byte == 0).next().unwrap_or_default();
-            Ok(NoPortCount {
-                netns: NetnsId(key.netns),
+            Ok(Some(NoPortCount {
+                netns,
                 destination: SocketAddr::new(address(key.family, &key.addr), key.port),
                 pid: key.pid,
                 command: String::from_utf8_lossy(command).into_owned(),
                 failures: tally.failures,
-            })
+            }))
         };
-        self.no_port.iter().map(read).collect()
+        self.no_port.iter().map(read).filter_map(Result::transpose).collect()
     }
 
     /// Totals over all CPUs since start.
@@ -115,10 +135,19 @@ impl Counters {
     }
 }
 
-/// The listener behind a map key.
-pub(super) fn identity(key: &ListenerKey) -> ListenerId {
+/// The listener behind a map key, in a namespace with that inode number.
+pub(super) fn identity(key: &ListenerKey, netns_inode: u32) -> ListenerId {
+    listener_in(lives::meet(key.netns, netns_inode), key)
+}
+
+/// The listener behind a map key; `None` in a namespace that nobody has met.
+pub(super) fn known(key: &ListenerKey) -> Option<ListenerId> {
+    Some(listener_in(lives::known(key.netns)?, key))
+}
+
+fn listener_in(netns: NetnsId, key: &ListenerKey) -> ListenerId {
     ListenerId {
-        netns: NetnsId(key.netns),
+        netns,
         addr: SocketAddr::new(address(key.family, &key.addr), key.port),
         inode: key.inode,
     }

@@ -29,6 +29,8 @@ pub struct Remainder {
     pub overflows: u64,
     /// Growth of ListenDrops that nobody has been given yet; never less than `overflows`.
     pub drops: u64,
+    /// What of it is no overflow and is also in the growth of TCPReqQFullDrop.
+    pub syn_queue_full: u64,
 }
 
 /// By how much `sk_drops` of a listener grew for what programs saw there: two for each segment for a
@@ -70,14 +72,18 @@ pub fn share(remainder: &Remainder, suspects: &[Suspect]) -> Vec<Share> {
         _ => Attribution::Proportional,
     };
     let overflows = apportion(remainder.overflows, &weights);
-    let others = apportion(remainder.drops.saturating_sub(remainder.overflows), &weights);
+    let others = remainder.drops.saturating_sub(remainder.overflows);
+    let syn_queue_full = remainder.syn_queue_full.min(others);
+    let others = apportion(others - syn_queue_full, &weights);
+    let syn_queue_full = apportion(syn_queue_full, &weights);
     weights
         .iter()
-        .zip(overflows.into_iter().zip(others))
-        .map(|((listener, _), (overflows, others))| Share {
+        .zip(overflows.into_iter().zip(syn_queue_full).zip(others))
+        .map(|((listener, _), ((overflows, syn_queue_full), others))| Share {
             listener: *listener,
             tally: Tally::of(&[
                 (Class::UnstagedAcceptQueueFull, overflows),
+                (Class::SynQueueFull, syn_queue_full),
                 (Class::UnstagedOther, others),
             ]),
             attribution,
@@ -119,18 +125,21 @@ mod tests {
 
     #[test]
     fn a_single_dropping_listener_gets_everything() {
-        let remainder = Remainder { overflows: 40, drops: 45 };
+        let remainder = Remainder { overflows: 40, drops: 47, syn_queue_full: 2 };
         let shares = share(&remainder, &[suspect(80, 61, 0), suspect(81, 0, 0)]);
         assert_eq!(shares.len(), 1);
         assert_eq!(shares[0].attribution, Attribution::Exclusive);
         assert_eq!(shares[0].listener.addr.port(), 80);
         let tally = &shares[0].tally;
-        assert_eq!((tally[Class::UnstagedAcceptQueueFull], tally[Class::UnstagedOther]), (40, 5));
+        let [overflows, full, others] =
+            [Class::UnstagedAcceptQueueFull, Class::SynQueueFull, Class::UnstagedOther]
+                .map(|class| tally[class]);
+        assert_eq!((overflows, full, others), (40, 2, 5));
     }
 
     #[test]
     fn several_share_in_proportion() {
-        let remainder = Remainder { overflows: 10, drops: 10 };
+        let remainder = Remainder { overflows: 10, drops: 10, ..Remainder::default() };
         let shares = share(&remainder, &[suspect(80, 30, 0), suspect(81, 10, 0)]);
         assert!(shares.iter().all(|share| share.attribution == Attribution::Proportional));
         let of = |port| shares.iter().find(|s| s.listener.addr.port() == port).unwrap().tally;
@@ -141,7 +150,7 @@ mod tests {
 
     #[test]
     fn final_acks_already_seen_do_not_count_again() {
-        let remainder = Remainder { overflows: 4, drops: 4 };
+        let remainder = Remainder { overflows: 4, drops: 4, ..Remainder::default() };
         // 81 moved by 20, all of it for ten final ACKs that are known.
         let shares = share(&remainder, &[suspect(80, 4, 0), suspect(81, 20, 20)]);
         assert_eq!(shares.len(), 1);
@@ -161,7 +170,7 @@ mod tests {
 
     #[test]
     fn nothing_is_invented() {
-        let remainder = Remainder { overflows: 7, drops: 9 };
+        let remainder = Remainder { overflows: 7, drops: 9, syn_queue_full: 1 };
         assert!(share(&remainder, &[]).is_empty());
         assert!(share(&remainder, &[suspect(80, 0, 0)]).is_empty());
         assert!(share(&Remainder::default(), &[suspect(80, 5, 0)]).is_empty());
@@ -184,7 +193,11 @@ mod tests {
                 })
                 .collect();
             let overflows = random(3) * random(500_000);
-            let remainder = Remainder { overflows, drops: overflows + random(1000) };
+            let remainder = Remainder {
+                overflows,
+                drops: overflows + random(1000),
+                syn_queue_full: random(1000),
+            };
             let shares = share(&remainder, &suspects);
             let weight =
                 |suspect: &Suspect| u64::from(suspect.drops).saturating_sub(suspect.explained);

@@ -56,7 +56,7 @@ fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
     let peer = SocketAddr::new(address(record.peer_family, &record.peer), record.peer_port);
     Some(KernelEvent {
         at: clock.wall_at(record.at_ns),
-        listener: identity(&record.listener),
+        listener: identity(&record.listener, record.netns_inode),
         peer,
         class,
         queue: Some(QueueDepth { len: record.queue_len, limit: record.queue_limit }),
@@ -95,6 +95,7 @@ mod tests {
             class: Class::SynAcceptQueueFull as u32,
             queue_len: 129,
             queue_limit: 128,
+            netns_inode: 42,
             reserved: 0,
         };
         let event = decode(&bytes_of(&record), &clock()).unwrap();

@@ -15,7 +15,8 @@ use floodmark_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    counters::{address, identity},
+    counters::{address, known},
+    lives,
     sample::{ListenerId, NetnsId},
 };
 use crate::time::{Clock, UnixMs};
@@ -114,8 +115,8 @@ impl FlowMaps {
                     depth: slot.depth,
                 })
                 .collect();
-            if !slots.is_empty() {
-                found.insert(identity(&key), slots);
+            if let Some(listener) = known(&key).filter(|_| !slots.is_empty()) {
+                found.insert(listener, slots);
             }
         }
         Ok(found)
@@ -145,7 +146,7 @@ impl FlowMaps {
     pub(super) fn forget(&mut self, alive: impl Fn(&ListenerId) -> bool) -> Result<()> {
         let keys: Vec<ListenerKey> =
             self.arrivals.keys().collect::<Result<_, _>>().context("reading the ARRIVALS map")?;
-        for key in keys.iter().filter(|key| !alive(&identity(key))) {
+        for key in keys.iter().filter(|key| known(key).is_none_or(|id| !alive(&id))) {
             self.arrivals.remove(key).context("removing from the ARRIVALS map")?;
             self.read.remove(key);
         }
@@ -157,9 +158,9 @@ fn decode(bytes: &[u8]) -> Option<ClientEvent> {
     let bytes: &[u8; size_of::<ClientRecord>()] = bytes.first_chunk()?;
     let u64_at = |at: usize| Some(u64::from_ne_bytes(*bytes[at..].first_chunk()?));
     let u32_at = |at: usize| Some(u32::from_ne_bytes(*bytes[at..].first_chunk()?));
-    let addr = [u32_at(24)?, u32_at(28)?, u32_at(32)?, u32_at(36)?];
-    let port = u16::from_ne_bytes(*bytes[40..].first_chunk()?);
-    let what = match bytes[43] {
+    let addr = [u32_at(32)?, u32_at(36)?, u32_at(40)?, u32_at(44)?];
+    let port = u16::from_ne_bytes(*bytes[48..].first_chunk()?);
+    let what = match bytes[51] {
         CLIENT_OPENED => ClientChange::Opened,
         CLIENT_CLOSED => ClientChange::Closed,
         CLIENT_FAILED => ClientChange::Failed,
@@ -168,9 +169,9 @@ fn decode(bytes: &[u8]) -> Option<ClientEvent> {
     Some(ClientEvent {
         at_ns: u64_at(0)?,
         opened_ns: u64_at(8)?,
-        netns: NetnsId(u32_at(16)?),
-        pid: u32_at(20)?,
-        to: SocketAddr::new(address(u16::from(bytes[42]), &addr), port),
+        netns: lives::meet(u64_at(16)?, u32_at(24)?),
+        pid: u32_at(28)?,
+        to: SocketAddr::new(address(u16::from(bytes[50]), &addr), port),
         what,
     })
 }
@@ -186,15 +187,16 @@ mod tests {
         let mut bytes = [0; size_of::<ClientRecord>()];
         bytes[..8].copy_from_slice(&9_u64.to_ne_bytes());
         bytes[8..16].copy_from_slice(&5_u64.to_ne_bytes());
-        bytes[16..20].copy_from_slice(&42_u32.to_ne_bytes());
-        bytes[20..24].copy_from_slice(&7_u32.to_ne_bytes());
-        bytes[24..28].copy_from_slice(&[10, 0, 0, 1]);
-        bytes[40..42].copy_from_slice(&80_u16.to_ne_bytes());
-        bytes[42..44].copy_from_slice(&[AF_INET as u8, CLIENT_CLOSED]);
+        bytes[16..24].copy_from_slice(&42_u64.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&42_u32.to_ne_bytes());
+        bytes[28..32].copy_from_slice(&7_u32.to_ne_bytes());
+        bytes[32..36].copy_from_slice(&[10, 0, 0, 1]);
+        bytes[48..50].copy_from_slice(&80_u16.to_ne_bytes());
+        bytes[50..52].copy_from_slice(&[AF_INET as u8, CLIENT_CLOSED]);
         let event = decode(&bytes).unwrap();
         assert_eq!((event.at_ns, event.opened_ns, event.netns, event.pid), (9, 5, NetnsId(42), 7));
         assert_eq!((event.to, event.what), (([10, 0, 0, 1], 80).into(), ClientChange::Closed));
-        bytes[43] = 9;
+        bytes[51] = 9;
         assert_eq!(decode(&bytes), None);
         assert_eq!(decode(&bytes[..40]), None);
     }

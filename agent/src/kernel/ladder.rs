@@ -10,10 +10,11 @@ use super::hooks::{
     ACK_REASON, CHURN, CLIENTS, COOKIE_BRACKET, COOKIE_BRACKET_KPROBE, ENQUEUES, ENQUEUES_CLONED,
     ENQUEUES_KPROBE, EXPIRED, EXPIRED_KPROBE, Hook, ICMP_ERROR, ICMP_ERROR_KPROBE, LAST_QUARTER,
     LISTEN_CALLS, LISTENERS_CHANGED, LISTENS_STARTED, NO_PORT, NO_PORT_KPROBE, SYN_BRACKET,
-    SYN_BRACKET_KPROBE, SYN_REPEATED, SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_ENDS_KPROBE,
-    TIME_WAIT_EXPIRED, TIME_WAIT_EXPIRED_KPROBE, TIME_WAIT_HASHED, TIME_WAIT_HASHED_KPROBE,
-    TIME_WAIT_SCHEDULED, TIME_WAIT_SCHEDULED_KPROBE, TIME_WAIT_STATES, UNACCEPTED,
-    UNACCEPTED_KPROBE, UNIX_CONNECTS, UNIX_CONNECTS_SYSCALL,
+    SYN_BRACKET_KPROBE, SYN_REPEATED, SYN_REPEATED_KPROBE, SYN_REPEATED_TRACEPOINT,
+    SYNACK_TRACEPOINT, TIME_WAIT_ENDS, TIME_WAIT_ENDS_KPROBE, TIME_WAIT_EXPIRED,
+    TIME_WAIT_EXPIRED_KPROBE, TIME_WAIT_HASHED, TIME_WAIT_HASHED_KPROBE, TIME_WAIT_SCHEDULED,
+    TIME_WAIT_SCHEDULED_KPROBE, TIME_WAIT_STATES, UNACCEPTED, UNACCEPTED_KPROBE, UNIX_CONNECTS,
+    UNIX_CONNECTS_SYSCALL,
 };
 pub use super::signal::Signal;
 
@@ -103,8 +104,9 @@ impl Way {
     }
 }
 
-const NETLINK_DROPS: &str = "no peers and no stage; where several listeners of one namespace drop \
-                             in the same second, their shares are estimated";
+const NETLINK_DROPS: &str = "no peers and no stage; whose drop it was where the listener closes within a \
+                             second of it; where several listeners of one namespace drop in the \
+                             same second, their shares are estimated";
 
 macro_rules! missed_by_kprobes {
     () => {
@@ -203,7 +205,9 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             way(
                 Rung::Tracepoint,
                 TIME_WAIT_STATES,
-                "counts connections reset in FIN_WAIT2 or CLOSING too; not how TIME_WAIT ends",
+                "how TIME_WAIT ends (TWRecycled); which connections found the table full, waited in \
+                 FIN_WAIT2 alone (TWKilled) or were reset in FIN_WAIT2 or CLOSING: all count as \
+                 entered TIME_WAIT",
             ),
             way(Rung::Netlink, &[], "only a count per namespace (TW)"),
         ],
@@ -211,7 +215,14 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::SynRetransmits,
         &[
-            way(Rung::Tracepoint, SYN_REPEATED, "nothing"),
+            way(Rung::Fentry, SYN_REPEATED, "nothing"),
+            way(Rung::Kprobe, SYN_REPEATED_KPROBE, KPROBE),
+            way(
+                Rung::Tracepoint,
+                SYN_REPEATED_TRACEPOINT,
+                "before Linux 6.17 SYNs that this host's own queue refuses, until a later one of the \
+                 same connection is sent",
+            ),
             way(
                 Rung::Netlink,
                 &[],

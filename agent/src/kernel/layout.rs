@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use nix::time::{ClockId, clock_getres};
 
-use super::btf::Btf;
+use super::{btf::Btf, lives};
 
 /// A member of a kernel structure, wanted by the programs under `constant`.
 struct Field {
@@ -81,6 +81,10 @@ const FIELDS: &[Field] = &[
     field("OFF_SKB_NETWORK_HEADER", "sk_buff", "network_header", &[2]),
     field("OFF_SKB_TRANSPORT_HEADER", "sk_buff", "transport_header", &[2]),
     field("OFF_SKB_PROTOCOL", "sk_buff", "protocol", &[2]),
+    field("OFF_SKB_CB", "sk_buff", "cb", &[]),
+    field("OFF_TCB_SEQ", "tcp_skb_cb", "seq", &[4]),
+    field("OFF_TCB_FLAGS", "tcp_skb_cb", "tcp_flags", &[1, 2]),
+    field("OFF_TP_TOTAL_RETRANS", "tcp_sock", "total_retrans", &[4]),
     // A flexible array of per-CPU pointers: BTF gives it no size.
     field("OFF_BPF_ARRAY_PPTRS", "bpf_array", "pptrs", &[]),
 ];
@@ -192,6 +196,9 @@ impl Layout {
             layout.note(constant, resolve_counter(btf, name, *next));
         }
         layout.check_request_common(btf);
+        if !*lives::HAS_COOKIES {
+            layout.withhold("OFF_NET_COOKIE", "this kernel tells nobody its namespaces' cookies");
+        }
         layout.note(
             TW_AT_ENTRY,
             match layout.values.contains_key("OFF_TW_KILL") {
@@ -242,10 +249,14 @@ impl Layout {
         let (structure, path) = REQUEST_COMMON;
         let in_request = btf.member(structure, path).map(|member| member.offset);
         if in_request != self.values.get("OFF_SK_DPORT").copied() {
-            let problem = "request_sock and sock no longer begin alike".to_owned();
-            self.values.remove("OFF_SK_DPORT");
-            self.problems.insert("OFF_SK_DPORT", problem);
+            self.withhold("OFF_SK_DPORT", "request_sock and sock no longer begin alike");
         }
+    }
+
+    /// Keeps from the programs what would mislead them.
+    fn withhold(&mut self, constant: &'static str, problem: &str) {
+        self.values.remove(constant);
+        self.problems.insert(constant, problem.to_owned());
     }
 }
 
@@ -297,6 +308,7 @@ mod tests {
         };
         let layout = Layout::resolve(&btf);
         let fields = FIELDS.iter().map(|field| field.constant);
+        let fields = fields.filter(|name| *lives::HAS_COOKIES || *name != "OFF_NET_COOKIE");
         // `tw_kill` went away with Linux 5.18.
         let bits = BIT_FIELDS.iter().filter(|field| field.path != "tw_kill");
         let bits = bits.flat_map(|field| [field.byte, field.bit]);

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
+    class::Class,
     counters::Growth,
     estimate::{Remainder, Suspect, moved_by, share},
     mib::{Counter, MibCounts},
@@ -66,6 +67,8 @@ struct Owed {
     overflows: i64,
     /// ListenDrops that were no overflow.
     others: i64,
+    /// TCPReqQFullDrop, each of which is also one of the others.
+    syn_queue_full: i64,
     /// What of `others` was owed at the last sample already. procfs reads ListenOverflows before
     /// ListenDrops, so what looks like a drop of another kind may be an overflow yet to show.
     ripe: i64,
@@ -114,7 +117,12 @@ impl Owed {
         let overflows = self.overflows.max(0);
         // Never more drops in all than the kernel counted, whatever they are called.
         let others = self.others.min(self.ripe).min(self.overflows + self.others).max(0);
-        Remainder { overflows: overflows as u64, drops: (overflows + others) as u64 }
+        let syn_queue_full = self.syn_queue_full.clamp(0, others);
+        Remainder {
+            overflows: overflows as u64,
+            drops: (overflows + others) as u64,
+            syn_queue_full: syn_queue_full as u64,
+        }
     }
 
     fn end_sample(&mut self) {
@@ -185,19 +193,23 @@ impl LowerRung {
 
     fn enter(&mut self, grown: &BTreeMap<NetnsId, MibCounts>, counted: &[Growth]) {
         let has_grown = |grown: &MibCounts| {
-            grown[Counter::ListenOverflows] > 0 || grown[Counter::ListenDrops] > 0
+            [Counter::ListenOverflows, Counter::ListenDrops, Counter::ReqQFullDrop]
+                .iter()
+                .any(|counter| grown[*counter] > 0)
         };
         for (netns, grown) in grown.iter().filter(|(_, grown)| has_grown(grown)) {
             let owed = self.owed.entry(*netns).or_default();
             let overflows = grown[Counter::ListenOverflows] as i64;
             owed.overflows += overflows;
             owed.others += grown[Counter::ListenDrops] as i64 - overflows;
+            owed.syn_queue_full += grown[Counter::ReqQFullDrop] as i64;
         }
         for growth in counted.iter().filter(|growth| growth.tally.drops() > 0) {
             let owed = self.owed.entry(growth.listener.netns).or_default();
             let overflows = growth.tally.overflows() as i64;
             owed.overflows -= overflows;
             owed.others -= growth.tally.drops() as i64 - overflows;
+            owed.syn_queue_full -= growth.tally[Class::SynQueueFull] as i64;
         }
         self.owed.values_mut().for_each(Owed::strike_out_mistaken);
     }
@@ -227,6 +239,7 @@ impl LowerRung {
             let overflows = share.tally.overflows() as i64;
             owed.overflows -= overflows;
             owed.others -= share.tally.drops() as i64 - overflows;
+            owed.syn_queue_full -= share.tally[Class::SynQueueFull] as i64;
         }
         let queues: HashMap<ListenerId, QueueDepth> =
             queues.iter().map(|(listener, queue, _)| (*listener, *queue)).collect();
@@ -257,7 +270,7 @@ fn drop_counters(netns: &Netns) -> DropCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Class, Tally, netns};
+    use crate::kernel::{Tally, netns};
 
     #[test]
     fn namespaces_have_their_turn_one_after_the_other() {

@@ -31,6 +31,8 @@ pub enum Counter {
     EmbryonicRsts,
     /// `TcpExt: TCPDeferAcceptDrop`.
     DeferAcceptDrop,
+    /// `TcpExt: TCPFastOpenPassiveFail`: no Fast Open child, or a bad cookie.
+    FastOpenPassiveFail,
     /// `TcpExt: TCPSynRetrans`, in which SYNs sent again by this host's clients are mixed.
     SynRetrans,
     /// `TcpExt: TCPTimeWaitOverflow`.
@@ -60,6 +62,7 @@ impl Counter {
         Self::SyncookiesFailed,
         Self::EmbryonicRsts,
         Self::DeferAcceptDrop,
+        Self::FastOpenPassiveFail,
         Self::SynRetrans,
         Self::TimeWaitOverflow,
         Self::TimeWait,
@@ -86,6 +89,7 @@ impl Counter {
             Self::SyncookiesFailed => "SyncookiesFailed",
             Self::EmbryonicRsts => "EmbryonicRsts",
             Self::DeferAcceptDrop => "TCPDeferAcceptDrop",
+            Self::FastOpenPassiveFail => "TCPFastOpenPassiveFail",
             Self::SynRetrans => "TCPSynRetrans",
             Self::TimeWaitOverflow => "TCPTimeWaitOverflow",
             Self::TimeWait => "TW",
@@ -155,23 +159,31 @@ pub fn read_here() -> io::Result<MibCounts> {
     Ok(parse(&netstat, &snmp))
 }
 
-/// Picks the counters by name; one that this kernel lacks is 0.
-fn parse(netstat: &str, snmp: &str) -> MibCounts {
-    MibCounts(Counter::ALL.map(|wanted| match wanted {
-        Counter::PassiveOpens => counter(snmp, "Tcp:", wanted.name()),
-        _ => counter(netstat, "TcpExt:", wanted.name()),
-    }))
+/// As [`read_here`], but only the counters that are [reconciled](Counter::reconciled), which takes one
+/// file instead of two.
+///
+/// # Errors
+///
+/// As there.
+pub fn read_reconciled_here() -> io::Result<MibCounts> {
+    Ok(parse(&fs::read_to_string("/proc/thread-self/net/netstat")?, ""))
 }
 
-fn counter(text: &str, group: &str, name: &str) -> u64 {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
-    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
-    let pair = names.split_whitespace().zip(values.split_whitespace());
-    pair.into_iter()
-        .find(|(found, _)| *found == name)
-        // A few of the counters are signed (Tcp: MaxConn is -1); none of those is asked for.
-        .and_then(|(_, value)| value.parse().ok())
-        .unwrap_or(0)
+/// Picks the counters by name; one that this kernel lacks is 0.
+fn parse(netstat: &str, snmp: &str) -> MibCounts {
+    let mut counts = MibCounts::default();
+    for (text, group) in [(netstat, "TcpExt:"), (snmp, "Tcp:")] {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
+        let (Some(names), Some(values)) = (lines.next(), lines.next()) else { continue };
+        for (name, value) in names.split_ascii_whitespace().zip(values.split_ascii_whitespace()) {
+            let counter = Counter::ALL.into_iter().find(|counter| counter.name() == name);
+            // A few of the counters are signed (Tcp: MaxConn is -1); none of those is asked for.
+            if let (Some(counter), Ok(value)) = (counter, value.parse()) {
+                counts[counter] = value;
+            }
+        }
+    }
+    counts
 }
 
 impl MibCounts {

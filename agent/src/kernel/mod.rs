@@ -14,6 +14,7 @@ mod hooks;
 mod ladder;
 mod layout;
 mod link;
+mod lives;
 mod loaded;
 mod lower_rung;
 pub mod mib;

@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "system calls that no library offers")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
     io,
     os::{
@@ -28,7 +28,7 @@ use nix::{
     },
 };
 
-use super::sample::NetnsId;
+use super::{lives, sample::NetnsId};
 
 /// A network namespace of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Netns {
     /// One to be entered by this file.
     #[cfg(test)]
     pub(crate) fn by(id: NetnsId, entrance: &str) -> Self {
-        Self { id, name: format!("net:[{id}]"), entrance: entrance.into() }
+        Self { id, name: id.name(), entrance: entrance.into() }
     }
 
     /// Whether somebody gave it a name, or it is the agent's own.
@@ -74,27 +74,52 @@ const OWN: &str = "/proc/self/ns/net";
 /// When not even the agent's own namespace can be read.
 pub fn discover() -> Result<Vec<Netns>> {
     let mut found = BTreeMap::new();
-    let own = id_of(Path::new(OWN)).with_context(|| format!("reading {OWN}"))?;
+    let own = inode_of(Path::new(OWN)).with_context(|| format!("reading {OWN}"))?;
     insert(&mut found, own, None, OWN.into());
     for directory in NAMED {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // What is left of a namespace that was unmounted is a plain file.
-            if let Some(id) = id_if_bound(&entry.path()) {
-                insert(&mut found, id, Some(name), entry.path());
+            if let Some(inode) = inode_if_bound(&entry.path()) {
+                insert(&mut found, inode, Some(name), entry.path());
             }
         }
     }
     for pid in pids() {
         let entrance = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        match id_of(&entrance) {
-            Ok(id) => insert(&mut found, id, None, entrance),
+        match inode_of(&entrance) {
+            Ok(inode) => insert(&mut found, inode, None, entrance),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => say_partial(),
             // The process has died meanwhile.
             Err(_) => {}
         }
     }
-    Ok(found.into_values().collect())
+    identify(found)
+}
+
+/// Gives each namespace its identity, for which it takes a look from inside, and its name. One that
+/// may not be entered is taken for the last known with its number.
+fn identify(found: BTreeMap<u32, Place>) -> Result<Vec<Netns>> {
+    let ids = on_a_thread(|| {
+        let mut traveller = Traveller::new();
+        let identity =
+            |(inode, place): (&u32, &Place)| match traveller.enter(*inode, &place.entrance) {
+                Some(()) => Some(lives::here(*inode)),
+                None => {
+                    let found = inode_of(&place.entrance).ok();
+                    found.filter(|found| found == inode).map(lives::latest)
+                }
+            };
+        found.iter().map(identity).collect::<Vec<_>>()
+    })?;
+    let mut names = BTreeSet::new();
+    let named = found.into_values().zip(ids).filter_map(|(place, id)| Some((place, id?)));
+    let netns = named.map(|(Place { name, entrance }, id)| {
+        // Two directories may give one name to two namespaces, which metrics must not mix.
+        let name = name.filter(|name| names.insert(name.clone()));
+        Netns { id, name: name.unwrap_or_else(|| id.name()), entrance }
+    });
+    Ok(netns.collect())
 }
 
 /// As [`discover`], but only those of `names`, or all where none is named.
@@ -108,9 +133,11 @@ pub fn discover_among(names: &[String]) -> Result<Vec<Netns>> {
     Ok(found)
 }
 
-/// The namespace of a process; `None` if it has gone or may not be looked at.
+/// The namespace of a process, which is taken for the last known with its inode number: until it is
+/// [discovered](discover), a namespace may be taken for the one that had its number before. `None` if
+/// the process has gone or may not be looked at.
 pub fn of_process(pid: u32) -> Option<NetnsId> {
-    id_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok()
+    inode_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok().map(lives::latest)
 }
 
 /// The namespace of the calling thread.
@@ -119,7 +146,11 @@ pub fn of_process(pid: u32) -> Option<NetnsId> {
 ///
 /// When procfs cannot be read.
 pub fn of_this_thread() -> io::Result<NetnsId> {
-    id_of(Path::new("/proc/thread-self/ns/net"))
+    inode_here().map(lives::here)
+}
+
+fn inode_here() -> io::Result<u32> {
+    inode_of(Path::new("/proc/thread-self/ns/net"))
 }
 
 /// What tells the namespace of the calling thread from one that had its id before: a number that is
@@ -156,9 +187,20 @@ pub fn visit<T: Send>(
     namespaces: &[Netns],
     mut look: impl FnMut(&Netns) -> T + Send,
 ) -> Result<Vec<T>> {
-    let tour =
-        || namespaces.iter().filter_map(|netns| Some((enter(netns)?, look(netns)).1)).collect();
-    // setns(2) changes only the calling thread, which then ends: nothing has to be put back.
+    on_a_thread(|| {
+        let mut traveller = Traveller::new();
+        let mut visit = |netns: &Netns| {
+            let inode = netns.id.inode();
+            traveller.enter(inode, &netns.entrance)?;
+            // Its number may have gone to another since it was found.
+            (lives::here(inode) == netns.id).then(|| look(netns))
+        };
+        namespaces.iter().filter_map(&mut visit).collect()
+    })
+}
+
+/// setns(2) changes only the calling thread, which then ends: nothing has to be put back.
+fn on_a_thread<T: Send>(tour: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("netns".to_owned());
         let handle = thread.spawn_scoped(scope, tour).context("starting a thread")?;
@@ -166,43 +208,57 @@ pub fn visit<T: Send>(
     })
 }
 
-fn insert(
-    found: &mut BTreeMap<NetnsId, Netns>,
-    id: NetnsId,
+/// Where a namespace was found.
+struct Place {
     name: Option<String>,
     entrance: PathBuf,
-) {
-    let netns =
-        found.entry(id).or_insert_with(|| Netns { id, name: format!("net:[{id}]"), entrance });
-    if let Some(name) = name {
-        netns.name = name;
+}
+
+fn insert(found: &mut BTreeMap<u32, Place>, inode: u32, name: Option<String>, entrance: PathBuf) {
+    let place = found.entry(inode).or_insert_with(|| Place { name: None, entrance });
+    if name.is_some() {
+        place.name = name;
     }
 }
 
-/// Moves the calling thread into a namespace; `None` if that cannot be done.
-fn enter(netns: &Netns) -> Option<()> {
-    match try_enter(netns) {
-        Ok(()) => Some(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            say_partial();
-            None
+/// Moves a thread from namespace to namespace.
+struct Traveller {
+    /// The inode number of the one that the thread is in; nobody else gets it meanwhile.
+    here: Option<u32>,
+}
+
+impl Traveller {
+    fn new() -> Self {
+        Self { here: inode_here().ok() }
+    }
+
+    /// Moves the calling thread into a namespace; `None` if that cannot be done.
+    fn enter(&mut self, inode: u32, entrance: &Path) -> Option<()> {
+        if self.here == Some(inode) {
+            return Some(());
         }
-        Err(error) => {
-            debug!("network namespace {} has gone: {error}", netns.name);
-            None
+        match try_enter(inode, entrance) {
+            Ok(()) => {
+                self.here = Some(inode);
+                Some(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                say_partial();
+                None
+            }
+            Err(error) => {
+                debug!("network namespace {inode} has gone: {error}");
+                None
+            }
         }
     }
 }
 
-fn try_enter(netns: &Netns) -> io::Result<()> {
-    if of_this_thread()? == netns.id {
-        return Ok(());
-    }
+fn try_enter(inode: u32, entrance: &Path) -> io::Result<()> {
     // Whoever may write below /run/netns could have put a FIFO there.
-    let file =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&netns.entrance)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(entrance)?;
     // The process may have died and its id may have gone to another.
-    if file.metadata()?.ino() != u64::from(netns.id.0) {
+    if file.metadata()?.ino() != u64::from(inode) {
         return Err(io::ErrorKind::NotFound.into());
     }
     match setns(file, CloneFlags::CLONE_NEWNET) {
@@ -223,16 +279,16 @@ fn say_partial() {
     });
 }
 
-/// The id of a namespace bound to a file; `None` if the file is none.
-fn id_if_bound(path: &Path) -> Option<NetnsId> {
+/// The number of a namespace bound to a file; `None` if the file is none.
+fn inode_if_bound(path: &Path) -> Option<u32> {
     let on_nsfs = statfs(path).is_ok_and(|filesystem| filesystem.filesystem_type() == NSFS_MAGIC);
-    on_nsfs.then(|| id_of(path).ok())?
+    on_nsfs.then(|| inode_of(path).ok())?
 }
 
 /// The nsfs inode number, which `stat` gives through the link.
-fn id_of(path: &Path) -> io::Result<NetnsId> {
+fn inode_of(path: &Path) -> io::Result<u32> {
     let inode = fs::metadata(path)?.ino();
-    u32::try_from(inode).map(NetnsId).map_err(|_| io::ErrorKind::InvalidData.into())
+    u32::try_from(inode).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -257,8 +313,9 @@ mod tests {
     #[test]
     fn a_plain_file_is_no_namespace() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(id_if_bound(file.path()), None);
-        assert_eq!(id_if_bound(Path::new(OWN)), of_process(std::process::id()));
+        assert_eq!(inode_if_bound(file.path()), None);
+        let own = of_process(std::process::id()).map(NetnsId::inode);
+        assert_eq!(inode_if_bound(Path::new(OWN)), own);
     }
 
     #[test]

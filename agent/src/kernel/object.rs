@@ -14,12 +14,13 @@ use floodmark_common::{
     ListenerKey, ListenerTally, NoPortKey, NoPortTally, RecentServices, ServiceKey, ServiceTally,
     Totals,
 };
-use log::{Log, debug};
+use log::{Log, debug, warn};
 
 use super::{
-    hooks::{CAUSES, CAUSES_KPROBE},
+    hooks::{CAUSES, CAUSES_KPROBE, NAMESPACES},
     ladder::{LADDER, Reach, Refusal, Rung, Signal, Standing, Way},
     layout::TW_AT_ENTRY,
+    lives::{self, HAS_COOKIES},
     loaded::{Loaded, kernel_types},
     misses::{Kprobes, recursion_misses},
     remedy::missing_capabilities,
@@ -77,6 +78,15 @@ impl Object {
         match Loaded::load(reach) {
             Ok(mut loaded) => {
                 let time_wait_at_expiry = loaded.layout.missing(&[TW_AT_ENTRY]).is_some();
+                // First, so that no other program meets a namespace without its number of lives.
+                if !*HAS_COOKIES
+                    && reach.highest == Rung::Fentry
+                    && let Err(reason) = loaded.attach(&NAMESPACES)
+                {
+                    warn!(
+                        "network namespaces are told apart by their inode numbers alone: {reason}"
+                    );
+                }
                 let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
                 for (signal, ways) in LADDER {
                     let (standing, way) =
@@ -189,6 +199,7 @@ impl Object {
             no_port: take("NO_PORT")?.try_into()?,
             totals: take("TOTALS")?.try_into()?,
         };
+        lives::adopt(|| Ok(take("NETNS_LIVES")?.try_into()?))?;
         let watch = WatchMaps::take(&mut take)?;
         Ok(Some(Maps { counting, watch, events: take("EVENTS")?.try_into()?, messages }))
     }

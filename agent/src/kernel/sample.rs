@@ -16,16 +16,48 @@ use super::{
 };
 use crate::time::Window;
 
-/// A network namespace, by the inode number of its nsfs file (`readlink /proc/PID/ns/net`).
+/// A network namespace: the inode number of its nsfs file (`readlink /proc/PID/ns/net`), and how many
+/// namespaces with that number the agent knew of before, since the kernel gives a number again. As a
+/// number, the inode number in the lower half and the other in the upper half: until a number is given
+/// again, the inode number alone.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
 )]
 #[serde(transparent)]
-pub struct NetnsId(pub u32);
+pub struct NetnsId(pub u64);
+
+impl NetnsId {
+    /// The namespace with that inode number before which there were `life` others.
+    pub const fn new(inode: u32, life: u32) -> Self {
+        Self((life as u64) << 32 | inode as u64)
+    }
+
+    /// Its inode number, as `lsns` shows it.
+    pub const fn inode(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// How many namespaces had the number before it.
+    pub const fn life(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// What it is called where nobody gave it a name: `net:[N]` as its link in procfs, and `#2` and so on
+    /// where it is not the first with that number.
+    pub fn name(self) -> String {
+        match self.life() {
+            0 => format!("net:[{}]", self.inode()),
+            life => format!("net:[{}]#{}", self.inode(), u64::from(life) + 1),
+        }
+    }
+}
 
 impl fmt::Display for NetnsId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        match self.life() {
+            0 => write!(f, "{}", self.inode()),
+            life => write!(f, "{}#{}", self.inode(), u64::from(life) + 1),
+        }
     }
 }
 

@@ -2,13 +2,15 @@
 //! the services that it meets most (agent-ebpf/src/service.rs). Counts move from the places to the
 //! map, and what is at a place stays there when its namespace is gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
-use floodmark_common::{RecentService, RecentServices, SERVICE_CLASSES, ServiceKey, ServiceTally};
+use floodmark_common::{
+    NetnsKey, RecentService, RecentServices, SERVICE_CLASSES, ServiceKey, ServiceTally,
+};
 
-use super::{counters::add, sample::NetnsId};
+use super::counters::add;
 
 /// Counts of one service, by class.
 pub type ServiceCounts = [u64; SERVICE_CLASSES];
@@ -20,8 +22,7 @@ const READINGS: u32 = 8;
 pub struct ServiceMaps {
     services: BpfHashMap<MapData, ServiceKey, ServiceTally>,
     recent: PerCpuArray<MapData, RecentServices>,
-    /// What of the counts is not to be told: counted before the baseline, or for a namespace that was
-    /// forgotten, whose number another may get.
+    /// What was counted before the baseline.
     before: HashMap<ServiceKey, ServiceCounts>,
 }
 
@@ -48,28 +49,29 @@ impl ServiceMaps {
         Ok(counts.into_iter().collect())
     }
 
-    /// Tells from now on what is counted from now on.
-    pub fn take_baseline(&mut self) -> Result<()> {
-        self.before = self.all()?;
-        Ok(())
+    /// Takes what was `counted` by now, since the object was loaded, for nothing.
+    pub fn set_baseline(&mut self, counted: HashMap<ServiceKey, ServiceCounts>) {
+        self.before = counted;
     }
 
-    /// Forgets the services of namespaces that are no longer `known`.
-    pub fn forget(&mut self, known: impl Fn(NetnsId) -> bool) -> Result<()> {
-        let is_gone = |key: &ServiceKey| !known(NetnsId(key.netns));
-        let keys: Vec<ServiceKey> =
-            self.services.keys().collect::<Result<_, _>>().context("reading the SERVICES map")?;
-        for key in keys.iter().filter(|key| is_gone(key)) {
+    /// Forgets the services of namespaces that have `gone`. What is at a place stays there until
+    /// another service takes it over.
+    pub fn forget(&mut self, gone: &BTreeSet<NetnsKey>) -> Result<()> {
+        let keys: Vec<ServiceKey> = self.keys()?;
+        for key in keys.iter().filter(|key| gone.contains(&key.netns)) {
             self.services.remove(key).context("removing from the SERVICES map")?;
         }
-        self.before.retain(|key, _| !is_gone(key));
-        let left = self.all()?;
-        self.before.extend(left.into_iter().filter(|(key, _)| is_gone(key)));
+        self.before.retain(|key, _| !gone.contains(&key.netns));
         Ok(())
     }
 
-    /// Everything counted, in either map.
-    fn all(&self) -> Result<HashMap<ServiceKey, ServiceCounts>> {
+    /// The services that have a place in the map.
+    pub fn keys(&self) -> Result<Vec<ServiceKey>> {
+        self.services.keys().collect::<Result<_, _>>().context("reading the SERVICES map")
+    }
+
+    /// Everything counted since the object was loaded, in either map.
+    pub fn all(&self) -> Result<HashMap<ServiceKey, ServiceCounts>> {
         let mut places = self.places()?;
         let mut counts = self.in_the_map()?;
         for _ in 1..READINGS {

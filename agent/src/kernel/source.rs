@@ -1,7 +1,7 @@
 //! The kernel side in one piece: attached once, sampled at every tick.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io, mem,
     time::Duration,
 };
@@ -16,9 +16,10 @@ use super::{
     counters::{Counters, Growth},
     events::Events,
     ladder::{Reach, Rung, Signal, Standing},
+    lives,
     lower_rung::LowerRung,
     mib::{self, MibCounts},
-    netns::{Netns, cookie_here, visit},
+    netns::{Netns, discover, visit},
     object::Object,
     sample::{KernelEvent, KernelSample, ListenerDelta, ListenerId, NetnsId, Tally},
     service::{NoPortCount, ServiceClass, ServiceCount, moved, word},
@@ -31,6 +32,8 @@ use crate::time::{UnixMs, Window};
 const SANDWICHES: u32 = 3;
 /// How many canaries sing after one another while a signal hears only part of a song.
 const CANARIES: usize = 3;
+/// How often a namespace's baseline is taken anew while it is counting.
+const BASELINES: u32 = 10;
 /// How long the counts of a namespace are kept after it was last seen.
 const RETENTION: Duration = Duration::from_secs(600);
 
@@ -42,6 +45,12 @@ pub struct KernelSource {
     events: Option<Events>,
     /// Each namespace's name and its counters' growth since the agent's baseline.
     mibs: BTreeMap<NetnsId, Mib>,
+    /// The counters, as they stood at the baseline, of namespaces that nobody has asked about yet.
+    unasked: BTreeMap<NetnsId, MibCounts>,
+    /// What was counted since the baseline and before the first sample.
+    early: Vec<Growth>,
+    /// As of the last sample.
+    services: Services,
     /// Shares out what no program counts, where there is such.
     lower_rung: LowerRung,
     sampled: UnixMs,
@@ -72,12 +81,25 @@ impl Canary {
 
 struct Mib {
     name: String,
-    /// Which of the namespaces that have had this id, one after the other.
-    cookie: Option<u64>,
     raw: MibCounts,
     since_start: MibCounts,
     seen: UnixMs,
+    /// What of services its counters stood for when they were last read.
+    services: MibCounts,
+    /// What has been counted of it since they were last read: the end of a namespace that has gone.
+    unread: MibCounts,
 }
+
+impl Mib {
+    fn new(name: String, raw: MibCounts, seen: UnixMs) -> Self {
+        let [since_start, services, unread] = [MibCounts::default(); 3];
+        Self { name, raw, since_start, seen, services, unread }
+    }
+}
+
+/// What became of connections, by service, and the growth of each namespace's counters that it stands
+/// for.
+type Services = (Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>);
 
 /// The agent's own troubles since start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,6 +158,9 @@ impl KernelSource {
             watch,
             events,
             mibs: BTreeMap::new(),
+            unasked: BTreeMap::new(),
+            early: Vec::new(),
+            services: Services::default(),
             lower_rung: LowerRung::default(),
             sampled: UnixMs::now(),
             ring_full: 0,
@@ -205,7 +230,8 @@ impl KernelSource {
         let sung = matches!(&self.canary, Canary::Singing(canary, ..) if canary.is_done());
         let estimates = !self.counts_everything();
         let around = if estimates { self.lower_rung.look_around(namespaces)? } else { Vec::new() };
-        let mut counted: Vec<Growth> = self.growth()?;
+        let mut counted: Vec<Growth> = mem::take(&mut self.early);
+        counted.extend(self.growth()?);
         let mut mibs = self.mib_growth(namespaces)?;
         // A count that moved between the two readings of the maps may or may not be in the MIBs.
         let mut is_whole = false;
@@ -215,8 +241,11 @@ impl KernelSource {
             if is_whole {
                 break;
             }
+            let moved = namespaces_of(&late);
             counted.extend(late);
-            for (netns, grown) in self.mib_growth(namespaces)? {
+            let moved: Vec<Netns> =
+                namespaces.iter().filter(|netns| moved.contains(&netns.id)).cloned().collect();
+            for (netns, grown) in self.mib_growth(&moved)? {
                 *mibs.entry(netns).or_default() += grown;
             }
         }
@@ -225,6 +254,8 @@ impl KernelSource {
             counted.extend(self.growth()?);
         }
         self.sampled = UnixMs::now();
+        self.services = self.read_services()?;
+        self.book_ends(&mibs, &counted);
         if sung {
             self.hear_canary()?;
         }
@@ -246,7 +277,12 @@ impl KernelSource {
     /// Name and growth since the baseline of every namespace seen.
     pub fn kernel_counts(&self) -> BTreeMap<NetnsId, (String, MibCounts)> {
         let pairs = self.mibs.iter();
-        pairs.map(|(netns, mib)| (*netns, (mib.name.clone(), mib.since_start))).collect()
+        let counts = |mib: &Mib| {
+            let mut counts = mib.since_start;
+            counts += mib.unread;
+            (mib.name.clone(), counts)
+        };
+        pairs.map(|(netns, mib)| (*netns, counts(mib))).collect()
     }
 
     /// Whether a namespace was there at `since` or later.
@@ -254,20 +290,18 @@ impl KernelSource {
         self.mibs.get(&netns).is_some_and(|mib| mib.seen >= since)
     }
 
-    /// What became of connections since start, by service, busiest first; and for each namespace the
-    /// growth of its counters that this stands for.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn services(&self) -> Result<(Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>)> {
+    /// What became of connections from start to the last sample, by service, busiest first; and for
+    /// each namespace the growth of its counters that this stands for.
+    pub fn services(&self) -> &(Vec<ServiceCount>, BTreeMap<NetnsId, MibCounts>) {
+        &self.services
+    }
+
+    fn read_services(&self) -> Result<Services> {
         let (mut services, mut sums) = (Vec::new(), BTreeMap::new());
         for (key, counts) in self.service_counts()? {
-            let netns = NetnsId(key.netns);
             // A canary's, or gone before it was ever looked into.
-            if !self.mibs.contains_key(&netns) {
-                continue;
-            }
+            let known = lives::known(key.netns).filter(|netns| self.mibs.contains_key(netns));
+            let Some(netns) = known else { continue };
             let moved = moved(&counts, self.object.time_wait_at_expiry);
             *sums.entry(netns).or_insert_with(MibCounts::default) += moved;
             let by_word = ServiceClass::ALL.into_iter().zip(counts);
@@ -278,6 +312,22 @@ impl KernelSource {
         }
         services.sort_by_key(|service| std::cmp::Reverse(service.counts.values().sum::<u64>()));
         Ok((services, sums))
+    }
+
+    /// Notes what was counted of namespaces beyond the last reading of their counters, which nobody can
+    /// read any more: what a program saw a counter grow by, the counter grew by.
+    fn book_ends(&mut self, read: &BTreeMap<NetnsId, MibCounts>, counted: &[Growth]) {
+        for (netns, mib) in &mut self.mibs {
+            let services = self.services.1.get(netns).copied().unwrap_or_default();
+            if read.contains_key(netns) {
+                (mib.services, mib.unread) = (services, MibCounts::default());
+                continue;
+            }
+            mib.unread += services.since(&mib.services);
+            mib.services = services;
+            let own = counted.iter().filter(|growth| growth.listener.netns == *netns);
+            own.for_each(|growth| mib.unread += growth.tally.moved());
+        }
     }
 
     /// Connects that found no local port, since start.
@@ -344,7 +394,8 @@ impl KernelSource {
         let mut echo = Echo { tally: *tally, ..Echo::default() };
         let netns = canary.netns();
         let services = self.service_counts()?;
-        for (_, counts) in services.iter().filter(|(key, _)| key.netns == netns.0) {
+        let is_own = |key: &ServiceKey| lives::known(key.netns) == Some(netns);
+        for (_, counts) in services.iter().filter(|(key, _)| is_own(key)) {
             echo.services.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
         let no_port = self.all_no_port()?;
@@ -390,22 +441,49 @@ impl KernelSource {
         self.mibs.retain(|_, mib| mib.seen.later(RETENTION) >= now);
         let mibs = &self.mibs;
         self.lower_rung.forget(|netns| mibs.contains_key(&netns));
+        lives::forget();
         match &mut self.counters {
             Some(counters) => counters.forget(closed, |netns| mibs.contains_key(&netns)),
             None => Ok(()),
         }
     }
 
+    /// Takes MIBs and maps as they stand for a beginning, in every namespace at a time at which nothing
+    /// is counted there. Also in those that nobody has asked about: they may have been made while the
+    /// programs were being attached, and count for all they are worth once somebody does.
     fn take_baseline(&mut self, namespaces: &[Netns]) -> Result<()> {
-        self.growth()?;
-        // What was counted between attaching and the baseline of the MIBs is not in these.
-        if let Some(counters) = &mut self.counters {
-            counters.services.take_baseline()?;
+        let mut pending = discover()?;
+        let mut services = HashMap::new();
+        for attempt in 1..=BASELINES {
+            let before = self.all_services()?;
+            let mut grown = self.growth()?;
+            let raws = visit(&pending, read)?;
+            let late = self.growth()?;
+            let (after, busy) = (self.all_services()?, namespaces_of(&late));
+            let is_still = |netns| {
+                let own = |key: &ServiceKey| lives::known(key.netns) == Some(netns);
+                let stands = |(key, counts): (&ServiceKey, _)| before.get(key) == Some(counts);
+                !busy.contains(&netns) && after.iter().filter(|(key, _)| own(key)).all(stands)
+            };
+            // Of the namespaces that have their baseline already.
+            grown.extend(late);
+            grown.retain(|growth| pending.iter().all(|netns| netns.id != growth.listener.netns));
+            self.early.extend(grown);
+            for (netns, raw) in raws {
+                if attempt < BASELINES && !is_still(netns.id) {
+                    continue;
+                }
+                pending.retain(|other| other.id != netns.id);
+                let own = after.iter().filter(|(key, _)| lives::known(key.netns) == Some(netns.id));
+                services.extend(own.map(|(key, counts)| (*key, *counts)));
+                self.begin(netns, raw?, namespaces);
+            }
+            if pending.is_empty() {
+                break;
+            }
         }
-        for (netns, cookie, raw) in visit(namespaces, read)? {
-            let (since_start, seen) = (MibCounts::default(), self.sampled);
-            let mib = Mib { name: netns.name, cookie, raw: raw?, since_start, seen };
-            self.mibs.insert(netns.id, mib);
+        if let Some(counters) = &mut self.counters {
+            counters.services.set_baseline(services);
         }
         if !self.counts_everything() {
             self.lower_rung.take_baseline(namespaces)?;
@@ -413,12 +491,24 @@ impl KernelSource {
         Ok(())
     }
 
+    fn begin(&mut self, netns: Netns, raw: MibCounts, asked: &[Netns]) {
+        if asked.iter().any(|other| other.id == netns.id) {
+            self.mibs.insert(netns.id, Mib::new(netns.name, raw, self.sampled));
+        } else {
+            self.unasked.insert(netns.id, raw);
+        }
+    }
+
+    fn all_services(&self) -> Result<HashMap<ServiceKey, ServiceCounts>> {
+        self.counters.as_ref().map_or(Ok(HashMap::new()), |counters| counters.services.all())
+    }
+
     /// Growth of every namespace's counters since the last call. A namespace not seen before is
     /// younger than the baseline, so all it has counted is growth.
     fn mib_growth(&mut self, namespaces: &[Netns]) -> Result<BTreeMap<NetnsId, MibCounts>> {
         let mut growth = BTreeMap::new();
         let now = UnixMs::now();
-        for (netns, cookie, raw) in visit(namespaces, read)? {
+        for (netns, raw) in visit(namespaces, read)? {
             let raw = match raw {
                 Ok(raw) => raw,
                 Err(error) => {
@@ -426,19 +516,15 @@ impl KernelSource {
                     continue;
                 }
             };
-            let mib = self.mibs.entry(netns.id).or_insert_with(|| Mib {
-                name: String::new(),
-                cookie,
-                raw: MibCounts::default(),
-                since_start: MibCounts::default(),
-                seen: now,
+            let unasked = &mut self.unasked;
+            let mib = self.mibs.entry(netns.id).or_insert_with(|| {
+                Mib::new(String::new(), unasked.remove(&netns.id).unwrap_or_default(), now)
             });
-            // It may have been given a name since, or be another that has come by the id.
+            // It may have been given a name since.
             mib.name = netns.name;
-            if cookie != mib.cookie || raw.went_back(&mib.raw) {
-                // Another namespace has come by the id: all it has counted is growth.
+            if raw.went_back(&mib.raw) {
+                // Another namespace that nothing tells from the one before (see `lives.rs`).
                 mib.raw = MibCounts::default();
-                mib.cookie = cookie;
                 self.lower_rung.forget(|other| other != netns.id);
             }
             let grown = raw.since(&mib.raw);
@@ -452,8 +538,12 @@ impl KernelSource {
 }
 
 /// What there is to read of the namespace of the calling thread.
-fn read(netns: &Netns) -> (Netns, Option<u64>, io::Result<MibCounts>) {
-    (netns.clone(), cookie_here(), mib::read_here())
+fn read(netns: &Netns) -> (Netns, io::Result<MibCounts>) {
+    (netns.clone(), mib::read_reconciled_here())
+}
+
+fn namespaces_of(growth: &[Growth]) -> BTreeSet<NetnsId> {
+    growth.iter().map(|growth| growth.listener.netns).collect()
 }
 
 /// Whether a listener is this agent's canary's, or another's on this host.

@@ -15,8 +15,9 @@ use floodmark_common::{
 };
 
 use super::{
-    counters::{address, identity},
+    counters::{address, known},
     flow::FlowMaps,
+    lives,
     sample::{ListenerId, NetnsId},
 };
 
@@ -132,7 +133,8 @@ impl Watch {
         let mut readings = BTreeMap::new();
         for entry in self.maps.queues.iter() {
             let (key, per_cpu) = entry.context("reading the QUEUES map")?;
-            let reading: &mut QueueReading = readings.entry(identity(&key)).or_default();
+            let Some(listener) = known(&key) else { continue };
+            let reading: &mut QueueReading = readings.entry(listener).or_default();
             per_cpu.iter().for_each(|cpu| reading.add(cpu, ended));
         }
         Ok(readings)
@@ -149,8 +151,8 @@ impl Watch {
         let mut by_address: BTreeMap<_, QueueReading> = BTreeMap::new();
         for entry in self.maps.queues.iter() {
             let (key, per_cpu) = entry.context("reading the QUEUES map")?;
-            let id = identity(&key);
-            if id.netns == netns {
+            let own = known(&key).filter(|id| id.netns == netns);
+            if let Some(id) = own {
                 let reading = by_address.entry(id.addr).or_default();
                 per_cpu.iter().for_each(|cpu| reading.add(cpu, self.epoch));
             }
@@ -183,9 +185,9 @@ impl Watch {
     pub fn listen_calls(&self) -> Result<HashMap<(NetnsId, u32), ListenCall>> {
         let read = |entry: Result<(SocketKey, ListenCall), _>| {
             let (key, call) = entry.context("reading the LISTENS map")?;
-            Ok(((NetnsId(key.netns), key.inode), call))
+            Ok(lives::known(key.netns).map(|netns| ((netns, key.inode), call)))
         };
-        self.maps.listens.iter().map(read).collect()
+        self.maps.listens.iter().map(read).filter_map(Result::transpose).collect()
     }
 
     /// How many sockets began or ceased to listen since start.
@@ -207,7 +209,9 @@ impl Watch {
         let mut found: BTreeMap<_, ChurnTally> = BTreeMap::new();
         for entry in self.maps.churn.iter() {
             let (key, counted) = entry.context("reading the CHURN map")?;
-            *found.entry(churn_id(&key)).or_default() += counted;
+            if let Some(id) = churn_id(&key) {
+                *found.entry(id).or_default() += counted;
+            }
         }
         Ok(found)
     }
@@ -225,14 +229,14 @@ impl Watch {
     pub fn unix_refused(&self) -> Result<Vec<UnixRefused>> {
         let read = |entry: Result<(UnixRefusal, u64), _>| {
             let (key, count) = entry.context("reading the UNIX_REFUSED map")?;
-            Ok(UnixRefused {
-                netns: NetnsId(key.netns),
+            Ok(lives::known(key.netns).map(|netns| UnixRefused {
+                netns,
                 errno: key.errno.cast_signed(),
                 path: unix_path(&key.path),
                 count,
-            })
+            }))
         };
-        self.maps.unix_refused.iter().map(read).collect()
+        self.maps.unix_refused.iter().map(read).filter_map(Result::transpose).collect()
     }
 
     /// Makes room: forgets queues that are not `alive`, and peers without a new connection since the
@@ -244,7 +248,7 @@ impl Watch {
     pub fn forget(&mut self, alive: impl Fn(&ListenerId) -> bool) -> Result<()> {
         let keys: Vec<ListenerKey> =
             self.maps.queues.keys().collect::<Result<_, _>>().context("reading the QUEUES map")?;
-        for key in keys.iter().filter(|key| !alive(&identity(key))) {
+        for key in keys.iter().filter(|key| known(key).is_none_or(|id| !alive(&id))) {
             self.maps.queues.remove(key).context("removing from the QUEUES map")?;
         }
         self.maps.flow.forget(&alive)?;
@@ -274,13 +278,13 @@ impl QueueReading {
     }
 }
 
-fn churn_id(key: &ChurnKey) -> ChurnId {
-    ChurnId {
-        netns: NetnsId(key.netns),
+fn churn_id(key: &ChurnKey) -> Option<ChurnId> {
+    Some(ChurnId {
+        netns: lives::known(key.netns)?,
         port: key.port,
         is_local: key.is_local != 0,
         peer: address(u16::from(key.family), &key.peer),
-    }
+    })
 }
 
 /// As `ss` writes it: the zeros of an abstract name as `@`.

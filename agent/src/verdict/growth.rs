@@ -51,7 +51,7 @@ impl Growth {
 mod tests {
     use super::*;
 
-    fn repeated(netns: u32, count: u64) -> ServiceCount {
+    fn repeated(netns: u64, count: u64) -> ServiceCount {
         ServiceCount {
             netns: NetnsId(netns),
             port: 80,
@@ -72,7 +72,7 @@ mod tests {
         let mut full = MibCounts::default();
         full[Counter::ReqQFullDrop] = 7;
         let none = MibCounts::default();
-        let mut look = |all: &[(u32, &MibCounts)]| {
+        let mut look = |all: &[(u64, &MibCounts)]| {
             growth.syn_queues_full(all.iter().map(|(netns, counts)| (NetnsId(*netns), *counts)))
         };
         assert_eq!(look(&[(1, &none), (2, &full)]), []);

@@ -89,7 +89,6 @@ impl Ledger {
         let attributed = self.listeners.attributed();
         let namespaces = kernel
             .iter()
-            .filter(|(_, (_, counts))| Counter::reconciled().any(|c| counts[c] > 0))
             .map(|(netns, (name, counts))| {
                 let mut attributed = attributed.get(netns).map(Tally::moved).unwrap_or_default();
                 attributed += services_moved.get(netns).copied().unwrap_or_default();
@@ -103,6 +102,11 @@ impl Ledger {
                         .map(|(counter, rest)| (counter.name().to_owned(), rest))
                         .collect(),
                 }
+            })
+            .filter(|report| {
+                let has_moved = Counter::reconciled().any(|counter| report.kernel[counter] > 0);
+                // What was attributed and never counted shows too.
+                has_moved || !report.unattributed.is_empty()
             })
             .collect();
         let listeners = self.listeners.reports(kernel);

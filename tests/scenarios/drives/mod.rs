@@ -4,12 +4,14 @@ mod acks;
 mod closing;
 mod cookies;
 mod mixed;
+mod namespaces;
 mod options;
 mod ports;
 mod requests;
 mod reuseport;
 mod storms;
 mod syn_queue;
+mod syn_retransmits;
 mod syns;
 mod time_wait;
 
@@ -29,4 +31,6 @@ pub const ALL: &[&[Scenario]] = &[
     time_wait::ALL,
     ports::ALL,
     closing::ALL,
+    syn_retransmits::ALL,
+    namespaces::ALL,
 ];

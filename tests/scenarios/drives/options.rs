@@ -1,8 +1,8 @@
 //! Listeners with options that change the handshake.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use socket2::{Protocol, Socket};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     namespace::{Namespace, sysctl},
     peer::Peer,
     scenario::{Driven, Scenario, Skip},
-    sockets::{Listener, client, knock, knock_with, set_tcp_option},
+    sockets::{Listener, client, knock, knock_with, knocks, set_tcp_option},
     tun::{HERE, HERE_V6, Tun},
 };
 
@@ -20,6 +20,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("defer_accept", defer_accept),
     Scenario::new("fast_open_overflow", fast_open),
     Scenario::new("fast_open_child_failed", fast_open_child_failed),
+    Scenario::new("fast_open_cookie_invalid", fast_open_cookie_invalid),
     Scenario::new("mptcp_overflow", mptcp),
 ];
 
@@ -97,6 +98,37 @@ fn fast_open_child_failed(_: &[Namespace]) -> Result<Driven> {
         exactly("ListenOverflows", 0),
     ];
     Ok(Driven::new(claims, (listener, tun)))
+}
+
+/// Cookies that the listener never gave, and later SYNs that find its queue full: what the first moved
+/// is not taken for part of the others.
+fn fast_open_cookie_invalid(_: &[Namespace]) -> Result<Driven> {
+    const SERVER: &str = "3";
+    sysctl("ipv4/tcp_fastopen", SERVER)?;
+    let tun = Tun::open()?;
+    let listener = Listener::with(Protocol::TCP, "[::]:0", 64, |socket| {
+        set_tcp_option(socket, libc::TCP_FASTOPEN, 64)
+    })?;
+    for here in [IpAddr::from(HERE), HERE_V6.into()] {
+        for peer in Peer::several(&tun, 1..=5, listener.at(here)) {
+            peer.syn_with_cookie(b"x")?;
+            peer.answer()?.context("no SYN/ACK")?;
+            peer.rst()?;
+        }
+    }
+    until_counted("EmbryonicRsts", 10)?;
+    listener.set_backlog(1)?;
+    let waiting = listener.fill(listener.at(Ipv4Addr::LOCALHOST), 2)?;
+    let refused = knocks(listener.at(Ipv4Addr::LOCALHOST), 3)?;
+    until_counted("ListenOverflows", 3)?;
+    drop(refused);
+    let claims = [
+        exactly("fast_open/cookie_invalid", 10).all_of("TCPFastOpenPassiveFail"),
+        exactly("fast_open/accept_queue_full", 0),
+        at_least("syn/accept_queue_full", 3).all_of("ListenOverflows"),
+        exactly("EmbryonicRsts", 10),
+    ];
+    Ok(Driven::new(claims, (listener, waiting, tun)))
 }
 
 /// The handshake runs on a subflow's socket (`subflow_v4_conn_request`), for clients of both kinds.

@@ -21,7 +21,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("storm_against_accept", against_accept),
     Scenario::new("storm_listener_closes", listener_closes),
     Scenario::new("storm_namespace_ends", namespace_ends),
-    Scenario { name: "a_hundred_namespaces", namespaces: 100, drive: a_hundred },
+    Scenario { namespaces: 100, ..Scenario::new("a_hundred_namespaces", a_hundred) },
 ];
 
 const THREADS: usize = 4;

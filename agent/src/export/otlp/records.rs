@@ -48,7 +48,7 @@ pub(super) fn of_verdict(verdict: &Verdict, decided: UnixMs) -> LogRecord {
     }
     if let Some(listener) = verdict.listener {
         add("floodmark.listener.address", text(&listener.addr.to_string()));
-        add("floodmark.netns.inode", number(listener.netns.0.into()));
+        add("floodmark.netns.inode", number(listener.netns.inode().into()));
     }
     for (class, count) in verdict.evidence.counts() {
         attributes.push(attribute(&format!("floodmark.losses.{}", word(class)), number(count)));
@@ -66,7 +66,8 @@ pub(super) fn of_losses(
 ) -> LogRecord {
     let mut attributes = server(delta.listener.addr);
     attributes.push(attribute("network.transport", text("tcp")));
-    attributes.push(attribute("floodmark.netns.inode", number(delta.listener.netns.0.into())));
+    attributes
+        .push(attribute("floodmark.netns.inode", number(delta.listener.netns.inode().into())));
     if let Some(listener) = listener {
         attributes.push(attribute("floodmark.netns.name", text(&listener.netns_name)));
         attributes.extend(listener.owners.first().into_iter().flat_map(about_owner));

@@ -128,14 +128,36 @@ pub const NO_PORT_KPROBE: &[Hook] = &[
     connect("connect_begun_kprobe", Attach::KprobeEntry, CONNECT_V6),
 ];
 
-/// SYNs of this host's clients sent again.
-pub const SYN_REPEATED: &[Hook] = &[hook(
-    "segment_retransmitted",
-    Attach::Tracepoint,
-    "tcp_retransmit_skb",
-    &["sock", "sk_buff"],
-    &[SERVICE, &["OFF_SK_STATE"]],
-)];
+const RETRANSMITS: &[&str] =
+    &["OFF_SKB_CB", "OFF_TCB_SEQ", "OFF_TCB_FLAGS", "OFF_TP_TOTAL_RETRANS"];
+
+const fn retransmit(program: &'static str, attach: Attach) -> Hook {
+    hook(program, attach, "tcp_retransmit_skb", &["sock", "sk_buff"], &[SERVICE, RETRANSMITS])
+}
+
+/// SYNs of full sockets sent again, by what that counts.
+pub const SYN_REPEATED: &[Hook] =
+    &[retransmit("retransmit_left", Attach::Exit), retransmit("retransmit_entered", Attach::Entry)];
+
+/// The same by kprobe.
+pub const SYN_REPEATED_KPROBE: &[Hook] = &[
+    retransmit("retransmit_left_kprobe", Attach::KprobeExit),
+    retransmit("retransmit_entered_kprobe", Attach::KprobeEntry),
+];
+
+/// The same as the kernel tells of them.
+pub const SYN_REPEATED_TRACEPOINT: &[Hook] =
+    &[retransmit("segment_retransmitted", Attach::Tracepoint)];
+
+/// Namespaces as they are made, where nothing else tells those with one inode number apart.
+pub const NAMESPACES: Hook = Hook {
+    program: "namespace_made",
+    attach: Attach::Exit,
+    target: "copy_net_ns",
+    args: &["", "user_namespace", "net"],
+    arg_count: Some(3),
+    needs: &[&["OFF_NET_INUM"]],
+};
 
 /// TIME_WAIT entries by the state changes around them.
 pub const TIME_WAIT_STATES: &[Hook] = &[Hook {

@@ -37,7 +37,7 @@ const BRACKET: &[&str] = &[
     "OFF_SK_DROPS",
     "OFF_SK_NET",
     "OFF_NET_STATISTICS",
-    "OFF_NET_COOKIE",
+    "OFF_NET_INUM",
     "OFF_BPF_ARRAY_PPTRS",
     "OFF_MIB_LISTEN_OVERFLOWS",
     "OFF_MIB_LISTEN_DROPS",

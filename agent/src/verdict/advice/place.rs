@@ -67,7 +67,8 @@ pub(super) fn sysctl(
     // Without a way in, the command would change the host's own namespace instead.
     if owner.is_none() && !report.settings.contains_key(&netns) {
         return vec![format!(
-            "# in network namespace net:[{netns}]:  sysctl -w {name}={value_now}"
+            "# in network namespace {}:  sysctl -w {name}={value_now}",
+            netns.name()
         )];
     }
     let enter = enter(report, netns, owner);
