@@ -13,8 +13,8 @@ use libfuzzer_sys::fuzz_target;
 
 const BEGIN: u64 = 1_795_204_075_000;
 
-/// A message on each line: the milliseconds since the one before, a subject, an exchange and the
-/// payload, with tabs between.
+// A message on each line: the milliseconds since the one before, a subject, an exchange and the
+// payload, with tabs between.
 fuzz_target!(|input: &[u8]| {
     let mut joiner = Joiner::new(Duration::from_secs(60));
     let mut at = BEGIN;
