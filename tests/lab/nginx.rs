@@ -16,7 +16,8 @@ use nix::{
 
 use crate::topology::Namespace;
 
-const NGINX: &str = "/usr/sbin/nginx";
+/// Debian's nginx.
+pub(crate) const NGINX: &str = "/usr/sbin/nginx";
 /// Where the proxy listens, inside its namespace.
 pub const ADDR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
 
@@ -45,24 +46,28 @@ impl Nginx {
         upstreams: &[SocketAddrV4],
         tuning: Tuning,
     ) -> Result<Self> {
-        let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, render(upstreams, tuning)).context("writing nginx.conf")?;
+        fs::write(directory.join("nginx.conf"), render(upstreams, tuning))
+            .context("writing nginx.conf")?;
         let error_log = directory.join("error.log");
         fs::write(&error_log, "").context("making nginx's error log")?;
-        let mut command: Command = namespace.command(NGINX)?;
-        let master = command
-            .arg("-p")
-            .arg(directory)
-            .arg("-c")
-            .arg(&configuration)
-            // Before it has read its configuration nginx would log to the system's file.
-            .args(["-e", "error.log"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("starting nginx (package nginx-light)")?;
+        let master = spawn(namespace.command(NGINX)?, directory)?;
         Ok(Self { master, error_log })
     }
+}
+
+/// Starts nginx by a command that runs it, with the `nginx.conf` and the error log of `directory`.
+pub(crate) fn spawn(mut command: Command, directory: &Path) -> Result<Child> {
+    command
+        .arg("-p")
+        .arg(directory)
+        .arg("-c")
+        .arg(directory.join("nginx.conf"))
+        // Before it has read its configuration nginx would log to the system's file.
+        .args(["-e", "error.log"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("starting nginx (package nginx-light)")
 }
 
 impl Nginx {

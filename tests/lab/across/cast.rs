@@ -24,7 +24,10 @@ use super::{
     collector::{Collector, Told},
     program::Program,
 };
-use crate::topology::{Namespace, Topology};
+use crate::{
+    nginx::{NGINX, spawn},
+    topology::{Namespace, Topology},
+};
 
 /// What the hosts are called.
 pub const PROXY_HOST: &str = "proxy-host";
@@ -279,16 +282,5 @@ server {{ listen {PROXY}; location / {{ proxy_pass http://app; }} }}
     );
     fs::write(directory.join("nginx.conf"), configuration)?;
     fs::write(directory.join("error.log"), "")?;
-    let child = namespace
-        .command("/usr/sbin/nginx")?
-        .arg("-p")
-        .arg(directory)
-        .arg("-c")
-        .arg(directory.join("nginx.conf"))
-        .args(["-e", "error.log"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("starting nginx (package nginx-light)")?;
-    Ok(child)
+    spawn(namespace.command(NGINX)?, directory)
 }

@@ -24,7 +24,7 @@ use super::{
     obstacle::Obstacle,
 };
 use crate::{
-    nginx::ADDR,
+    nginx::{self, ADDR, NGINX},
     topology::{Namespace, Topology, ip},
     verdicts::behave::Mode,
 };
@@ -145,11 +145,8 @@ impl Stage {
         end(self.nginx.take());
         fs::write(self.error_log(), "").context("making nginx's error log")?;
         let text = configuration(self.app_addr(), max_conns, upstream, location);
-        let file = self.directory.join("nginx.conf");
-        fs::write(&file, text).context("writing nginx.conf")?;
-        let mut command = self.topology.proxy.command("/usr/sbin/nginx")?;
-        command.arg("-p").arg(&self.directory).arg("-c").arg(&file).args(["-e", "error.log"]);
-        let nginx = command.stdin(Stdio::null()).spawn().context("starting nginx")?;
+        fs::write(self.directory.join("nginx.conf"), text).context("writing nginx.conf")?;
+        let nginx = nginx::spawn(self.topology.proxy.command(NGINX)?, &self.directory)?;
         self.nginx = Some(nginx);
         self.reach(ADDR).with_context(|| format!("see {}", self.directory.display()))
     }

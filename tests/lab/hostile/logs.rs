@@ -6,19 +6,22 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{Case, Check, Served, Target};
-use crate::serving::{free_address, until_connected};
+use crate::{
+    nginx::{NGINX, spawn},
+    serving::{free_address, until_connected},
+};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -43,7 +46,6 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-const NGINX: &str = "/usr/sbin/nginx";
 const FORGE: &str = include_str!("logs/forge.py");
 const NEIGHBOUR: &str = include_str!("logs/neighbour.py");
 /// How long the agent has for what was written.
@@ -85,16 +87,7 @@ http {{
         let log = directory.join("error.log");
         fs::write(&log, "")?;
         fs::set_permissions(&log, Permissions::from_mode(0o666))?;
-        let master = Command::new(NGINX)
-            .arg("-p")
-            .arg(directory)
-            .arg("-c")
-            .arg(directory.join("nginx.conf"))
-            .args(["-e", "error.log"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("starting nginx (package nginx-light)")?;
+        let master = spawn(Command::new(NGINX), directory)?;
         let nginx = Self { master, addr, log };
         until_connected(addr, "nginx")?;
         Ok(nginx)
