@@ -17,8 +17,10 @@ use crate::{
 
 /// Where Docker's proxy lies in a guest.
 const DOCKER_PROXY: &str = "/usr/sbin/docker-proxy";
-/// What nftables needs to translate addresses, and netlink to tell of it.
-const NAT: [&str; 3] = ["nft_chain_nat", "nft_nat", "nf_conntrack_netlink"];
+/// What nftables needs to translate addresses and to reject packets, and netlink to report
+/// translations.
+const NETFILTER: [&str; 4] =
+    ["nft_chain_nat", "nft_nat", "nf_conntrack_netlink", "nft_reject_ipv4"];
 /// A round takes two minutes of the guest's own time.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(1200);
 
@@ -136,7 +138,7 @@ fn verdicts_in_guest(args: &VerdictsArgs, series: &str, docker_proxy: &Path) -> 
         let program = place::program(name).with_context(|| format!("{name} is not installed"))?;
         payload.program(&program, &format!("/usr/sbin/{name}"))?;
     }
-    payload.modules.extend(NAT);
+    payload.modules.extend(NETFILTER);
     let mut command = Command::new(vm::LAB);
     command.args(["verdicts", "--agent", vm::AGENT, "--docker-proxy", DOCKER_PROXY]);
     command.args(["--proxies", "nginx,haproxy", "--rounds", &args.rounds.to_string()]);
