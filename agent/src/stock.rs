@@ -378,11 +378,8 @@ impl Stock {
 
     /// Forgets what the programs keep of listeners that have gone.
     fn forget(&self, kernel: &mut KernelSource) -> Result<()> {
-        if let Some(watch) = kernel.watch() {
-            let alive = alive(&self.inventory);
-            watch.forget(|id| alive.contains(id))?;
-        }
-        Ok(())
+        let alive = alive(&self.inventory);
+        kernel.forget_queues(|id| alive.contains(id))
     }
 
     /// Who connects to whom.

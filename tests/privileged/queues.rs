@@ -156,7 +156,7 @@ fn connections_that_die_unaccepted_leave_nothing_behind(
     drop(listener);
     let reading = watched.queue(addr);
     assert_eq!((reading.high, reading.waits.iter().sum::<u64>()), (50, 0));
-    watched.source.watch().unwrap().forget(|_| false).unwrap();
+    watched.source.forget_queues(|_| false).unwrap();
     assert_eq!(watched.queue(addr), QueueReading::default());
 }
 

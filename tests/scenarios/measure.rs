@@ -28,7 +28,7 @@ pub struct Measure {
     /// Every namespace met since the scenario began, by name.
     met: BTreeMap<String, NetnsId>,
     before: Connections,
-    misses_before: u64,
+    misses_before: BTreeMap<String, u64>,
 }
 
 /// What became of connections, by namespace.
@@ -62,7 +62,7 @@ impl Measure {
             tallies: BTreeMap::new(),
             met: BTreeMap::new(),
             before: Connections::default(),
-            misses_before: 0,
+            misses_before: BTreeMap::new(),
         })
     }
 
@@ -130,11 +130,16 @@ impl Measure {
     /// How often, since the scenario began, the kernel says that it skipped a program: so many counts
     /// may be missing, of whatever class.
     pub fn misses(&self) -> Result<u64> {
-        Ok(self.all_misses()? - self.misses_before)
+        // A program that was loaded again since counts from zero.
+        let growth = self.all_misses()?.into_iter().map(|(program, now)| {
+            let before = self.misses_before.get(&program).copied().unwrap_or(0);
+            now.checked_sub(before).unwrap_or(now)
+        });
+        Ok(growth.sum())
     }
 
-    fn all_misses(&self) -> Result<u64> {
-        Ok(self.source.health()?.misses.into_iter().map(|(_, misses)| misses).sum())
+    fn all_misses(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(self.source.health()?.misses.into_iter().collect())
     }
 
     /// Looks, as the agent does each second, and forgets, as it does each minute.
@@ -142,9 +147,7 @@ impl Measure {
         let namespaces = own_namespaces()?;
         let sample = self.source.sample(&namespaces)?;
         self.source.forget(&BTreeSet::new())?;
-        if let Some(watch) = self.source.watch() {
-            watch.forget(|_| true)?;
-        }
+        self.source.forget_queues(|_| true)?;
         self.met.extend(namespaces.into_iter().map(|netns| (netns.name, netns.id)));
         for delta in sample.listeners {
             let listener = (delta.listener.netns, delta.listener.addr);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{
     claim::{Claim, at_least},
@@ -46,6 +46,7 @@ fn rows(scenario: &Scenario, measure: &mut Measure) -> Result<(Vec<Row>, u64)> {
     let namespaces: Vec<Namespace> =
         (0..scenario.namespaces).map(Namespace::new).collect::<Result<_>>()?;
     measure.begin()?;
+    let rungs = measure.rungs();
     if scenario.with_self_test {
         measure.begin_self_test();
     }
@@ -53,6 +54,7 @@ fn rows(scenario: &Scenario, measure: &mut Measure) -> Result<(Vec<Row>, u64)> {
     thread::sleep(SETTLE);
     if scenario.with_self_test {
         measure.end_self_test()?;
+        ensure!(measure.rungs() == rungs, "the self-test left {:?} of {rungs:?}", measure.rungs());
     }
     let mut counters = read(&namespaces, driven.last_counters.as_ref(), measure)?;
     // Of one that the agent has not met it says nothing.

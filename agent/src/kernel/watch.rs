@@ -245,7 +245,7 @@ impl Watch {
     /// # Errors
     ///
     /// When a map refuses.
-    pub fn forget(&mut self, alive: impl Fn(&ListenerId) -> bool) -> Result<()> {
+    pub(super) fn forget(&mut self, alive: impl Fn(&ListenerId) -> bool) -> Result<()> {
         let keys: Vec<ListenerKey> =
             self.maps.queues.keys().collect::<Result<_, _>>().context("reading the QUEUES map")?;
         for key in keys.iter().filter(|key| known(key).is_none_or(|id| !alive(&id))) {
