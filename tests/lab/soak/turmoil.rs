@@ -32,6 +32,10 @@ use crate::{
 const CLIENTS: usize = 40;
 /// Connects to each listener that comes and goes; its queue takes two.
 const CONNECTS: usize = 6;
+/// How long a listener lives.
+const LISTENER_LIFE: Duration = Duration::from_millis(300);
+/// How long a namespace lives: twenty a minute, as containers come and go on a busy host.
+const NAMESPACE_LIFE: Duration = Duration::from_secs(3);
 
 /// How often what happened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +96,7 @@ impl<'a> Turmoil<'a> {
             });
         };
         again(4, Self::listeners);
-        again(7, Self::namespace);
+        again(0, Self::namespace);
         again(0, Self::proxy);
         again(2, Self::load);
         again(10, Self::reload);
@@ -142,7 +146,7 @@ impl<'a> Turmoil<'a> {
         let namespace = Namespace::new(format!("fmlab-{}-churn{number}", std::process::id()))?;
         overflow_in(&namespace)?;
         self.count(|tally| tally.namespaces += 1);
-        self.pause(Duration::from_secs(3));
+        self.pause(NAMESPACE_LIFE.saturating_sub(LISTENER_LIFE));
         Ok(())
     }
 
@@ -224,7 +228,7 @@ fn overflow_in(namespace: &Namespace) -> Result<()> {
             Ok(client)
         };
         let clients = (0..CONNECTS).map(connect).collect::<Result<Vec<Socket>>>()?;
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(LISTENER_LIFE);
         drop(clients);
         Ok(())
     };

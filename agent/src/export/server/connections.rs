@@ -17,8 +17,11 @@ use tokio::sync::oneshot;
 pub const MOST: usize = 512;
 /// Connections of one source open at once.
 const MOST_OF_SOURCE: usize = 256;
-/// Pages in the making or on their way at once: each may hold the rendering of another tick in memory.
-const MOST_PAGES: usize = 16;
+/// Pages that are sent for longer than [`PROMPT`] at once: each may hold the rendering of another tick in
+/// memory, whereas those that were asked for together share one.
+const MOST_SLOW_PAGES: usize = 16;
+/// Within this time a client reads a page.
+const PROMPT: Duration = Duration::from_secs(3);
 /// A source with more connections than this loses one before any other source does.
 const FAIR_SHARE: usize = 8;
 /// How long a connection may take to send a request's head, a TLS handshake included.
@@ -68,8 +71,8 @@ impl Phase {
         matches!(self, Self::Head | Self::Idle)
     }
 
-    fn is_page(self) -> bool {
-        matches!(self, Self::Working { is_page: true } | Self::Sending { is_page: true })
+    fn sends_page(self) -> bool {
+        matches!(self, Self::Sending { is_page: true })
     }
 }
 
@@ -142,8 +145,9 @@ impl Connections {
         (Place { connections: self.clone(), id, source }, closed)
     }
 
-    /// Closes the connections that have been in their phase for too long at `now`. Returns how many were
-    /// closed since the last call because others needed room.
+    /// Closes the connections that have been in their phase for too long at `now`, and slow readers of
+    /// pages where there are too many. Returns how many were closed since the last call because others
+    /// needed room.
     pub fn close_expired(&self, now: Instant) -> u64 {
         let mut table = self.lock();
         let is_expired =
@@ -151,6 +155,11 @@ impl Connections {
         let expired = table.connections.iter().filter(|(_, it)| is_expired(it));
         let expired: Vec<u64> = expired.map(|(id, _)| *id).collect();
         expired.into_iter().for_each(|id| table.remove(id));
+        let is_slow = |it: &Connection| {
+            it.phase.sends_page() && now.saturating_duration_since(it.since) > PROMPT
+        };
+        let slow = table.connections.values().filter(|it| is_slow(it)).count();
+        (MOST_SLOW_PAGES..slow).for_each(|_| table.make_room(is_slow));
         std::mem::take(&mut table.crowded_out)
     }
 
@@ -181,12 +190,6 @@ impl Place {
 
     /// A request's head is complete.
     pub fn works(&self, is_page: bool) {
-        let mut table = self.connections.lock();
-        let pages = table.connections.values().filter(|it| it.phase.is_page()).count();
-        if is_page && pages >= MOST_PAGES {
-            table.make_room(|it| it.phase.is_page());
-        }
-        drop(table);
         self.change(|_| Some(Phase::Working { is_page }));
     }
 
@@ -294,9 +297,12 @@ mod tests {
             held
         };
         let mut pages: Vec<Held> = (0..100).map(|_| ask(true)).collect();
-        assert_eq!(open(&mut pages), MOST_PAGES);
         let mut checks: Vec<Held> = (0..100).map(|_| ask(false)).collect();
-        assert_eq!((open(&mut pages), open(&mut checks)), (MOST_PAGES, 100));
+        let now = Instant::now();
+        connections.close_expired(now);
+        assert_eq!((open(&mut pages), open(&mut checks)), (100, 100), "a crowd is served");
+        connections.close_expired(now + PROMPT + Duration::from_secs(1));
+        assert_eq!((open(&mut pages), open(&mut checks)), (MOST_SLOW_PAGES, 100));
     }
 
     #[test]
