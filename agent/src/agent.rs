@@ -25,6 +25,7 @@ pub use snapshot::{Lateness, Snapshot};
 
 use crate::{
     across::OutletStats,
+    clock::{AgentClock, ClockSteps},
     inventory::{Inventory, Paths, Routes},
     kernel::{
         Counter, KernelSource, ListenerId, MibCounts, NetnsId, Reach, Standing,
@@ -39,7 +40,7 @@ use crate::{
     record::{Moment, Recorder},
     stock::Stock,
     time::UnixMs,
-    verdict::{Heard, Inputs, Judge, LinkReport, Links, Outcome, Totals, Verdict},
+    verdict::{Heard, Inputs, Judge, LastVerdict, LinkReport, Links, Outcome, Totals, Verdict},
 };
 
 /// How often it is told what became of this host's own connections.
@@ -301,6 +302,7 @@ impl Agent {
         while let Ok(event) = self.proxy_events.try_recv() {
             heard.push(self.as_heard(event));
         }
+        let clock = AgentClock::own().compare();
         let inputs = Inputs {
             now: UnixMs::now(),
             sample: &sample,
@@ -313,6 +315,7 @@ impl Agent {
             totals: &totals,
             arrivals: &arrivals,
             links: &links,
+            clock: &clock,
         };
         let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);
         let all_heard = mem::take(&mut self.heard);
@@ -328,11 +331,11 @@ impl Agent {
                 verdicts: &verdicts,
             })?;
         }
-        verdicts.iter().for_each(on_verdict);
+        verdicts.into_iter().for_each(|it| on_verdict(&it.shifted(clock.shift_ms)));
         if forgets {
             self.kernel.forget(&closed)?;
         }
-        self.snapshot(started.elapsed(), totals)
+        self.snapshot(started.elapsed(), totals, &clock)
     }
 
     /// When connections came to the queues since the last tick; follows this host's own clients on
@@ -367,13 +370,17 @@ impl Agent {
         Ok(Totals { kernel, services, services_moved, no_port })
     }
 
-    fn snapshot(&self, tick: Duration, totals: Totals) -> Result<Snapshot> {
+    fn snapshot(&self, tick: Duration, totals: Totals, clock: &ClockSteps) -> Result<Snapshot> {
         let now = UnixMs::now();
         let heard = self.kernel.heard();
         let no_canary = heard.as_ref().err().map(ToString::to_string);
         let proxies = &self.judge.ledger().proxies;
         let (namespaces, namespaces_left_out) = self.lately_seen(now, totals.kernel.clone());
         let mut view = self.stock.view(self.listeners_exported);
+        let wall = |times: &BTreeMap<LastVerdict, UnixMs>| {
+            times.iter().map(|(kind, at)| (kind.clone(), clock.wall(*at))).collect()
+        };
+        let since = self.configuration.since;
         view.namespaces.retain(|netns, _| namespaces.contains_key(netns));
         Ok(Snapshot {
             report: self.judge.report(now, self.kernel.standings(), &totals, &self.stock.inventory),
@@ -382,7 +389,9 @@ impl Agent {
             standings: self.kernel.standings().to_vec(),
             proxy_events: proxies.event_counts().clone(),
             verdicts: proxies.verdict_counts().clone(),
-            last_verdicts: proxies.last_verdicts().clone(),
+            last_verdicts: wall(proxies.last_verdicts()),
+            taken: Instant::now(),
+            clock_steps: clock.count,
             health: self.kernel.health()?,
             canary: heard.ok().flatten().cloned().unwrap_or_default(),
             no_canary,
@@ -390,7 +399,7 @@ impl Agent {
             outlets: self.outlets.iter().map(|outlet| outlet.stats()).collect(),
             view,
             listeners_exported: self.listeners_exported,
-            configuration: self.configuration,
+            configuration: Configuration { since: clock.wall(since), ..self.configuration },
             scraped: self.stock.scraped(),
             tick,
             lateness: self.lateness,

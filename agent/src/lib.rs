@@ -8,6 +8,7 @@ pub mod across;
 pub mod agent;
 pub mod capabilities;
 pub mod cli;
+pub mod clock;
 pub mod essential;
 pub mod export;
 pub mod inventory;

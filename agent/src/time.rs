@@ -1,9 +1,11 @@
-//! Wall-clock time as the agent keeps it: whole milliseconds since the Unix epoch.
+//! Time as the agent keeps it: whole milliseconds since the Unix epoch, by the agent's own clock
+//! ([`AgentClock`]) unless it is said to be the wall clock's.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use crate::clock::AgentClock;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(
@@ -13,10 +15,9 @@ use serde::{Deserialize, Serialize};
 pub struct UnixMs(pub u64);
 
 impl UnixMs {
-    /// The current wall-clock time; the epoch if the clock stands before it.
+    /// The time by the agent's own clock.
     pub fn now() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(since_epoch.as_millis() as u64)
+        AgentClock::own().now()
     }
 
     /// This instant moved back, not beyond the epoch.
@@ -35,41 +36,7 @@ impl UnixMs {
     }
 }
 
-/// Wall clock and `bpf_ktime_get_ns` (CLOCK_MONOTONIC) read together, to turn one into the other.
-pub struct Clock {
-    wall: UnixMs,
-    monotonic: Duration,
-}
-
-impl Clock {
-    /// Reads both.
-    pub fn read() -> Self {
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Into::into);
-        Self::of(UnixMs::now(), monotonic)
-    }
-
-    /// A reading.
-    pub fn of(wall: UnixMs, monotonic: Duration) -> Self {
-        Self { wall, monotonic }
-    }
-
-    /// The wall clock.
-    pub fn wall(&self) -> UnixMs {
-        self.wall
-    }
-
-    /// CLOCK_MONOTONIC.
-    pub fn monotonic(&self) -> Duration {
-        self.monotonic
-    }
-
-    /// The wall-clock time of `ktime_ns`; now, of what lies ahead.
-    pub fn wall_at(&self, ktime_ns: u64) -> UnixMs {
-        self.wall.earlier(self.monotonic.saturating_sub(Duration::from_nanos(ktime_ns)))
-    }
-}
-
-/// A closed interval of wall-clock time.
+/// A closed interval of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// First instant inside.
@@ -87,6 +54,11 @@ impl Window {
     /// The interval with `by` more at either end.
     pub fn widened(&self, by: Duration) -> Self {
         Self { from: self.from.earlier(by), to: self.to.later(by) }
+    }
+
+    /// The interval by a clock that is ahead by `offset_ms`.
+    pub fn shifted(&self, offset_ms: i64) -> Self {
+        Self { from: self.from.shifted(offset_ms), to: self.to.shifted(offset_ms) }
     }
 
     /// Whether the two intervals share an instant.

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use floodmark::{
+    clock::ClockSteps,
     inventory::{
         Depth, Inventory, InventoryChanges, Listener, Namespace, Owner,
         peers::{PeerCounts, PeerReport},
@@ -103,6 +104,7 @@ fn measure(rate: u64, load: &Load) -> Result<Measured> {
             totals: &host.totals,
             arrivals: &host.arrivals,
             links: &[],
+            clock: &ClockSteps::default(),
         };
         let outcome = judge.tick(&inputs, &host.inventory);
         verdicts += outcome.verdicts.len() as u64;

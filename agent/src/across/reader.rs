@@ -22,6 +22,7 @@ use tokio::time::sleep;
 
 use super::{bus::Bus, joiner::Stored, outbox::OutletStats, publisher::EXCHANGE};
 use crate::{
+    clock::AgentClock,
     time::UnixMs,
     verdict::{LONGEST_ATTEMPT, SETTLE},
 };
@@ -141,7 +142,8 @@ impl Reader {
         }
         let deliver_policy = match self.acknowledged {
             0 => {
-                let begin = i128::from(UnixMs::now().earlier(LOOK_BACK).0) * 1_000_000;
+                let begin =
+                    i128::from(AgentClock::own().wall_now().earlier(LOOK_BACK).0) * 1_000_000;
                 let begin = datetime::from_nanos(begin);
                 let start_time = begin.map_err(|error| anyhow!("the time: {error}"))?;
                 DeliverPolicy::ByStartTime { start_time }

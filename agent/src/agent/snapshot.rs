@@ -1,6 +1,10 @@
 //! What is known at a tick, as whoever exports it gets it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::Configuration;
 use crate::{
@@ -21,7 +25,9 @@ const AFTERGLOW: Duration = Duration::from_secs(120);
 /// Everything known at a tick, for whoever exports it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Everything since start.
+    /// When it was taken.
+    pub taken: Instant,
+    /// Everything since start, by the wall clock.
     pub report: Report,
     /// Every namespace that is there, or was a moment ago: its name, and the growth of its own counters since start.
     pub namespaces: BTreeMap<NetnsId, (String, MibCounts)>,
@@ -33,7 +39,7 @@ pub struct Snapshot {
     pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
     /// Verdicts by kind.
     pub verdicts: BTreeMap<VerdictKind, u64>,
-    /// When the newest of the events that verdicts explain was, by the proxy's clock.
+    /// When the newest of the events that verdicts explain was, by the wall clock.
     pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,
     /// The agent's own troubles.
     pub health: Health,
@@ -57,6 +63,8 @@ pub struct Snapshot {
     pub tick: Duration,
     /// What became of looking up the owners of sockets.
     pub lookups: Lookups,
+    /// How many steps the wall clock made since start.
+    pub clock_steps: u64,
     /// How late the ticks started.
     pub lateness: Lateness,
 }

@@ -123,7 +123,7 @@ impl Ended {
             _ if watched > asked => "this host was too busy for the agent to look at it in time",
             Self::Interrupted => "it was interrupted",
             Self::Clear => "the answer was clear; --full watches for the whole time",
-            Self::InTime => "the clock was set",
+            Self::InTime => return None,
         };
         let (asked, watched) = (asked.as_secs_f64(), watched.as_secs_f64());
         Some(format!("watched {watched:.1} s instead of {asked:.1} s: {why}"))

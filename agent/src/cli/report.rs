@@ -97,6 +97,7 @@ fn write(recording: Reader<impl Read>) -> Result<(String, ExitCode)> {
             peers.clone_from(&state.peers);
         }
     })?;
+    timeline.shift(replay.clock.shift_ms);
     let status = status_of(&Diagnosis::of(&replay.report, None));
     Ok((render(&replay, &timeline, &peers), status))
 }

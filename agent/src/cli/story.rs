@@ -175,6 +175,15 @@ fn tell_limits(out: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(out)?;
         paragraph(out, "", "  ", &report.left_out.to_string())?;
     }
+    for step in &report.clock_steps {
+        let at = finding::clock(step.within.to);
+        let text = format!(
+            "The wall clock was {} by {at} UTC. All times are by the clock as it is set now; verdicts \
+             don't depend on it.",
+            step.describe()
+        );
+        paragraph(out, "\n", "  ", &text)?;
+    }
     if report.events_lost > 0 {
         writeln!(out, "\n{} detail events were lost; the counts are whole.", report.events_lost)?;
     }

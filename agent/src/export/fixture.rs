@@ -1,6 +1,11 @@
 //! A snapshot to export in tests.
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use crate::{
     agent::{Configuration, Lateness, Snapshot},
@@ -95,6 +100,8 @@ pub(crate) fn snapshot() -> Snapshot {
         listeners_exported: 200,
         configuration: Configuration { is_in_force: true, since: UnixMs(1_000_500) },
         scraped: Scraped::default(),
+        taken: Instant::now(),
+        clock_steps: 2,
         tick: Duration::from_millis(3),
         lookups: Lookups { timed_out: 1, skipped: 2, cut: 3, stuck: 1 },
         lateness: Lateness { last: Duration::from_millis(1), total: Duration::from_millis(1500) },

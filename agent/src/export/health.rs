@@ -47,6 +47,12 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
         &[],
         snapshot.report.window.to.0 as f64 / 1000.0,
     );
+    families.counter(
+        "floodmark_clock_steps_total",
+        "Steps of the host's wall clock since the agent started.",
+        &[],
+        snapshot.clock_steps,
+    );
     families.gauge(
         "floodmark_tick_duration_seconds",
         "Time the last reading of the kernel's counts and its evaluation took.",

@@ -31,7 +31,6 @@ use crate::{
     agent::Snapshot,
     kernel::Rung,
     printable::{json, printable},
-    time::UnixMs,
 };
 
 type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -119,20 +118,20 @@ async fn metrics(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Respons
 /// Alive is who samples; a supervisor should start anew who has not for long.
 async fn healthy(State(latest): State<Latest>) -> Response {
     match current(&latest) {
-        Some(snapshot) if is_dead(&snapshot, UnixMs::now()) => {
+        Some(snapshot) if is_dead(snapshot.taken.elapsed()) => {
             (StatusCode::SERVICE_UNAVAILABLE, "sampling has come to a halt\n").into_response()
         }
         _ => "ok\n".into_response(),
     }
 }
 
-fn is_dead(snapshot: &Snapshot, now: UnixMs) -> bool {
-    snapshot.report.window.to.later(DEAD) < now
+fn is_dead(age: Duration) -> bool {
+    age > DEAD
 }
 
 async fn ready(State(latest): State<Latest>) -> Response {
     let Some(snapshot) = current(&latest) else { return not_yet() };
-    let (status, mut text) = readiness(&snapshot, UnixMs::now());
+    let (status, mut text) = readiness(&snapshot, snapshot.taken.elapsed());
     for standing in &snapshot.standings {
         let heard = snapshot.canary.get(&standing.signal).map(|heard| match heard.is_exact() {
             true => " heard the canary",
@@ -152,15 +151,13 @@ async fn ready(State(latest): State<Latest>) -> Response {
     (status, text).into_response()
 }
 
-fn readiness(snapshot: &Snapshot, now: UnixMs) -> (StatusCode, String) {
-    let sampled = snapshot.report.window.to;
+fn readiness(snapshot: &Snapshot, age: Duration) -> (StatusCode, String) {
     if snapshot.standings.iter().all(|standing| standing.rung == Rung::None) {
         let text = "not ready: no signal can be had, see `floodmark doctor`\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
     }
-    if sampled.later(STALE) < now {
-        let age = (now.0 - sampled.0) / 1000;
-        let text = format!("not ready: last sampled {age} s ago\n");
+    if age > STALE {
+        let text = format!("not ready: last sampled {} s ago\n", age.as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, text);
     }
     (StatusCode::OK, "ready\n".to_owned())

@@ -63,12 +63,18 @@ impl Outlet for OtlpLogs {
         verdicts: &[Verdict],
         inventory: &Inventory,
     ) {
-        heard.iter().for_each(|heard| self.put(of_event(&heard.event, heard.at)));
+        // A Collector takes the wall clock's times.
+        let (shift_ms, wall) = (inputs.clock.shift_ms, |at| inputs.clock.wall(at));
+        for heard in heard {
+            self.put(of_event(&heard.event.clone().shifted(shift_ms), wall(heard.at)));
+        }
         for delta in &inputs.sample.listeners {
             let listener = inventory.get(&delta.listener);
-            self.put(of_losses(delta, inputs.sample.window, listener));
+            self.put(of_losses(delta, inputs.sample.window.shifted(shift_ms), listener));
         }
-        verdicts.iter().for_each(|verdict| self.put(of_verdict(verdict, inputs.now)));
+        for verdict in verdicts {
+            self.put(of_verdict(&verdict.clone().shifted(shift_ms), wall(inputs.now)));
+        }
     }
 
     fn stats(&self) -> (String, Arc<OutletStats>) {

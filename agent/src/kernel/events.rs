@@ -13,7 +13,7 @@ use super::{
     counters::{address, identity},
     sample::{KernelEvent, QueueDepth},
 };
-use crate::time::Clock;
+use crate::clock::AgentClock;
 
 /// The reading end of the ring buffers.
 pub struct Events {
@@ -34,10 +34,9 @@ impl Events {
     pub fn drain(&mut self, most: usize) -> Vec<KernelEvent> {
         self.messages.flush();
         let mut events = Vec::new();
-        let clock = Clock::read();
         while events.len() < most {
             let Some(record) = self.ring.next() else { break };
-            match decode(&record, &clock) {
+            match decode(&record, AgentClock::own()) {
                 Some(event) => events.push(event),
                 None => self.undecodable += 1,
             }
@@ -46,7 +45,7 @@ impl Events {
     }
 }
 
-fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
+fn decode(bytes: &[u8], clock: &AgentClock) -> Option<KernelEvent> {
     if bytes.len() < size_of::<EventRecord>() {
         return None;
     }
@@ -55,7 +54,7 @@ fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
     let class = *Class::ALL.get(record.class as usize)?;
     let peer = SocketAddr::new(address(record.peer_family, &record.peer), record.peer_port);
     Some(KernelEvent {
-        at: clock.wall_at(record.at_ns),
+        at: clock.at(record.at_ns),
         listener: identity(&record.listener, record.netns_inode),
         peer,
         class,
@@ -65,12 +64,10 @@ fn decode(bytes: &[u8], clock: &Clock) -> Option<KernelEvent> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use floodmark_common::{AF_INET, ListenerKey};
 
     use super::*;
-    use crate::time::UnixMs;
+    use crate::{clock::Reading, time::UnixMs};
 
     fn bytes_of(record: &EventRecord) -> Vec<u8> {
         let start = ptr::from_ref(record).cast::<u8>();
@@ -78,8 +75,9 @@ mod tests {
         unsafe { std::slice::from_raw_parts(start, size_of::<EventRecord>()) }.to_vec()
     }
 
-    fn clock() -> Clock {
-        Clock::of(UnixMs(1_000_000), Duration::from_secs(50))
+    fn clock() -> AgentClock {
+        let wall_ns = 1_000_000_000_000;
+        AgentClock::new(move || Reading { monotonic_ns: 50_000_000_000, wall_ns, spread_ns: 0 })
     }
 
     #[test]

@@ -19,7 +19,10 @@ use super::{
     lives,
     sample::{ListenerId, NetnsId},
 };
-use crate::time::{Clock, UnixMs};
+use crate::{
+    clock::{AgentClock, Reading},
+    time::UnixMs,
+};
 
 /// Client events taken at a time; more wait in the ring buffer.
 const MOST_EVENTS: usize = 50_000;
@@ -91,8 +94,8 @@ impl FlowMaps {
     ///
     /// When the map cannot be read.
     pub fn arrivals(&mut self) -> Result<BTreeMap<ListenerId, Vec<Slot>>> {
-        let clock = Clock::read();
-        let current = (clock.monotonic().as_nanos() as u64 / SLOT_NS) as u32;
+        let clock = AgentClock::own();
+        let current = (Reading::now().monotonic_ns as u64 / SLOT_NS) as u32;
         let mut found = BTreeMap::new();
         for entry in self.arrivals.iter() {
             let (key, arrivals) = entry.context("reading the ARRIVALS map")?;
@@ -110,7 +113,7 @@ impl FlowMaps {
             let slots: Vec<Slot> = fresh
                 .into_iter()
                 .map(|slot| Slot {
-                    at: clock.wall_at(u64::from(slot.number) * SLOT_NS),
+                    at: clock.at(u64::from(slot.number) * SLOT_NS),
                     enqueued: slot.enqueued,
                     depth: slot.depth,
                 })

@@ -84,6 +84,11 @@ impl ProxyEvent {
         }
     }
 
+    /// The event by a clock that is ahead by `offset_ms`.
+    pub fn shifted(self, offset_ms: i64) -> Self {
+        Self { at: self.at.shifted(offset_ms), ..self }
+    }
+
     /// How the attempt failed that it tells of, where it says.
     pub fn failure(&self) -> Option<Failure> {
         match self.kind {
@@ -135,7 +140,7 @@ impl Trust {
 pub struct Carrier<'a> {
     /// Name of the source.
     pub source: &'a str,
-    /// When the line was read.
+    /// When the line was read, by the wall clock, as are all times that a parser is told and tells.
     pub read_at: UnixMs,
     /// When it was written, where the carrier stamps it finer than the proxy (a container's log,
     /// RFC 5424).

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProxyEvent, ProxyKind, SourceStats, process};
-use crate::{essential, kernel::constants, time::Clock};
+use crate::{clock::AgentClock, essential, kernel::constants};
 use binary::{Binary, Identity};
 pub use binary::{offsets, version};
 use record::Untrustworthy;
@@ -149,11 +149,10 @@ impl Uprobes {
 
     /// The events that have come since the last call.
     pub fn read(&mut self) -> Vec<ProxyEvent> {
-        let clock = Clock::read();
         let (mut events, mut distrusted) = (Vec::new(), BTreeSet::new());
         while let Some(record) = self.records.next() {
             SourceStats::count(&self.stats.lines);
-            match record::event(&record, &clock) {
+            match record::event(&record, AgentClock::own()) {
                 // A user may run the system's own program.
                 Ok(event) if event.pid.is_some_and(is_anothers) => {
                     SourceStats::count(&self.stats.lines_foreign);

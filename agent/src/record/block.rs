@@ -16,7 +16,7 @@ use super::{entry::Entry, weight};
 use crate::time::UnixMs;
 
 /// The version of the format: major, and minor for fields that were added.
-pub const VERSION: (u16, u16) = (1, 0);
+pub const VERSION: (u16, u16) = (1, 1);
 /// Begins a file.
 const MAGIC: &[u8; 8] = b"FLOODMRK";
 /// Begins a block.

@@ -120,6 +120,7 @@ impl Recorder {
             peers,
             standings: inputs.standings,
             troubles,
+            clock: inputs.clock,
         });
         let tick = Tick {
             now,

@@ -11,6 +11,7 @@ use super::{
     state::State,
 };
 use crate::{
+    clock::ClockSteps,
     kernel::Standing,
     proxy::EventKind,
     time::{UnixMs, Window},
@@ -33,7 +34,7 @@ const LONGEST_REACH: Duration = Duration::from_secs(600);
 /// What came of a replay.
 #[derive(Debug)]
 pub struct Replay {
-    /// What the file says of itself.
+    /// What the file says of itself. All times are by the wall clock as it was set at the end.
     pub header: Header,
     /// The same as if watched live.
     pub report: Report,
@@ -47,6 +48,8 @@ pub struct Replay {
     pub damage: Damage,
     /// Whether it begins later than the agent began to watch.
     pub begins_late: bool,
+    /// The steps of the wall clock.
+    pub clock: ClockSteps,
 }
 
 /// Verdicts come to live, beside those come to now.
@@ -145,6 +148,7 @@ impl Course {
             totals: &totals,
             arrivals: &tick.arrivals,
             links: &tick.links,
+            clock: &self.state.clock,
         };
         let outcome = judge.tick(&inputs, &self.state.inventory);
         let begin = self.begins_late.then_some(self.window.from);
@@ -153,9 +157,15 @@ impl Course {
         Ok(())
     }
 
-    fn end(self, header: Header, damage: Damage) -> Result<Replay> {
-        let judge = self.judge.context(NOTHING)?;
+    fn end(mut self, mut header: Header, mut damage: Damage) -> Result<Replay> {
         let totals = self.state.totals().since(&self.baseline);
+        let clock = self.state.clock;
+        header.watching_since = clock.wall(header.watching_since);
+        for gap in &mut damage.gaps {
+            *gap = gap.shifted(clock.shift_ms);
+        }
+        self.comparison.shift(clock.shift_ms);
+        let judge = self.judge.context(NOTHING)?;
         Ok(Replay {
             header,
             report: judge.report(
@@ -169,6 +179,7 @@ impl Course {
             comparison: self.comparison,
             damage,
             begins_late: self.begins_late,
+            clock,
         })
     }
 }
@@ -177,6 +188,14 @@ impl Comparison {
     /// Whether no verdict differs.
     pub fn is_same(&self) -> bool {
         self.differing == 0
+    }
+
+    fn shift(&mut self, offset_ms: i64) {
+        for (live, now) in &mut self.differences {
+            for verdict in [live, now] {
+                *verdict = verdict.take().map(|verdict| verdict.shifted(offset_ms));
+            }
+        }
     }
 
     /// `begin`: of a recording that begins after the agent did.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::ClockSteps,
     inventory::{Changes, Inventory, InventoryChanges, peers::PeerReport},
     kernel::{MibCounts, NetnsId, NoPortCount, ServiceCount, Standing},
     verdict::Totals,
@@ -28,6 +29,8 @@ pub struct State {
     pub standings: Vec<Standing>,
     /// The agent's own troubles since its start, by name; only what is not 0.
     pub troubles: BTreeMap<String, u64>,
+    /// The steps of the wall clock since the agent's start.
+    pub clock: ClockSteps,
 }
 
 /// The state as the agent has it.
@@ -37,6 +40,7 @@ pub struct Present<'a> {
     pub peers: Vec<PeerReport>,
     pub standings: &'a [Standing],
     pub troubles: BTreeMap<String, u64>,
+    pub clock: &'a ClockSteps,
 }
 
 /// What sets one state apart from an earlier one.
@@ -66,6 +70,9 @@ pub struct StateChanges {
     /// The agent's own troubles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     troubles: Option<BTreeMap<String, u64>>,
+    /// The steps of the wall clock, which all other times don't depend on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock: Option<ClockSteps>,
 }
 
 impl State {
@@ -84,6 +91,7 @@ impl State {
             peers: bring(&mut self.peers, now.peers),
             standings: bring(&mut self.standings, now.standings.to_vec()),
             troubles: bring(&mut self.troubles, now.troubles),
+            clock: bring(&mut self.clock, now.clock.clone()),
         }
     }
 
@@ -95,6 +103,7 @@ impl State {
             peers: self.peers.clone(),
             standings: &self.standings,
             troubles: self.troubles.clone(),
+            clock: &self.clock,
         })
     }
 
@@ -108,6 +117,7 @@ impl State {
         enter(&mut self.peers, changes.peers);
         enter(&mut self.standings, changes.standings);
         enter(&mut self.troubles, changes.troubles);
+        enter(&mut self.clock, changes.clock);
     }
 
     /// How many things it consists of: what its memory grows with.
@@ -121,6 +131,7 @@ impl State {
             + self.peers.len()
             + self.standings.len()
             + self.troubles.len()
+            + self.clock.latest.len()
     }
 
     /// The kernel's counts since the agent's start.

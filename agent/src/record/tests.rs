@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use super::{block::Kind, *};
 use crate::{
+    clock::{ClockStep, ClockSteps},
     inventory::{Inventory, InventoryChanges, Listener, Namespace, Owner, peers::PeerReport},
     kernel::{
         Attribution, Class, Counter, KernelEvent, KernelSample, ListenerDelta, ListenerId,
@@ -16,7 +17,7 @@ use crate::{
     },
     proxy::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
     time::{UnixMs, Window},
-    verdict::{Cause, Heard, Inputs, Judge, Report, Totals},
+    verdict::{Cause, Heard, Inputs, Judge, Report, Totals, Verdict},
 };
 
 const NETNS: NetnsId = NetnsId(4_026_532_001);
@@ -25,6 +26,7 @@ const BEGIN: u64 = 1_795_204_000_000;
 const CLIENT: &str = "203.0.113.77";
 const URI: &str = "/private/inbox?token=s3cr3t";
 const TICKS: u64 = 200;
+const SET_BY_MS: i64 = -300_000;
 
 fn listener(len: u32) -> Listener {
     let id = ListenerId { netns: NETNS, addr: "10.9.8.7:8000".parse().unwrap(), inode: 77 };
@@ -125,6 +127,17 @@ fn totals(second: u64) -> Totals {
     }
 }
 
+/// In the middle of the incident the wall clock is set back.
+fn set_back(second: u64) -> ClockSteps {
+    let within = Window { from: UnixMs(BEGIN + 49_000), to: UnixMs(BEGIN + 50_000) };
+    let latest = (second >= 50).then_some(ClockStep { within, by_ms: SET_BY_MS });
+    ClockSteps {
+        shift_ms: latest.map_or(0, |step| step.by_ms),
+        count: latest.iter().count() as u64,
+        latest: latest.into_iter().collect(),
+    }
+}
+
 fn peers() -> Vec<PeerReport> {
     vec![PeerReport {
         netns: NETNS,
@@ -146,7 +159,16 @@ fn arrivals(second: u64) -> Vec<(ListenerId, Vec<Slot>)> {
 }
 
 /// Plays the incident to the agent's own judge and to `recorder`; tells what the judge reports.
-fn play(mut recorder: Recorder, ticks: std::ops::Range<u64>) -> Result<Report> {
+fn play(recorder: Recorder, ticks: std::ops::Range<u64>) -> Result<Report> {
+    play_by(recorder, ticks, |_| ClockSteps::default())
+}
+
+/// The same with a wall clock that is set.
+fn play_by(
+    mut recorder: Recorder,
+    ticks: std::ops::Range<u64>,
+    clock: impl Fn(u64) -> ClockSteps,
+) -> Result<Report> {
     let mut judge = Judge::new(UnixMs(BEGIN - 1000));
     let (standings, mut before) = (standings(), inventory(0));
     let mut report = None;
@@ -176,6 +198,7 @@ fn play(mut recorder: Recorder, ticks: std::ops::Range<u64>) -> Result<Report> {
             totals: &totals,
             arrivals: &arrivals(second),
             links: &[],
+            clock: &clock(second),
         };
         let outcome = judge.tick(&inputs, &inventory);
         recorder.tick(Moment {
@@ -264,6 +287,38 @@ fn a_replay_on_other_evidence_differs() {
         go_through(&file(&[Block::pack(Kind::Start, times, &entries).unwrap()])).unwrap();
     assert!(replayed.comparison.differing > 100, "{}", replayed.comparison.differing);
     assert_eq!(replayed.comparison.differences.len(), 20);
+}
+
+/// Times in a recording are by the agent's clock; what is told of them is by the wall clock.
+#[test]
+fn a_step_of_the_wall_clock_is_recorded() {
+    let plain = recorded(None).1;
+    let memory = Memory::default();
+    let live = play_by(Recorder::new(Box::new(memory.clone()), None), 0..TICKS, set_back).unwrap();
+    let blocks = memory.0.lock().unwrap().clone();
+    let whole = go_through(&file(&blocks)).unwrap();
+    let second = (1..blocks.len()).rfind(|place| blocks[*place].is_start).unwrap();
+    let late = go_through(&file(&blocks[second..])).unwrap();
+    for replayed in [&whole, &late] {
+        assert!(replayed.comparison.is_same(), "{:?}", replayed.comparison);
+        assert_eq!(replayed.clock, set_back(TICKS));
+        assert_eq!(replayed.report.clock_steps, live.clock_steps);
+        assert_eq!(replayed.report.window.to, plain.window.to.shifted(SET_BY_MS));
+        assert_eq!(replayed.header.watching_since, header().watching_since.shifted(SET_BY_MS));
+    }
+    let unnoted = |report: &Report| -> Vec<Verdict> {
+        let verdicts = report.proxy.verdicts.iter().map(|verdict| Verdict::clone(verdict));
+        let unnoted = |mut verdict: Verdict| {
+            verdict.health.clock_set_ms = 0;
+            verdict
+        };
+        verdicts.map(unnoted).collect()
+    };
+    let of_plain = unnoted(&plain.shifted(SET_BY_MS));
+    assert_eq!(unnoted(&live), of_plain, "no verdict depends on the wall clock");
+    assert_eq!(unnoted(&whole.report), of_plain);
+    let noted = |verdict: &&Arc<Verdict>| verdict.health.clock_set_ms == 300_000;
+    assert!(live.proxy.verdicts.iter().any(|verdict| noted(&verdict)));
 }
 
 #[test]

@@ -144,6 +144,13 @@ fn missing(replay: &Replay) -> Vec<String> {
             clock(replay.header.watching_since)
         ));
     }
+    for step in &replay.report.clock_steps {
+        sentences.push(format!(
+            "The wall clock was {} by {} UTC. All times are by the clock as it was set at the end.",
+            step.describe(),
+            clock(step.within.to)
+        ));
+    }
     if comparison.differing > 0 {
         sentences.push(format!(
             "{} of {} verdicts came out otherwise than when they were recorded.",

@@ -78,6 +78,13 @@ impl Default for Timeline {
 }
 
 impl Timeline {
+    /// Has all its times by a clock that is ahead by `offset_ms`.
+    pub fn shift(&mut self, offset_ms: i64) {
+        for window in self.outages.iter_mut().chain([&mut self.window]) {
+            *window = window.shifted(offset_ms);
+        }
+    }
+
     /// Takes in a tick and the state that it led to.
     pub fn add(&mut self, tick: &Tick, state: &State) {
         if self.columns.is_empty() {

@@ -18,6 +18,7 @@ use super::{
     verdict::{Cause, Confidence, EvidenceHealth, Verdict},
 };
 use crate::{
+    clock::ClockSteps,
     inventory::{HostId, Inventory},
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, QueueDepth, ServiceCount, Tally,
@@ -70,6 +71,7 @@ pub struct Correlator {
     rungs: BTreeMap<HostId, (String, String)>,
     /// By how much clocks may differ.
     skew: Duration,
+    clock: ClockSteps,
 }
 
 impl Default for Correlator {
@@ -86,6 +88,7 @@ impl Default for Correlator {
             host: HostId::default(),
             rungs: BTreeMap::new(),
             skew: Duration::ZERO,
+            clock: ClockSteps::default(),
         }
     }
 }
@@ -159,6 +162,18 @@ impl Correlator {
     /// Takes in by how much the clocks of those who saw and heard may differ.
     pub fn on_skew(&mut self, skew: Duration) {
         self.skew = skew;
+    }
+
+    /// Takes in the steps of this host's wall clock.
+    pub fn on_clock(&mut self, clock: &ClockSteps) {
+        if self.clock != *clock {
+            self.clock.clone_from(clock);
+        }
+    }
+
+    /// The steps of this host's wall clock.
+    pub fn clock(&self) -> &ClockSteps {
+        &self.clock
     }
 
     /// Takes in what evidence rests on: the rungs from which dropped SYNs and final ACKs are had, and
@@ -354,6 +369,7 @@ impl Correlator {
             events_lost: self.evidence.events_lost(host, window),
             unseen_ms: self.evidence.unseen(host, window).as_millis() as u64,
             skew_ms: self.skew.as_millis() as u64,
+            clock_set_ms: self.clock.inside(window).map(|step| step.by_ms.unsigned_abs()).sum(),
             syn_rung,
             ack_rung,
         }
@@ -366,9 +382,15 @@ impl Correlator {
         proxy_netns: Option<NetnsId>,
         host: HostId,
     ) -> Verdict {
-        let window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
+        let mut window = Window { from: event.at.earlier(MEMORY), to: end_of(&event) };
+        let mut led = self.markings.led_to(host, &event, Duration::ZERO);
+        // `fail_timeout` goes by the wall clock (`ngx_time` in ngx_http_upstream_round_robin.c).
+        let delayed = self.clock.delays(event.at, MEMORY);
+        if led.cause().is_none() && !delayed.is_zero() {
+            window.from = window.from.earlier(delayed);
+            led = self.markings.led_to(host, &event, delayed);
+        }
         let health = self.health(host, &window);
-        let led = self.markings.led_to(host, &event);
         let listed: Vec<String> =
             led.causes.iter().map(|(cause, count)| format!("{count} × {}", cause.name())).collect();
         let listed = listed.join(", ");
@@ -392,6 +414,13 @@ impl Correlator {
                 Cause::NoKernelEvidence,
                 Confidence::Low,
                 "no marking was seen before it, but the agent has not watched for long".to_owned(),
+            ),
+            None if !delayed.is_zero() => (
+                Cause::NoKernelEvidence,
+                Confidence::Low,
+                "no marking was seen before it, but the wall clock was set back: peers may be down \
+                 since before that"
+                    .to_owned(),
             ),
             None => (
                 Cause::ProxyLimit,

@@ -13,6 +13,7 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
+    clock::ClockSteps,
     inventory::Inventory,
     kernel::{
         KernelEvent, KernelSample, ListenerId, MibCounts, NetnsId, NoPortCount, Rung, ServiceCount,
@@ -61,6 +62,8 @@ pub struct Inputs<'a> {
     pub arrivals: &'a [(ListenerId, Vec<Slot>)],
     /// The connections of this host's own processes to their peers since start; empty: as before.
     pub links: &'a [LinkReport],
+    /// The steps of the wall clock since start.
+    pub clock: &'a ClockSteps,
 }
 
 /// The kernel's counts since start.
@@ -146,6 +149,7 @@ impl Judge {
         self.ledger.listeners.book_arrivals(inputs.arrivals, inventory);
         self.ledger.book_links(inputs.links);
         self.ledger.book_sample(inputs.sample, inventory);
+        self.correlator.on_clock(inputs.clock);
         self.correlator.on_sample(inputs.sample);
         for event in inputs.events {
             self.ledger.listeners.book_event(event);
@@ -188,7 +192,7 @@ impl Judge {
         &self.ledger
     }
 
-    /// The report on everything since start.
+    /// The report on everything since start, by the wall clock.
     pub fn report(
         &self,
         now: UnixMs,
@@ -210,7 +214,9 @@ impl Judge {
             blind_spots: blind_spots(standings),
             left_out: inventory.left_out(),
         };
-        self.ledger.report(now, kernel)
+        let clock = self.correlator.clock();
+        let report = self.ledger.report(now, kernel);
+        Report { clock_steps: clock.latest.clone().into(), ..report }.shifted(clock.shift_ms)
     }
 }
 
@@ -224,3 +230,6 @@ fn blind_spots(standings: &[Standing]) -> Vec<BlindSpot> {
     };
     standings.iter().filter(lower).map(told).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,6 +123,7 @@ impl Ledger {
             events_lost: self.events_lost,
             services,
             no_port,
+            clock_steps: Vec::new(),
         }
     }
 

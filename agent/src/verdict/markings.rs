@@ -106,10 +106,12 @@ impl Markings {
         });
     }
 
-    /// What led to an event of a group without peers: the last of each peer.
-    pub fn led_to(&mut self, host: HostId, event: &ProxyEvent) -> Led {
+    /// What led to an event of a group without peers: the last of each peer. `delayed`: by how much longer
+    /// the proxy's timers ran, since its clock was set back.
+    pub fn led_to(&mut self, host: HostId, event: &ProxyEvent, delayed: Duration) -> Led {
         self.learn(event);
-        let (from, from_of_own) = (event.at.earlier(MEMORY), event.at.earlier(LONG_MEMORY));
+        let (from, from_of_own) = (MEMORY + delayed, LONG_MEMORY + delayed);
+        let (from, from_of_own) = (event.at.earlier(from), event.at.earlier(from_of_own));
         let key = (event.source.clone(), event.group_name().unwrap_or_default().to_owned());
         let known = self.peers.get(&key);
         let is_others = |upstream: &Upstream| {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{cycle::Cycle, flow::Flow, keepalive::LinkReport, verdict::Verdict};
 use crate::{
+    clock::ClockStep,
     inventory::{LeftOut, Listener, Namespace},
     kernel::{Attribution, ListenerId, MibCounts, NetnsId, NoPortCount, ServiceCount, Tally},
     time::{UnixMs, Window},
@@ -42,6 +43,10 @@ pub struct Report {
     /// What listens on the host beyond the limits of the inventory.
     #[serde(default, skip_serializing_if = "LeftOut::is_nothing")]
     pub left_out: LeftOut,
+    /// The latest steps of the wall clock. All times of a report are by the wall clock as it is set at
+    /// the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clock_steps: Vec<ClockStep>,
 }
 
 /// A map by namespace as a list: a number as a key of an object does not survive being flattened.
@@ -119,6 +124,25 @@ pub struct ListenerReport {
 }
 
 impl Report {
+    /// The report by a clock that is ahead by `offset_ms`.
+    pub fn shifted(mut self, offset_ms: i64) -> Self {
+        if offset_ms == 0 {
+            return self;
+        }
+        self.window = self.window.shifted(offset_ms);
+        for step in &mut self.clock_steps {
+            step.within = step.within.shifted(offset_ms);
+        }
+        for listener in &mut self.listeners {
+            listener.dropped = listener.dropped.map(|dropped| dropped.shifted(offset_ms));
+            listener.last_seen = listener.last_seen.shifted(offset_ms);
+        }
+        for verdict in &mut self.proxy.verdicts {
+            *verdict = Arc::new(Verdict::clone(verdict).shifted(offset_ms));
+        }
+        self
+    }
+
     /// A listener's address, and its namespace where another one has the same address.
     pub fn name_of(&self, id: ListenerId) -> String {
         let all = || self.listeners.iter().map(|report| &report.listener);

@@ -43,6 +43,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The verdict by a clock that is ahead by `offset_ms`.
+    pub fn shifted(self, offset_ms: i64) -> Self {
+        let window = self.window.shifted(offset_ms);
+        Self { event: self.event.shifted(offset_ms), window, ..self }
+    }
+
     /// Whether the event was joined with losses that the kernel counted at a listener.
     pub fn is_joined(&self) -> bool {
         self.listener.is_some() && self.evidence.drops() > 0
@@ -61,10 +67,18 @@ pub struct EvidenceHealth {
     /// window is wider by as much at both ends. 0 where they are one host.
     #[serde(default)]
     pub skew_ms: u64,
+    /// By how much the wall clock was set inside the window, in milliseconds: the sum of all steps, each
+    /// without its sign. Verdicts don't depend on the wall clock, but timers of the proxy may.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub clock_set_ms: u64,
     /// The rung from which dropped SYNs are had.
     pub syn_rung: String,
     /// The rung from which dropped final ACKs are had.
     pub ack_rung: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Causes a verdict can give.

@@ -151,7 +151,7 @@ fn sureness(finding: &Finding, listener: Option<&ListenerReport>) -> String {
 }
 
 /// `17:03:12`
-fn clock(at: UnixMs) -> String {
+pub(super) fn clock(at: UnixMs) -> String {
     let at = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     at.map_or_else(|| "?".to_owned(), |at| at.strftime("%H:%M:%S").to_string())
 }

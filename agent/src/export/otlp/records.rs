@@ -43,6 +43,7 @@ pub(super) fn of_verdict(verdict: &Verdict, decided: UnixMs) -> LogRecord {
     add("floodmark.verdict.events_lost", number(verdict.health.events_lost));
     add("floodmark.verdict.unseen_ms", number(verdict.health.unseen_ms));
     add("floodmark.verdict.skew_ms", number(verdict.health.skew_ms));
+    add("floodmark.verdict.clock_set_ms", number(verdict.health.clock_set_ms));
     if let Some(lead) = verdict.lead_ms {
         add("floodmark.verdict.lead_ms", number(lead));
     }

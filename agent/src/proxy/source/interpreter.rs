@@ -1,6 +1,9 @@
 //! From a source's raw lines to events.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use log::info;
 
@@ -11,6 +14,7 @@ use super::{
     writers::{Scope, Writers},
 };
 use crate::{
+    clock::AgentClock,
     proxy::{
         dialect::{
             Dialect,
@@ -18,7 +22,7 @@ use crate::{
         },
         event::{ProxyEvent, Trust},
     },
-    time::UnixMs,
+    time::{UnixMs, Window},
 };
 
 /// As much of an event's line is kept with it.
@@ -33,6 +37,7 @@ pub struct Interpreter {
     unwrapper: Unwrapper,
     records: [Records; Stream::COUNT],
     writers: Writers,
+    clock: &'static AgentClock,
     /// Reads what was written while nobody looked: its writers may have ended unseen.
     is_behind: bool,
 }
@@ -47,8 +52,14 @@ impl Interpreter {
             unwrapper: Unwrapper::default(),
             records: Default::default(),
             writers: Writers::default(),
+            clock: AgentClock::own(),
             is_behind: false,
         }
+    }
+
+    /// Has it read time stamps by another clock than this process's.
+    pub fn by_clock(self, clock: &'static AgentClock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Has it know whose lines the source may bring.
@@ -64,7 +75,7 @@ impl Interpreter {
     /// Another one for the same source, to read a second stream beside it.
     pub fn for_stream(&self) -> Self {
         let stats = Arc::clone(&self.stats);
-        let other = Self::new(self.format.clone(), self.name.clone());
+        let other = Self::new(self.format.clone(), self.name.clone()).by_clock(self.clock);
         Self { stats, ..other.written_by(self.writers.scope().clone()) }
     }
 
@@ -78,7 +89,8 @@ impl Interpreter {
         &self.stats
     }
 
-    /// Reads one line, without its line feed, that came at `read_at`. Gives the events that are sure by
+    /// Reads one line, without its line feed, that came at `read_at` by
+    /// the agent's clock. Gives the events that are sure by
     /// now, of this line or of earlier ones.
     pub fn read(&mut self, line: &[u8], read_at: UnixMs) -> Vec<ProxyEvent> {
         SourceStats::count(&self.stats.lines);
@@ -127,7 +139,7 @@ impl Interpreter {
         stamp: &Stamp,
         read_at: UnixMs,
     ) -> Option<ProxyEvent> {
-        let event = dialect.parse(line, &stamp.carrier(&self.name, read_at))?;
+        let event = self.parse(dialect, line, stamp, read_at)?;
         let fits = stamp.tag.as_ref().is_none_or(|tag| self.format.fits(dialect, tag));
         let numbers = match dialect {
             Dialect::Nginx => nginx::numbers(line),
@@ -150,6 +162,26 @@ impl Interpreter {
         }
         let beginning = String::from_utf8_lossy(&line[..line.len().min(LINE_KEPT)]).into_owned();
         Some(ProxyEvent { line: Some(beginning), trust, ..event })
+    }
+
+    /// Parsers know the wall clock only: what they are told of time is by it, and what they tell. Where
+    /// it has been set lately a line is parsed by each setting, see [`ClockSteps::place`].
+    ///
+    /// [`ClockSteps::place`]: crate::clock::ClockSteps::place
+    fn parse(
+        &self,
+        dialect: Dialect,
+        line: &[u8],
+        stamp: &Stamp,
+        read_at: UnixMs,
+    ) -> Option<ProxyEvent> {
+        self.clock.compare().place(read_at, |shift_ms| {
+            let carrier = stamp.carrier(&self.name, read_at.shifted(shift_ms));
+            let event = dialect.parse(line, &carrier)?.shifted(-shift_ms);
+            let precision = Duration::from_millis(event.precision_ms.into());
+            let written = Window { from: event.at, to: event.at.later(precision) };
+            Some((event, written))
+        })
     }
 
     fn count(&self, judged: Judged) -> Vec<ProxyEvent> {

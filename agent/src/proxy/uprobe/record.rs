@@ -11,8 +11,8 @@ use floodmark_common::{AF_INET, AF_INET6, NginxKind, NginxRecord};
 
 use super::SOURCE;
 use crate::{
+    clock::AgentClock,
     proxy::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
-    time::Clock,
 };
 
 const AF_UNIX: u16 = 1;
@@ -33,7 +33,7 @@ pub struct Untrustworthy {
 /// # Errors
 ///
 /// When it is not what an nginx that is understood would send: then its structures are others.
-pub fn event(bytes: &[u8], clock: &Clock) -> Result<ProxyEvent, Untrustworthy> {
+pub fn event(bytes: &[u8], clock: &AgentClock) -> Result<ProxyEvent, Untrustworthy> {
     let odd = |why| Untrustworthy { pid: 0, why };
     if bytes.len() < size_of::<NginxRecord>() {
         return Err(odd("a record is too short"));
@@ -43,9 +43,9 @@ pub fn event(bytes: &[u8], clock: &Clock) -> Result<ProxyEvent, Untrustworthy> {
     let odd = |why| Untrustworthy { pid: record.pid, why };
     let name = record.name.get(..record.name_len as usize).ok_or(odd("a name is too long"))?;
     let name = std::str::from_utf8(name).map_err(|_| odd("a name is no text"))?;
-    let carrier =
-        Carrier { source: SOURCE, read_at: clock.wall(), stamped: None, pid: Some(record.pid) };
-    let at = (clock.wall_at(record.at_ns), 1);
+    let at = clock.at(record.at_ns);
+    let carrier = Carrier { source: SOURCE, read_at: at, stamped: None, pid: Some(record.pid) };
+    let at = (at, 1);
     let event = |kind, upstream| ProxyEvent::new(ProxyKind::Nginx, &carrier, at, kind, upstream);
     if record.kind == NginxKind::NoLivePeers as u32 {
         return Ok(event(EventKind::NoLivePeers, Upstream::Group(name.to_owned())));
@@ -121,10 +121,8 @@ fn local(record: &NginxRecord, upstream: &Upstream) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::time::UnixMs;
+    use crate::{clock::Reading, time::UnixMs};
 
     fn record(name: &str) -> NginxRecord {
         let mut record = NginxRecord {
@@ -151,7 +149,9 @@ mod tests {
         let start = ptr::from_ref(record).cast::<u8>();
         // SAFETY: NginxRecord has no padding, so each of its bytes is initialised.
         let bytes = unsafe { std::slice::from_raw_parts(start, size_of::<NginxRecord>()) };
-        event(bytes, &Clock::of(UnixMs(1_000_000), Duration::from_secs(50)))
+        let (monotonic_ns, wall_ns) = (50_000_000_000, 1_000_000_000_000);
+        let reading = Reading { monotonic_ns, wall_ns, spread_ns: 0 };
+        event(bytes, &AgentClock::new(move || reading))
     }
 
     #[test]
