@@ -17,6 +17,8 @@ use crate::time::UnixMs;
 /// Exchanges remembered: at one a second, what a clock drifts meanwhile (500 ppm at most, as far as
 /// the kernel corrects one) is less than the resolution of the time stamps times 32.
 const REMEMBERED: usize = 64;
+/// How much that is.
+const DRIFT: Duration = Duration::from_millis(32);
 /// Stamps kept until the exchange that they belong to is told of.
 const STAMPS: usize = 256;
 /// Time stamps are whole milliseconds, at either end.
@@ -77,22 +79,32 @@ impl Clock {
         }
     }
 
-    /// Takes in what the host tells of such a message.
-    pub fn exchanged(&mut self, exchange: Exchange) {
+    /// Takes in what the host tells of such a message. True if it contradicts what was measured before, and
+    /// so one of the two clocks was set since.
+    pub fn exchanged(&mut self, exchange: Exchange) -> bool {
         let Exchange { sequence, sent, acknowledged } = exchange;
-        let Some(stored) = self.stamps.remove(&sequence) else { return };
-        let Some(took) = acknowledged.0.checked_sub(sent.0) else { return };
+        let Some(stored) = self.stamps.remove(&sequence) else { return false };
+        let Some(took) = acknowledged.0.checked_sub(sent.0) else { return false };
         let middle = sent.0 + took / 2;
         // No clock is so wrong that the difference has no room.
         let (Ok(stored), Ok(middle)) = (i64::try_from(stored.0), i64::try_from(middle)) else {
-            return;
+            return false;
         };
         let ahead_ms = stored - middle;
         let error = Duration::from_millis(took.div_ceil(2) + RESOLUTION_MS);
+        let is_other = |known: &Offset| {
+            let apart = Duration::from_millis(known.ahead_ms.abs_diff(ahead_ms));
+            apart > known.error + error + DRIFT
+        };
+        let was_set = self.measured.iter().any(is_other);
+        if was_set {
+            self.measured.clear();
+        }
         self.measured.push_back(Offset { ahead_ms, error });
         if self.measured.len() > REMEMBERED {
             self.measured.pop_front();
         }
+        was_set
     }
 
     /// Forgets what was measured: the clock was set since.
@@ -112,11 +124,11 @@ mod tests {
     use super::*;
 
     /// A host whose clock is 5 s slow, on a bus at a distance of `there` and `back`.
-    fn exchange(clock: &mut Clock, sequence: u64, there: u64, back: u64) {
+    fn exchange(clock: &mut Clock, sequence: u64, there: u64, back: u64) -> bool {
         let sent = UnixMs(1_000_000 + sequence * 1000);
         clock.stored(sequence, UnixMs(sent.0 + 5000 + there));
         let acknowledged = UnixMs(sent.0 + there + back);
-        clock.exchanged(Exchange { sequence, sent, acknowledged });
+        clock.exchanged(Exchange { sequence, sent, acknowledged })
     }
 
     #[test]
@@ -132,16 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_the_clock_is_followed_in_the_end() {
+    fn a_step_of_a_clock_is_followed_at_once() {
         let mut clock = Clock::default();
-        exchange(&mut clock, 1, 0, 0);
-        for sequence in 2..=70 {
-            let sent = UnixMs(2_000_000 + sequence);
-            clock.stored(sequence, UnixMs(sent.0 + 7));
-            let acknowledged = UnixMs(sent.0 + 2);
-            clock.exchanged(Exchange { sequence, sent, acknowledged });
+        for sequence in 1..=64 {
+            assert!(!exchange(&mut clock, sequence, sequence % 3, 40 * (sequence % 5)));
         }
-        assert_eq!(clock.offset().ahead_ms, 6);
+        let sent = UnixMs(2_000_000);
+        clock.stored(65, UnixMs(sent.0 + 7));
+        let acknowledged = UnixMs(sent.0 + 200);
+        assert!(clock.exchanged(Exchange { sequence: 65, sent, acknowledged }));
+        let error = Duration::from_millis(101);
+        assert_eq!(clock.offset(), Offset { ahead_ms: -93, error });
+        assert!(!clock.exchanged(Exchange { sequence: 65, sent, acknowledged }));
     }
 
     #[test]

@@ -130,17 +130,16 @@ impl Fleet {
         has_room.then_some(()).ok_or_else(over)
     }
 
-    /// The host of a message that is to be taken: not for the second time.
-    pub fn greet(&mut self, message: &Message, stored: Stored) -> Result<&Host, Refused> {
+    /// The host of a message that is to be taken, not for the second time, and whether its clock or the
+    /// bus' was set since the last one.
+    pub fn greet(&mut self, message: &Message, stored: Stored) -> Result<(HostId, bool), Refused> {
         let unknown = || Refused::new(Refusal::TooManyHosts, "there are too many hosts");
         let host = self.hosts.get_mut(&message.host).ok_or_else(unknown)?;
         host.stored = host.stored.max(stored.at);
         host.clock.stored(stored.sequence, stored.at);
-        if let Some(exchange) = stored.exchange {
-            host.clock.exchanged(exchange);
-        }
+        let was_set = stored.exchange.is_some_and(|exchange| host.clock.exchanged(exchange));
         host.count(message)?;
-        Ok(host)
+        Ok((host.id, was_set))
     }
 
     fn make_room(&mut self, now: UnixMs) -> Result<(), Refused> {

@@ -149,9 +149,12 @@ impl Joiner {
         stored: Stored,
     ) -> Result<Vec<Joined>, Refused> {
         let mut message = message?;
-        let id = self.fleet.greet(&message, stored)?.id;
-        self.keep_timely(&mut message, stored.at)?;
+        let (id, was_set) = self.fleet.greet(&message, stored)?;
         self.correlator.of(id);
+        if was_set {
+            self.clock_was_set(stored.at);
+        }
+        self.keep_timely(&mut message, stored.at)?;
         let id = message.id();
         let host = message.host;
         match message.content {
@@ -203,9 +206,15 @@ impl Joiner {
         let left_out = validate::keep_timely(&mut message.content, &allowed);
         if left_out.is_err() {
             self.fleet.mistrust_clock(&message.host);
+            self.clock_was_set(stored);
         }
         self.left_out += left_out? as u64;
         Ok(())
+    }
+
+    /// What the host has told before lies in another time.
+    fn clock_was_set(&mut self, now: UnixMs) {
+        self.correlator.on_gap(Window { from: now.earlier(HORIZON), to: now });
     }
 
     fn leave_out(&mut self, part: impl FnOnce(&mut Self) -> usize) {
