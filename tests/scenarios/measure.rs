@@ -8,10 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use floodmark::kernel::{
-    Class, Counter, KernelSource, MibCounts, NetnsId, Rung, Signal, Standing, Tally,
-    class::{meaning_of, word},
-    netns::{Netns, discover},
+use floodmark::{
+    kernel::{
+        Class, Counter, KernelSource, MibCounts, NetnsId, Rung, Signal, Standing, Tally,
+        class::{meaning_of, word},
+        netns::{Netns, discover},
+    },
+    time::UnixMs,
 };
 use floodmark_common::CountingMap;
 
@@ -148,7 +151,10 @@ impl Measure {
         let sample = self.source.sample(&namespaces)?;
         self.source.forget(&BTreeSet::new())?;
         self.source.forget_queues(|_| true)?;
-        self.met.extend(namespaces.into_iter().map(|netns| (netns.name, netns.id)));
+        // One that went before its counters were read has nothing to be compared with.
+        let read = |netns: &Netns| self.source.has_seen(netns.id, UnixMs::default());
+        let met = namespaces.into_iter().filter(read);
+        self.met.extend(met.map(|netns| (netns.name, netns.id)));
         for delta in sample.listeners {
             let listener = (delta.listener.netns, delta.listener.addr);
             *self.tallies.entry(listener).or_default() += delta.tally;
