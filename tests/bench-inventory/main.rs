@@ -20,6 +20,7 @@ use floodmark::{
 };
 use host::Host;
 
+const LISTENERS_EACH: usize = 10;
 /// Where the agent serves.
 const ADDR: &str = "127.0.0.1:19436";
 
@@ -29,12 +30,9 @@ struct Cli {
     /// The agent
     #[arg(long)]
     agent: PathBuf,
-    /// Network namespaces
-    #[arg(long, default_value_t = 100)]
-    namespaces: usize,
-    /// Listeners in all of them together
-    #[arg(long, default_value_t = 1000)]
-    listeners: usize,
+    /// Network namespaces, with ten listeners in each: a table for each number
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 300])]
+    namespaces: Vec<usize>,
     /// How often each thing is measured
     #[arg(long, default_value_t = 30)]
     rounds: usize,
@@ -57,7 +55,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<String> {
-    let host = Host::new(cli.namespaces, cli.listeners)?;
+    let pages = cli.namespaces.iter().map(|namespaces| page(cli, *namespaces));
+    Ok(pages.collect::<Result<Vec<String>>>()?.join("\n"))
+}
+
+/// What it costs on a host with so many namespaces.
+fn page(cli: &Cli, namespaces: usize) -> Result<String> {
+    let host = Host::new(namespaces, LISTENERS_EACH * namespaces)?;
     let attach = times(cli.rounds, || Ok(Object::attach(Rung::Fentry)))?;
     let sweep = sweep(cli.rounds)?;
     let owners = owners(cli.rounds)?;
@@ -66,12 +70,13 @@ fn run(cli: &Cli) -> Result<String> {
     let sample = sample(cli.rounds)?;
     let mut agent = Agent::start(cli, host.listeners)?;
     let scrape = agent.scrapes(cli.rounds)?;
+    let tick = agent.ticks(cli.rounds)?;
     let programs = programs::per_connection(cli.connections)?;
     let resident = agent.resident_kib()?;
     let cpu = agent.cpu_share()?;
     let mut page = format!(
-        "| {} namespaces, {} listeners | median | worst of {} |\n| --- | --- | --- |\n",
-        cli.namespaces, host.listeners, cli.rounds
+        "| {namespaces} namespaces, {} listeners | median | worst of {} |\n| --- | --- | --- |\n",
+        host.listeners, cli.rounds
     );
     for (what, (median, worst)) in [
         ("programs loaded and attached, as far as this kernel allows", attach),
@@ -80,6 +85,7 @@ fn run(cli: &Cli) -> Result<String> {
         ("look at the queues alone", refresh),
         ("namespaces found and identified", finding),
         ("kernel's counters sampled in every namespace", sample),
+        ("a tick of the agent, as it says itself", tick),
         ("scrape of /metrics", scrape.times),
     ] {
         page += &format!("| {what} | {:.1} ms | {:.1} ms |\n", ms(median), ms(worst));
@@ -111,8 +117,12 @@ fn times<T>(rounds: usize, mut what: impl FnMut() -> Result<T>) -> Result<Times>
         all.push(started.elapsed());
         drop(result);
     }
+    Ok(median_and_worst(all))
+}
+
+fn median_and_worst(mut all: Vec<Duration>) -> Times {
     all.sort();
-    Ok((all[all.len() / 2], all[all.len() - 1]))
+    (all[all.len() / 2], all[all.len() - 1])
 }
 
 fn sweep(rounds: usize) -> Result<Times> {
@@ -194,6 +204,19 @@ impl Agent {
         Ok(Scrape { times, lines: text.lines().count(), bytes: text.len() })
     }
 
+    /// How long the agent's ticks take, one of each second.
+    fn ticks(&mut self, rounds: usize) -> Result<Times> {
+        let mut all = Vec::new();
+        for _ in 0..rounds {
+            sleep(Duration::from_secs(1));
+            let text = get()?;
+            let name = "floodmark_tick_duration_seconds ";
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            all.push(Duration::from_secs_f64(value.context("no tick exported")?.parse()?));
+        }
+        Ok(median_and_worst(all))
+    }
+
     /// `VmRSS` of proc(5).
     fn resident_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
@@ -205,14 +228,14 @@ impl Agent {
     /// Share of one processor over ten seconds in which nobody scrapes.
     fn cpu_share(&self) -> Result<f64> {
         const SPAN: u64 = 10;
-        let before = self.ticks()?;
+        let before = self.processor_time()?;
         sleep(Duration::from_secs(SPAN));
         // USER_HZ is 100 on Linux.
-        Ok((self.ticks()? - before) as f64 / (100 * SPAN) as f64)
+        Ok((self.processor_time()? - before) as f64 / (100 * SPAN) as f64)
     }
 
     /// User and system time, the 14th and 15th field of `/proc/PID/stat`.
-    fn ticks(&self) -> Result<u64> {
+    fn processor_time(&self) -> Result<u64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
         let (_, rest) = stat.rsplit_once(')').context("an odd /proc/PID/stat")?;
         let fields: Vec<u64> =
