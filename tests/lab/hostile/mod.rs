@@ -15,7 +15,6 @@ mod http;
 mod logs;
 mod processes;
 mod recordings;
-#[allow(dead_code, reason = "for the cases to come")]
 mod target;
 mod terminal;
 
