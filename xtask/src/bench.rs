@@ -76,6 +76,9 @@ struct SoakArgs {
     /// The program that `cargo xtask dist` made; otherwise one is built for this host.
     #[arg(long)]
     agent: Option<PathBuf>,
+    /// In a virtual machine with this series of kernels, where hooks see every loss; writes nothing.
+    #[arg(long, value_name = "SERIES", conflicts_with = "agent")]
+    vm: Option<String>,
 }
 
 /// Measure how many lines of proxies' logs are read per second.
@@ -237,7 +240,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn soak_in_guest(series: &str, duration: Duration) -> Result<ExitCode> {
+    let series = vm::series::find(series)?;
+    setup::ensure(&[Group::Build, Group::Lab, Group::Vm])?;
+    let mut payload = Payload::base()?;
+    payload.program(&build::tested("floodmark")?, vm::AGENT)?;
+    payload.program(&build::tested("floodmark-lab")?, vm::LAB)?;
+    let seconds = duration.as_secs().to_string();
+    let soak = ["soak", "--agent", vm::AGENT, "--seconds", &seconds];
+    vm::play(series, &payload, &[&[vm::LAB], &soak[..]].concat(), duration + TIMEOUT)
+}
+
 fn soak(args: &SoakArgs) -> Result<ExitCode> {
+    if let Some(series) = &args.vm {
+        return soak_in_guest(series, args.duration);
+    }
     setup::ensure(&[Group::Build, Group::Lab])?;
     let (agent, how) = match &args.agent {
         Some(agent) => (agent.clone(), "as it is shipped: static, with musl"),

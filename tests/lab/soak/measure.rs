@@ -122,6 +122,9 @@ pub fn unattributed(text: &str, netns: &str) -> f64 {
     both.iter().map(|rest| rest.abs()).sum()
 }
 
+/// Signals of which [`rungs`] says where they are had from.
+pub const SIGNALS: usize = 2;
+
 /// From which rung dropped SYNs and final ACKs are had.
 pub fn rungs(text: &str) -> String {
     let rung = |signal: &str| {
@@ -132,6 +135,7 @@ pub fn rungs(text: &str) -> String {
         let line = text.lines().find(is_it)?;
         Some(line.split_once("rung=\"")?.1.split('"').next()?.to_owned())
     };
-    let [syn, ack] = ["syn_drops", "ack_drops"].map(|signal| rung(signal).unwrap_or_default());
+    let [syn, ack]: [String; SIGNALS] =
+        ["syn_drops", "ack_drops"].map(|signal| rung(signal).unwrap_or_default());
     format!("dropped SYNs from {syn}, dropped final ACKs from {ack}")
 }

@@ -25,7 +25,7 @@ use crate::{
     serving::Serving,
     topology::{Namespace, Topology},
 };
-use measure::{Measure, Row};
+use measure::{Measure, Row, SIGNALS};
 use page::{Check, Soak};
 use turmoil::Turmoil;
 
@@ -137,6 +137,7 @@ fn play(args: &SoakArgs, directory: &Path, disk: &Path) -> Result<Soak> {
             format!("{} of {}", tally.answered, tally.scrapes),
         ),
     ];
+    checks.extend(is_attributed(&rows, &rungs));
     checks.extend(is_flat(&rows));
     let said = fs::read_to_string(directory.join("agent.log")).unwrap_or_default();
     let panics = said.lines().filter(|line| line.contains("panicked")).count();
@@ -172,6 +173,24 @@ fn nothing_is_left(lasting: &[&Namespace], text: &str) -> Check {
     let rest: f64 = lasting.iter().map(|netns| measure::unattributed(text, netns.name())).sum();
     let what = "every overflow and drop in a namespace that lasts belongs to a listener";
     Check::new(what, rest == 0.0, format!("{rest} do not"))
+}
+
+/// At every moment everything lost in a namespace that lasts is attributed; where hooks count every loss,
+/// also in those that come and go.
+fn is_attributed(rows: &[Row], rungs: &str) -> Vec<Check> {
+    let most = |of: fn(&Row) -> f64| rows.iter().map(of).fold(0.0, f64::max);
+    let throughout = |what, most: f64| Check::new(what, most == 0.0, format!("at most {most} not"));
+    let mut checks = vec![throughout(
+        "everything is attributed throughout in namespaces that last",
+        most(|row| row.unattributed),
+    )];
+    if rungs.matches("fentry").count() == SIGNALS {
+        checks.push(throughout(
+            "everything is attributed throughout in namespaces that come and go",
+            most(|row| row.unattributed_gone),
+        ));
+    }
+    checks
 }
 
 fn is_flat(rows: &[Row]) -> Vec<Check> {

@@ -101,8 +101,9 @@ impl fmt::Display for Soak {
             f,
             "\nMemory is what is resident, and what of that is neither the program's file nor maps that it \
              shares with the kernel. Who closed is exported for two minutes and its account kept for \
-             ten, so series grow for as long, and memory. The last column is what listeners lost that lived for 0.3 s in namespaces that lived \
-             for 3 s: hooks attribute it, a look each second comes too late.\n"
+             ten, so series grow for as long, and memory. The last \
+             column is what listeners lost that lived for 0.3 s in namespaces that lived for 3 s: \
+             hooks attribute it, a look each second comes too late.\n"
         )?;
         for Check { what, holds, detail } in &self.checks {
             writeln!(f, "- {} {what}: {detail}", if *holds { "ok," } else { "FAILED," })?;
