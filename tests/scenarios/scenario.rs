@@ -78,3 +78,19 @@ impl std::error::Error for Skip {}
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     drives::ALL.iter().copied().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readme_and_changelog_give_the_number_of_scenarios() {
+        let number = all().count();
+        let readme = include_str!("../../README.md");
+        for said in [format!("{number} scenarios"), format!("{number} ways to lose")] {
+            assert!(readme.contains(&said), "README.md does not say {said}");
+        }
+        let changelog = include_str!("../../CHANGELOG.md");
+        assert!(changelog.contains(&format!("{number} scenarios")), "CHANGELOG.md");
+    }
+}
