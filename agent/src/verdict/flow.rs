@@ -21,6 +21,9 @@ use crate::{
 pub const SLOT_MS: u64 = 10;
 /// Slots kept of a listener that lost something: a minute in which every slot has its connection.
 const MOST_SLOTS: usize = 6000;
+/// Slots kept are no older than this, in units of [`SLOT_MS`]: ten minutes, as long as the account of a
+/// listener that has closed.
+const OLDEST: u64 = 600_000 / SLOT_MS;
 /// Slots kept of one that has not yet, so that what led to its first loss is known.
 const PRELUDE: usize = 300;
 /// Listeners of which slots are kept.
@@ -66,7 +69,9 @@ impl Flow {
 
     fn keep(&mut self, most: usize) {
         let too_many = self.slots.len().saturating_sub(most);
-        self.slots.drain(..too_many);
+        let newest = self.slots.back().map_or(0, |slot| slot.at);
+        let too_old = self.slots.partition_point(|slot| slot.at + OLDEST < newest);
+        self.slots.drain(..too_many.max(too_old));
     }
 }
 
@@ -264,6 +269,17 @@ mod tests {
         let kept = &flows.0[&id()].flow.slots;
         assert_eq!((kept.len(), kept.back().unwrap().depth), (PRELUDE + 1, 7));
         assert_eq!(flows.of(&listener(1)), None, "it has lost nothing");
+    }
+
+    #[test]
+    fn a_listener_that_is_seldom_called_keeps_ten_minutes() {
+        let mut flows = Flows::default();
+        for second in 0..900 {
+            let dropped = (u64::from(second == 0), 0);
+            self::second(&mut flows, second * 1000, &[slot(second * 1000, 1, 1)], dropped);
+        }
+        let slots = told(&flows);
+        assert_eq!((slots.len(), slots[0].0), (601, 29_900));
     }
 
     /// Nobody can have come again yet: the burst goes on.

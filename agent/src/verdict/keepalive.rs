@@ -17,6 +17,9 @@ use crate::{
     time::UnixMs,
 };
 
+/// A link without an open connection is forgotten this long after its last, in nanoseconds: its process
+/// may have ended.
+const IDLE_NS: u64 = 600_000_000_000;
 /// Links followed at once; more are not.
 const MOST_LINKS: usize = 2000;
 /// Links reported, busiest first.
@@ -180,6 +183,10 @@ impl Links {
             }
             link.heard(event);
         }
+        if let Some(newest) = events.last() {
+            let oldest = newest.at_ns.saturating_sub(IDLE_NS);
+            self.links.retain(|_, link| link.open > 0 || link.last_opened_ns >= oldest);
+        }
     }
 
     /// Takes in how many events were lost since start. What was open then may have closed unseen, so
@@ -329,6 +336,18 @@ mod tests {
         let failed: Vec<_> = (50..100).map(|n| event(n, 7, ClientChange::Failed)).collect();
         links.heard(&failed, |_| None);
         assert!(sizings(&links.report(UnixMs(0), UnixMs(1000))).is_empty());
+    }
+
+    #[test]
+    fn a_link_of_a_process_that_ended_is_forgotten() {
+        let mut links = Links::default();
+        let (opened, closed) = (ClientChange::Opened, ClientChange::Closed);
+        links.heard(&[event(100, 7, opened), event(200, 8, opened), event(300, 7, closed)], |_| {
+            None
+        });
+        links.heard(&[event(700_000, 9, opened)], |_| None);
+        let pids = links.report(UnixMs(0), UnixMs(700_000)).into_iter().map(|link| link.pid);
+        assert_eq!(pids.collect::<std::collections::BTreeSet<_>>(), [8, 9].into());
     }
 
     #[test]
