@@ -17,6 +17,7 @@ pub mod lint;
 pub mod new_file;
 pub mod printable;
 pub mod proxy;
+pub mod raise;
 pub mod record;
 pub mod report;
 pub mod stock;

@@ -276,6 +276,18 @@ mod tests {
         });
     }
 
+    /// Which `floodmark raise` does; the agent never may.
+    #[test]
+    fn no_descriptor_is_taken_from_another_process() {
+        use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+        let take = || {
+            let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+            pidfd_getfd(process, 0, PidfdGetfdFlags::empty()).map(drop)
+        };
+        assert_ne!(take(), Err(rustix::io::Errno::PERM));
+        assert_eq!(restricted(take), Err(rustix::io::Errno::PERM));
+    }
+
     #[test]
     fn files_sockets_and_threads_still_work() {
         let directory = tempfile::tempdir().unwrap();

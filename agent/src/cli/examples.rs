@@ -65,6 +65,15 @@ pub(super) const LISTENERS: &str = "Examples:
   # how high queues rise, second by second
   floodmark listeners --watch";
 
+/// Of `raise`.
+pub(super) const RAISE: &str = "Examples:
+  # end an incident now; the configuration can follow
+  floodmark raise 10.0.0.5:8000 --backlog 1024
+  # one of several namespaces that listen on this port, from a script
+  floodmark raise 8000 --container web --backlog 1024 --yes
+  # as it was before
+  floodmark raise 10.0.0.5:8000 --undo";
+
 /// Of `lint`.
 pub(super) const LINT: &str = "Examples:
   # what nginx itself would read

@@ -14,7 +14,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use self::filter::Filter;
+pub(super) use self::filter::Filter;
 pub(super) use self::table::{address, owners};
 use super::{
     HEALTHY, TROUBLE,
@@ -29,15 +29,18 @@ use crate::{
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// How much is listed at most.
-const LIMITS: Limits = Limits { listeners: 100_000, namespaces: 10_000 };
+pub(super) const LIMITS: Limits = Limits { listeners: 100_000, namespaces: 10_000 };
 /// How long the list waits for the names of owners.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Arguments of `floodmark listeners`.
 #[derive(Debug, Args)]
 pub(super) struct ListenersArgs {
     #[command(flatten)]
     filter: Filter,
+    /// Only listeners whose queue is full or filling, or that have dropped something
+    #[arg(long)]
+    only_trouble: bool,
     /// Print one JSON object; with --watch, one in each line
     #[arg(long)]
     json: bool,
@@ -81,10 +84,19 @@ pub(super) fn listeners(args: &ListenersArgs) -> Result<ExitCode> {
     stock.settle(PATIENCE)?;
     let view = stock.view(usize::MAX);
     args.filter.check(&view)?;
-    let view = args.filter.apply(view);
+    let view = wanted(args, view);
     list(args, &view, usize::MAX)?;
-    let found = args.filter.only_trouble && !is_empty(&view);
+    let found = args.only_trouble && !is_empty(&view);
     Ok(ExitCode::from(if found { TROUBLE } else { HEALTHY }))
+}
+
+fn wanted(args: &ListenersArgs, view: View) -> View {
+    let mut view = args.filter.apply(view);
+    if args.only_trouble {
+        view.listeners.retain(|listener| listener.trouble() > Trouble::None);
+        view.unix_listeners.retain(|listener| listener.trouble() > Trouble::None);
+    }
+    view
 }
 
 fn watch(args: &ListenersArgs) -> Result<ExitCode> {
@@ -94,7 +106,7 @@ fn watch(args: &ListenersArgs) -> Result<ExitCode> {
     let is_screen = stdout().is_terminal() && !args.json;
     loop {
         stock.tick(&mut kernel)?;
-        let view = args.filter.apply(stock.view(usize::MAX));
+        let view = wanted(args, stock.view(usize::MAX));
         let rows = if is_screen { table::height().saturating_sub(6) } else { usize::MAX };
         if is_screen {
             clear_screen()?;

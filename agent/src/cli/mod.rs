@@ -14,6 +14,7 @@ mod man;
 mod outlets;
 mod output;
 mod proxies;
+mod raise;
 mod record;
 mod reload;
 mod replay;
@@ -85,6 +86,9 @@ enum Command {
     /// List every listener of every network namespace: owner, queue and limit, trouble first
     #[command(after_help = examples::LISTENERS)]
     Listeners(listeners::ListenersArgs),
+    /// Let a running listener's accept queue take more connections, without a restart; asks first
+    #[command(after_help = examples::RAISE)]
+    Raise(raise::RaiseArgs),
     /// Check a proxy's configuration for what brings the incident about
     #[command(after_help = examples::LINT)]
     Lint(lint::LintArgs),
@@ -145,6 +149,7 @@ pub fn run(line: CommandLine) -> Result<ExitCode> {
         Command::Replay(args) => replay::replay(&args),
         Command::Report(args) => wait_for(report::report(args)),
         Command::Listeners(args) => listeners::listeners(&args),
+        Command::Raise(args) => raise::raise(&args),
         Command::Lint(args) => lint::lint(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Watch(args) => wait_for(watch::watch(args)),

@@ -91,6 +91,21 @@ impl Listener {
         self.backlog.limited_by(self.queue.limit)
     }
 
+    /// The words that select it, and no other, on the command line of `floodmark raise`.
+    pub fn selector(&self) -> String {
+        let ListenerId { netns, addr, .. } = self.id;
+        let is_plain = |name: &str| {
+            let is_own = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_own)
+        };
+        // A shell takes brackets for a pattern, and a name may hold anything.
+        let addr = if addr.is_ipv4() { addr.to_string() } else { format!("'{addr}'") };
+        match Some(&*self.netns_name).filter(|name| is_plain(name)) {
+            Some(name) => format!("{addr} --netns {name}"),
+            None => format!("{addr} --netns {}", netns.inode()),
+        }
+    }
+
     /// Whether it takes IPv4 and IPv6.
     pub fn is_dual_stack(&self) -> bool {
         self.id.addr.is_ipv6() && self.id.addr.ip().is_unspecified() && !self.v6_only
@@ -227,6 +242,20 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_is_safe_for_a_shell_whatever_the_names() {
+        let selector = |addr: &str, name: &str| {
+            let id =
+                ListenerId { netns: NetnsId::new(7, 2), addr: addr.parse().unwrap(), inode: 1 };
+            Listener::unknown(id, QueueDepth::default(), Some(name.to_owned())).selector()
+        };
+        assert_eq!(selector("0.0.0.0:80", "app-1"), "0.0.0.0:80 --netns app-1");
+        assert_eq!(selector("[::]:80", "app"), "'[::]:80' --netns app");
+        for hostile in ["", "-x", "a b", "$(reboot)", "net:[7]", "x\u{202e}"] {
+            assert_eq!(selector("0.0.0.0:80", hostile), "0.0.0.0:80 --netns 7", "{hostile}");
+        }
+    }
 
     #[test]
     fn a_full_queue_holds_one_more_than_its_limit() {

@@ -14,6 +14,7 @@ mod hooks;
 mod ladder;
 mod layout;
 mod link;
+pub mod listen_again;
 mod lives;
 mod loaded;
 mod lower_rung;

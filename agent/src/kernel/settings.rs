@@ -1,7 +1,7 @@
 //! The settings of a network namespace that bound its queues and ports, from `/proc/sys`, which shows
 //! the namespace of whoever reads it.
 
-use std::fs;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,15 @@ pub fn read_here() -> NetnsSettings {
             .map(|text| port_list(&text))
             .unwrap_or_default(),
     }
+}
+
+/// Sets `net.core.somaxconn` of the calling thread's namespace.
+///
+/// # Errors
+///
+/// When the kernel refuses it, or `/proc/sys` is read-only as in most containers.
+pub fn set_somaxconn_here(value: u32) -> io::Result<()> {
+    fs::write("/proc/sys/net/core/somaxconn", value.to_string())
 }
 
 /// Sockets in TIME_WAIT in the calling thread's namespace, from `/proc/thread-self/net/sockstat`.

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    inventory::{Listener, Owner, Trouble, UnixListener, View},
+    inventory::{Listener, Owner, SocketUnit, UnixListener, View},
     kernel::NetnsId,
 };
 
@@ -13,10 +13,16 @@ const MOST_NAMED: usize = 8;
 
 /// Filters; a listener must pass all that are given.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct Filter {
+pub(in crate::cli) struct Filter {
     /// Only this network namespace, by name or number
     #[arg(long, value_name = "NAME|N")]
     netns: Option<String>,
+    /// Only listeners held by this process
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// Only listeners held by this systemd service or socket unit
+    #[arg(long, value_name = "NAME")]
+    unit: Option<String>,
     /// Only listeners held by this container, by its name or the beginning of its id
     #[arg(long, value_name = "NAME|ID")]
     container: Option<String>,
@@ -26,9 +32,6 @@ pub(super) struct Filter {
     /// Only listeners on this TCP port
     #[arg(long)]
     port: Option<u16>,
-    /// Only listeners whose queue is full or filling, or that have dropped something
-    #[arg(long)]
-    pub only_trouble: bool,
 }
 
 impl Filter {
@@ -37,7 +40,7 @@ impl Filter {
     /// # Errors
     ///
     /// There is none such.
-    pub(super) fn check(&self, view: &View) -> Result<()> {
+    pub(in crate::cli) fn check(&self, view: &View) -> Result<()> {
         let Some(wanted) = &self.netns else { return Ok(()) };
         if view.namespaces.iter().any(|(netns, known)| self.wants_netns(*netns, &known.name)) {
             return Ok(());
@@ -52,13 +55,13 @@ impl Filter {
     }
 
     /// What is wanted of `view`.
-    pub(super) fn apply(&self, mut view: View) -> View {
+    pub(in crate::cli) fn apply(&self, mut view: View) -> View {
         view.listeners.retain(|listener| self.wants(listener));
         view.unix_listeners.retain(|unix| self.wants_unix(unix));
         view.namespaces.retain(|netns, known| self.wants_netns(*netns, &known.name));
         let names = &view.namespaces;
-        // Nobody holds these, no container, no pod, no port.
-        let is_anybodys = self.container.is_none() && self.pod.is_none() && self.port.is_none();
+        // Nobody holds these, and they have no port.
+        let is_anybodys = !self.wants_some_owners() && self.port.is_none();
         view.deserted.retain(|path| is_anybodys && names.contains_key(&path.netns));
         view.destinations.retain(|destination| names.contains_key(&destination.netns));
         view.peers.retain(|peer| {
@@ -70,27 +73,46 @@ impl Filter {
 
     fn wants(&self, listener: &Listener) -> bool {
         self.wants_netns(listener.id.netns, &listener.netns_name)
-            && self.wants_owners(&listener.owners)
+            && self.wants_owners(&listener.owners, listener.socket_unit.as_ref())
             && self.port.is_none_or(|port| port == listener.id.addr.port())
-            && (!self.only_trouble || listener.trouble() > Trouble::None)
     }
 
     fn wants_unix(&self, unix: &UnixListener) -> bool {
         self.wants_netns(unix.netns, &unix.netns_name)
-            && self.wants_owners(&unix.owners)
+            && self.wants_owners(&unix.owners, None)
             && self.port.is_none()
-            && (!self.only_trouble || unix.trouble() > Trouble::None)
     }
 
     fn wants_netns(&self, netns: NetnsId, name: &str) -> bool {
         self.netns.as_ref().is_none_or(|wanted| wanted == name || *wanted == netns.to_string())
     }
 
-    fn wants_owners(&self, owners: &[Owner]) -> bool {
+    fn wants_some_owners(&self) -> bool {
+        self.pid.is_some() || self.unit.is_some() || self.container.is_some() || self.pod.is_some()
+    }
+
+    fn wants_owners(&self, owners: &[Owner], socket_unit: Option<&SocketUnit>) -> bool {
         let any = |wants: &dyn Fn(&Owner) -> bool| owners.iter().any(wants);
-        self.container.as_ref().is_none_or(|wanted| any(&|owner| in_container(owner, wanted)))
+        self.pid.is_none_or(|wanted| any(&|owner| owner.pid == wanted))
+            && self.unit.as_ref().is_none_or(|wanted| {
+                any(&|owner| is_unit(owner.workload.unit.as_deref(), wanted))
+                    || is_socket_unit(socket_unit, wanted)
+            })
+            && self
+                .container
+                .as_ref()
+                .is_none_or(|wanted| any(&|owner| in_container(owner, wanted)))
             && self.pod.as_ref().is_none_or(|wanted| any(&|owner| in_pod(owner, wanted)))
     }
+}
+
+/// As systemctl(1) takes it: without a suffix a service is meant.
+fn is_unit(name: Option<&str>, wanted: &str) -> bool {
+    name.is_some_and(|name| name == wanted || name.strip_suffix(".service") == Some(wanted))
+}
+
+fn is_socket_unit(unit: Option<&SocketUnit>, wanted: &str) -> bool {
+    unit.is_some_and(|unit| unit.name == wanted || is_unit(unit.service.as_deref(), wanted))
 }
 
 fn in_container(owner: &Owner, wanted: &str) -> bool {
@@ -121,6 +143,7 @@ mod tests {
     fn listener() -> Listener {
         let id = ListenerId { netns: NetnsId(7), addr: "0.0.0.0:80".parse().unwrap(), inode: 1 };
         let mut owner = Owner::new(42, "nginx", None);
+        owner.workload.unit = Some("nginx.service".to_owned());
         owner.workload.container =
             Some(Container { id: "ab".repeat(32), runtime: None, name: Some("web".to_owned()) });
         owner.workload.pod = Some(Pod {
@@ -130,7 +153,11 @@ mod tests {
         });
         let queue = QueueDepth { len: 0, limit: 128 };
         let listener = Listener::unknown(id, queue, Some("app".to_owned()));
-        Listener { owners: vec![owner].into(), ..listener }
+        let socket_unit = Some(SocketUnit {
+            name: "web.socket".to_owned(),
+            service: Some("web.service".to_owned()),
+        });
+        Listener { owners: vec![owner].into(), socket_unit, ..listener }
     }
 
     #[test]
@@ -166,6 +193,17 @@ mod tests {
         }
         assert!(wanted(Filter { port: Some(80), ..none() }));
         assert!(!wanted(Filter { port: Some(81), ..none() }));
-        assert!(!wanted(Filter { only_trouble: true, ..none() }));
+        assert!(wanted(Filter { pid: Some(42), ..none() }));
+        assert!(!wanted(Filter { pid: Some(43), ..none() }));
+        for (unit, passes) in [
+            ("nginx.service", true),
+            ("nginx", true),
+            ("web.socket", true),
+            ("web", true),
+            ("ngin", false),
+            ("", false),
+        ] {
+            assert_eq!(wanted(Filter { unit: some(unit), ..none() }), passes, "{unit}");
+        }
     }
 }
