@@ -80,6 +80,7 @@ fn what_to_change(diagnosis: &Diagnosis) -> Markup {
             h2 { "What to change, in this order" }
             ol.steps { @for step in &diagnosis.advice { li {
                 strong { (step.what) } " " (step.why)
+                @if !step.now.is_empty() { p { "Now:" } pre { (step.now.join("\n")) } p { "Permanently:" } }
                 @if !step.commands.is_empty() { pre { (step.commands.join("\n")) } }
             } } }
         }

@@ -34,7 +34,11 @@ pub struct Step {
     pub what: String,
     /// Why, with its numbers.
     pub why: String,
-    /// Commands and lines of configuration that do it; what begins with `#` says where a line goes
+    /// Commands that end the trouble at once and without a restart, until the application starts anew;
+    /// empty where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub now: Vec<String>,
+    /// Commands and lines of configuration that do it for good; what begins with `#` says where a line goes
     /// or what to do besides.
     pub commands: Vec<String>,
     /// The same for a program; empty where it takes a person.

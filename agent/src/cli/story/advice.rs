@@ -13,8 +13,14 @@ pub(super) fn tell(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result 
     for (number, step) in diagnosis.advice.iter().enumerate() {
         paragraph(out, &format!("\n{:>2}. ", number + 1), "    ", &step.what)?;
         paragraph(out, "    ", "    ", &step.why)?;
-        for command in &step.commands {
-            writeln!(out, "      {}", printable(command))?;
+        let heads = if step.now.is_empty() { ["", ""] } else { ["now:", "permanently:"] };
+        for (head, commands) in heads.into_iter().zip([&step.now, &step.commands]) {
+            if !head.is_empty() && !commands.is_empty() {
+                writeln!(out, "    {head}")?;
+            }
+            for command in commands {
+                writeln!(out, "      {}", printable(command))?;
+            }
         }
     }
     if !diagnosis.avoid.is_empty() {

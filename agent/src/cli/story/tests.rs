@@ -77,6 +77,7 @@ fn tells_what_where_whose_since_when_how_much_and_how_sure() {
         "since    00:00:01 UTC, until 00:00:10",
         "sure     high: counted in the kernel at this very listener",
         "WHAT TO CHANGE, in this order:",
+        "    now:\n      floodmark raise 10.0.0.1:8000 --netns app --backlog 384\n    permanently:\n",
         "      systemctl restart app.service",
         "WHAT NOT TO TOUCH:",
         "ListenOverflows 171, ListenDrops 171; not attributed: 2 of",

@@ -107,6 +107,7 @@ pub(super) fn blank(cause: Cause) -> Step {
         cause,
         what: String::new(),
         why: String::new(),
+        now: Vec::new(),
         commands: Vec::new(),
         changes: Vec::new(),
     }
@@ -132,6 +133,10 @@ pub(super) fn raise(
     }
     let (port, limit) = (known.id.addr.port(), known.queue.limit);
     let mut step = Step { why, ..blank(finding.cause) };
+    // It duplicates the descriptor of a process that holds the socket.
+    if holders.any().is_some() {
+        step.now.push(format!("floodmark raise {} --backlog {target}", known.selector()));
+    }
     let somaxconn_binds = known.somaxconn.is_some_and(|somaxconn| somaxconn < target);
     if somaxconn_binds {
         let wanted = ("net.core.somaxconn", target.to_string());

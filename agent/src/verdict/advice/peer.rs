@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{
     Change, Step,
     holders::Holders,
-    limit::milliseconds,
+    limit::{blank, milliseconds},
     place::{enter, look_at_activation, restart_of},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 const LOOKED_AT: usize = 3;
 
 fn step(finding: &Finding, what: String, why: String, commands: Vec<String>) -> Step {
-    Step { cause: finding.cause, what, why, commands, changes: Vec::new() }
+    Step { what, why, commands, ..blank(finding.cause) }
 }
 
 /// A clause as a sentence.

@@ -42,6 +42,7 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
             why: format!(
                 "Connects that found none free: {count}. A closed connection holds its port for 60 s."
             ),
+            now: Vec::new(),
             commands,
             changes: vec![Change::Sysctl {
                 netns,
@@ -57,6 +58,7 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
             cause: Cause::ProxyPortsExhausted,
             what: format!("Keep connections to {to} open instead of making one for every request."),
             why: "A connection that is used again takes no further port.".to_owned(),
+            now: Vec::new(),
             commands: keepalive_lines(ProxyKind::Nginx, 32),
             changes: Vec::new(),
         },
@@ -98,6 +100,7 @@ pub(super) fn limit(finding: &Finding) -> Step {
             finding.because,
             finding.harm.failed_attempts + finding.harm.no_live_peers
         ),
+        now: Vec::new(),
         commands: vec![line.to_owned()],
         changes: vec![Change::Proxy { proxy, upstream, setting: setting.to_owned(), value: None }],
     }
@@ -136,6 +139,7 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
             took.unwrap_or_default(),
             harm.failed_attempts
         ),
+        now: Vec::new(),
         commands: vec![line.to_owned()],
         changes: Vec::new(),
     });
@@ -169,6 +173,7 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
             harm.markings,
             cycle.unwrap_or_default()
         ),
+        now: Vec::new(),
         commands: vec![line.to_owned()],
         changes: Vec::new(),
     });
@@ -228,6 +233,7 @@ fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
             lasting.unwrap_or_default(),
             sizing.spared
         ),
+        now: Vec::new(),
         commands,
         changes: vec![Change::Proxy {
             proxy: proxy.unwrap_or(ProxyKind::Nginx),

@@ -61,6 +61,7 @@ fn a_small_backlog_is_raised_by_the_applications_own_setting() {
         "{}",
         step.what
     );
+    assert_eq!(step.now, ["floodmark raise 10.0.0.1:8000 --netns 1 --backlog 1024"]);
     assert_eq!(step.commands[0], "server.listen(8000, backlog=1024)  # Tornado");
     assert!(matches!(step.changes[..], [Change::Backlog { value: 1024, pid: Some(42), .. }]));
 }
@@ -83,6 +84,7 @@ fn listeners_of_one_address_in_two_namespaces_are_both_raised() {
 #[test]
 fn where_somaxconn_is_too_small_as_well_both_are_raised_and_it_first() {
     let step = first(lost(128, 512, Class::SynAcceptQueueFull, 9));
+    assert_eq!(step.now, ["floodmark raise 10.0.0.1:8000 --netns 1 --backlog 1024"]);
     assert_eq!(step.commands[0], "nsenter -t 42 -n sysctl -w net.core.somaxconn=1024");
     assert!(step.what.contains("so both must be raised"), "{}", step.what);
     let [Change::Sysctl { name, value, .. }, Change::Backlog { value: 1024, .. }] =

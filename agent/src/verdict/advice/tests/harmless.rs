@@ -104,6 +104,11 @@ fn check(line: &str, listener: &Listener) {
         let traced = holders(pid.unwrap()).expect(line);
         assert!(traced.pid != 1 && traced.server != Some(Server::Systemd), "{line}");
     }
+    if has("raise") {
+        let longer = follows("--backlog").is_some_and(|backlog| backlog > listener.queue.limit);
+        let is_held = !listener.owners.is_empty();
+        assert!(longer && is_held && line.contains(&listener.selector()), "{line}");
+    }
     if let Some(pid) = follows("-t") {
         assert!(holders(pid).is_some(), "{line}");
     }
@@ -170,7 +175,8 @@ fn of_every_cause(listener: ListenerReport) -> usize {
         let verdict = by_cause::verdict(cause, ProxyKind::Nginx, Some(known.id));
         report.proxy.verdicts = vec![Arc::new(verdict)];
         let found = findings(&report);
-        for line in advice(&report, &found).iter().flat_map(|step| &step.commands) {
+        let steps = advice(&report, &found);
+        for line in steps.iter().flat_map(|step| step.now.iter().chain(&step.commands)) {
             check(line, &known);
             seen += 1;
         }
