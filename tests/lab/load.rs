@@ -31,12 +31,20 @@ pub struct Seen {
 /// under way.
 pub async fn run(clients: usize, duration: Duration) -> Result<Seen> {
     let end = Instant::now() + duration;
+    run_while(clients, move || Instant::now() < end).await
+}
+
+/// The same for as long as `goes_on` says.
+pub async fn run_while(
+    clients: usize,
+    goes_on: impl Fn() -> bool + Clone + Send + 'static,
+) -> Result<Seen> {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let mut tasks = Vec::new();
     for _ in 0..clients {
-        let seen = Arc::clone(&seen);
+        let (seen, goes_on) = (Arc::clone(&seen), goes_on.clone());
         tasks.push(tokio::spawn(async move {
-            while Instant::now() < end {
+            while goes_on() {
                 let status = timeout(PATIENCE, request()).await.ok().flatten().unwrap_or(0);
                 let mut seen = seen.lock().await;
                 seen.requests += 1;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{across, advice, app, chain, demo, hostile, load, soak, verdicts};
+use floodmark_tests::{across, advice, app, chain, demo, hostile, load, raise, soak, verdicts};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -30,6 +30,8 @@ enum Command {
     Advice(advice::AdviceArgs),
     /// Attack the agent; exit status 1 if a limit does not hold
     Hostile(hostile::HostileArgs),
+    /// Raise listeners that overflow and restore them; exit status 1 if something is lost or stays
+    Raise(raise::RaiseArgs),
     /// An application that fails in one way
     Behave {
         /// What it does
@@ -78,6 +80,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Across(args) => across::across(&args),
         Command::Advice(args) => advice::advice(&args),
         Command::Hostile(args) => hostile::hostile(&args),
+        Command::Raise(args) => raise::raise(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
         }

@@ -38,6 +38,8 @@ enum What {
     Chain(ChainArgs),
     Across(AcrossArgs),
     Hostile(HostileArgs),
+    /// Raise listeners that overflow under load, and restore them.
+    Raise,
 }
 
 /// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
@@ -110,6 +112,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         What::Chain(args) => chain(args),
         What::Across(args) => across(args),
         What::Hostile(args) => hostile(args),
+        What::Raise => raise(),
     }
 }
 
@@ -157,6 +160,12 @@ fn advice(args: &AdviceArgs) -> Result<ExitCode> {
 fn hostile(args: &HostileArgs) -> Result<ExitCode> {
     let mut command = lab("hostile")?;
     select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+fn raise() -> Result<ExitCode> {
+    let mut command = lab("raise")?;
+    command.arg("--python").arg(tornado::python());
     play(command)
 }
 

@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long)]
     no_vm: bool,
     /// Run only these steps: fmt, clippy, unit, rules, manifests, supply, host, scenarios, demo, chain,
-    /// verdicts, across, advice, hostile, vm (all machines) or vm-6.1 ...
+    /// verdicts, across, advice, raise, hostile, vm (all machines) or vm-6.1 ...
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -167,6 +167,7 @@ fn all_steps() -> Result<Vec<Step>> {
         Step::new("verdicts", xtask(&["lab", "verdicts", "--rounds", "1"])),
         Step::new("across", xtask(&["lab", "across"])),
         Step::new("advice", xtask(&["lab", "advice", "--only", "backlog,keepalive"])),
+        Step::new("raise", xtask(&["lab", "raise"])),
         Step::new("hostile", xtask(&["lab", "hostile"])),
     ];
     // The longest first, so that both machines end at about the same time.

@@ -18,13 +18,15 @@ mod recordings;
 mod target;
 mod terminal;
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
 use target::{Served, Target};
+
+use crate::check::Check;
 
 /// Every theme's cases, in the order in which they run.
 const THEMES: &[&[Case]] = &[
@@ -62,37 +64,6 @@ struct Case {
     attack: &'static str,
     /// Carries it out.
     run: fn(&Target) -> Result<Vec<Check>>,
-}
-
-/// A limit, and what was seen.
-#[derive(Debug, Serialize)]
-struct Check {
-    limit: String,
-    seen: String,
-    holds: bool,
-}
-
-impl Check {
-    /// A quantity that must not exceed its limit.
-    fn at_most(what: &str, unit: &str, seen: f64, limit: f64) -> Self {
-        Self {
-            limit: format!("{what} at most {limit} {unit}"),
-            seen: format!("{seen:.1} {unit}"),
-            holds: seen <= limit,
-        }
-    }
-
-    /// Something that must be true.
-    fn that(limit: impl Into<String>, holds: bool, seen: impl Into<String>) -> Self {
-        Self { limit: limit.into(), seen: seen.into(), holds }
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = if self.holds { "ok  " } else { "FAIL" };
-        write!(f, "  {word} {:<48} {}", self.limit, self.seen)
-    }
 }
 
 /// What a case came to.
