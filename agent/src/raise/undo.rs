@@ -7,9 +7,11 @@ use std::{
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Plan};
@@ -23,6 +25,8 @@ use crate::{
 const FILE: &str = "raised.json";
 /// Bytes of it that are read: some ten thousand sockets.
 const LARGEST: u64 = 1 << 20;
+/// How long to wait for other runs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A network namespace, told apart from a later one with its inode number where the kernel has
 /// cookies for them (Linux 5.14).
@@ -193,7 +197,16 @@ impl Memory {
         let what = || format!("keeping what --undo needs in {}", directory.display());
         let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
         let lock = made.and_then(|()| File::open(directory)).with_context(what)?;
-        lock.lock().with_context(what)?;
+        let begun = Instant::now();
+        while lock.try_lock().is_err() {
+            // Whoever may read the directory can lock it, for good.
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "{} is locked: is another `floodmark raise` at work?",
+                directory.display()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
         Ok(Self { path: directory.join(FILE), _lock: lock })
     }
 
