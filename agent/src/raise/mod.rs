@@ -246,7 +246,7 @@ pub(crate) mod tests {
         assert_eq!((raised.changes().count(), raised.somaxconn), (2, None));
         let raised = plan(&[5], 128, 1024).unwrap();
         assert_eq!(raised.somaxconn, Some(Change { from: 128, to: 1024 }));
-        assert_eq!(plan(&[128], 128, 128).unwrap().somaxconn, None);
+        assert_eq!(plan(&[5], 1024, 1024).unwrap().somaxconn, None);
     }
 
     #[test]
