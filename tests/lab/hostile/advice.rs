@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use floodmark::verdict::Diagnosis;
+use floodmark::verdict::{Diagnosis, Step};
 
 use super::{Case, Check, Target, target::Attacker};
 use crate::topology::Namespace;
@@ -78,7 +78,8 @@ impl Stuck {
 }
 
 fn commands(diagnosis: &Diagnosis) -> Vec<String> {
-    diagnosis.advice.iter().flat_map(|step| step.commands.clone()).collect()
+    let of_step = |step: &Step| [&step.now[..], &step.commands].concat();
+    diagnosis.advice.iter().flat_map(of_step).collect()
 }
 
 fn is_found(diagnosis: &Diagnosis) -> Check {
