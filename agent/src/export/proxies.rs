@@ -113,6 +113,12 @@ pub(super) fn about_sources(families: &mut Families, snapshot: &Snapshot) {
             read(&stats.lines_foreign),
         );
         count(
+            "floodmark_source_lines_old_total",
+            "Lines in the form of an event that were written more than ten minutes before they were \
+             read; they are no event.",
+            read(&stats.lines_old),
+        );
+        count(
             "floodmark_source_lines_too_long_total",
             "Lines of a proxy's log thrown away for their length.",
             read(&stats.lines_too_long),

@@ -24,3 +24,10 @@ pub(super) fn after_any<'a>(bytes: &'a [u8], starts: &[&[u8]]) -> Option<&'a [u8
 pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
+
+/// Length of the ANSI colour (`ESC [ … m`) that `bytes` begin with.
+pub(super) fn ansi(bytes: &[u8]) -> Option<usize> {
+    let inside = bytes.strip_prefix(b"\x1b[")?;
+    let end = inside.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';')?;
+    (inside[end] == b'm').then_some(end + 3)
+}

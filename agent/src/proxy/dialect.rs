@@ -49,20 +49,6 @@ impl Dialect {
             Self::Caddy => caddy::parse(line, carrier),
         }
     }
-
-    /// The dialect that a line shows itself to be written in, where it does: syslog brings what all
-    /// proxies of a host have to say.
-    pub fn of_line(line: &[u8]) -> Option<Self> {
-        match line.first()? {
-            // `2026/11/20 19:47:51 [`
-            byte if byte.is_ascii_digit() && line.get(19..21) == Some(b" [") => Some(Self::Nginx),
-            b'{' if line.starts_with(b"{\"level\"") => Some(Self::Caddy),
-            b'{' => Some(Self::Envoy),
-            // `[2026-11-20T20:10:56.879Z]`; HAProxy's is `[WARNING]`.
-            b'[' if line.get(5) == Some(&b'-') => Some(Self::Envoy),
-            _ => Some(Self::Haproxy),
-        }
-    }
 }
 
 impl std::str::FromStr for Dialect {

@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::timestamp::When;
 use crate::{kernel::path::PeerPath, time::UnixMs};
 
 /// Something a proxy said about one of its upstream peers.
@@ -49,6 +50,9 @@ pub struct ProxyEvent {
     /// Whether it is sure that the proxy itself said so.
     #[serde(default, skip_serializing_if = "Trust::is_verified")]
     pub trust: Trust,
+    /// What is known of when the line was read, until `at` has been checked against it.
+    #[serde(skip)]
+    pub undated: Option<Reading>,
     /// The line that told it, where it was one; its beginning where it is long. Not for export: it
     /// names clients and what they asked for.
     #[serde(skip)]
@@ -56,17 +60,36 @@ pub struct ProxyEvent {
 }
 
 impl ProxyEvent {
-    /// An event of which no more is known than that.
+    /// An event of which no more is known than that, at a time that is known.
     pub fn new(
         proxy: ProxyKind,
         carrier: &Carrier<'_>,
-        at: (UnixMs, u32),
+        (at, precision_ms): (UnixMs, u32),
         kind: EventKind,
         upstream: Upstream,
     ) -> Self {
+        let when = When { at, is_local: false, precision_ms };
+        Self { undated: None, ..Self::at(when, proxy, carrier, kind, upstream) }
+    }
+
+    /// An event of which no more is known than that, at a time that may be local.
+    pub(super) fn at(
+        when: When,
+        proxy: ProxyKind,
+        carrier: &Carrier<'_>,
+        kind: EventKind,
+        upstream: Upstream,
+    ) -> Self {
+        let Carrier { read_at, stamped, .. } = *carrier;
         Self {
-            at: at.0,
-            precision_ms: at.1,
+            at: when.at,
+            precision_ms: when.precision_ms,
+            undated: Some(Reading {
+                read_at,
+                heard_at: read_at,
+                stamped,
+                is_local: when.is_local,
+            }),
             proxy,
             source: carrier.source.to_owned(),
             pid: carrier.pid,
@@ -87,6 +110,12 @@ impl ProxyEvent {
     /// The event by a clock that is ahead by `offset_ms`.
     pub fn shifted(self, offset_ms: i64) -> Self {
         Self { at: self.at.shifted(offset_ms), ..self }
+    }
+
+    /// The event of a line that was read at `at` by the agent's clock.
+    pub(super) fn heard_at(self, at: UnixMs) -> Self {
+        let undated = self.undated.map(|reading| Reading { heard_at: at, ..reading });
+        Self { undated, ..self }
     }
 
     /// How the attempt failed that it tells of, where it says.
@@ -135,6 +164,19 @@ impl Trust {
     }
 }
 
+/// When a line was read, and what its carrier says of when it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// When it was read, by the wall clock.
+    pub read_at: UnixMs,
+    /// The same by the agent's clock.
+    pub heard_at: UnixMs,
+    /// The carrier's stamp.
+    pub stamped: Option<When>,
+    /// Whether the event's time is local time of a zone that is not known yet.
+    pub is_local: bool,
+}
+
 /// What brought a line here, and what that says of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Carrier<'a> {
@@ -142,9 +184,8 @@ pub struct Carrier<'a> {
     pub source: &'a str,
     /// When the line was read, by the wall clock, as are all times that a parser is told and tells.
     pub read_at: UnixMs,
-    /// When it was written, where the carrier stamps it finer than the proxy (a container's log,
-    /// RFC 5424).
-    pub stamped: Option<UnixMs>,
+    /// When it was written, where the carrier stamps it (a container's log, syslog, journald).
+    pub stamped: Option<When>,
     /// The writer's process id, where the carrier tells it (syslog).
     pub pid: Option<u32>,
 }
@@ -155,9 +196,9 @@ impl<'a> Carrier<'a> {
         Self { source, read_at, stamped: None, pid: None }
     }
 
-    /// The best idea of when the line was written.
-    pub fn written(&self) -> UnixMs {
-        self.stamped.unwrap_or(self.read_at)
+    /// The best idea of when a line was written that bears no time itself.
+    pub(super) fn written(&self) -> When {
+        self.stamped.unwrap_or(When { at: self.read_at, is_local: false, precision_ms: 1000 })
     }
 }
 

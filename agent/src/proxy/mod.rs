@@ -5,13 +5,20 @@ mod dialect;
 mod directory;
 mod event;
 mod home;
-mod local_time;
+mod logfmt;
 pub(crate) mod process;
 pub mod source;
+#[cfg(test)]
+mod tests;
+mod timestamp;
 pub mod uprobe;
+mod zone;
 
 pub use dialect::{Dialect, haproxy::servers::Servers};
 pub use directory::Directory;
-pub use event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Trust, Upstream};
+pub use event::{
+    Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Reading, Trust, Upstream,
+};
 pub use home::Homes;
 pub use source::SourceStats;
+pub use timestamp::When;

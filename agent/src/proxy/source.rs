@@ -1,6 +1,7 @@
 //! Where proxies' lines are read from: files, syslog, standard input; and what they are wrapped in.
 
-mod carrier;
+mod dating;
+mod envelope;
 mod file;
 mod following;
 mod format;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::ProxyEvent;
 
-pub use carrier::Unwrapper;
+pub use dating::OLDEST;
 pub use file::Follower;
 pub use following::{Following, Opening};
 pub use format::Format;

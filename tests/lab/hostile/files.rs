@@ -50,14 +50,20 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// A line of nginx's that is an event.
-pub(super) const LINE: &str = "2026/11/20 19:47:51 [error] 1#1: *1 connect() failed (111: Connection refused) while \
-                    connecting to upstream, client: 10.9.9.9, server: , request: \"GET / HTTP/1.1\", \
-                    upstream: \"http://10.0.0.1:8000/\"\n";
+/// A line of nginx's that is an event of now.
+pub(super) fn line() -> Result<String> {
+    let date = Command::new("date").args(["-u", "+%Y/%m/%d %H:%M:%S"]).output()?.stdout;
+    Ok(format!(
+        "{} [error] 1#1: *1 connect() failed (111: Connection refused) while connecting to upstream, \
+         client: 10.9.9.9, server: , request: \"GET / HTTP/1.1\", upstream: \
+         \"http://10.0.0.1:8000/\"\n",
+        String::from_utf8(date)?.trim()
+    ))
+}
 
 fn log_and_fifo(target: &Target) -> Result<Vec<Check>> {
     let log = target.directory().join("error.log");
-    fs::write(&log, LINE.repeat(1000))?;
+    fs::write(&log, line()?.repeat(1000))?;
     let shown = log.display().to_string();
     let served = target.serve(&["--nginx-error-log", &shown])?;
     within(Duration::from_secs(30), || is_ticking(&served))?;
@@ -73,7 +79,7 @@ fn log_and_fifo(target: &Target) -> Result<Vec<Check>> {
     // Until what was read anew meanwhile is done with.
     thread::sleep(Duration::from_secs(3));
     let before = events()?;
-    OpenOptions::new().append(true).open(&log)?.write_all(LINE.as_bytes())?;
+    OpenOptions::new().append(true).open(&log)?.write_all(line()?.as_bytes())?;
     let follows = within(Duration::from_secs(20), || Ok(events()? > before))?;
     Ok(vec![
         health,
@@ -127,7 +133,7 @@ fn sparse_log(target: &Target) -> Result<Vec<Check>> {
     File::create(&log)?.set_len(4 << 40)?;
     thread::sleep(Duration::from_secs(1));
     let core = served.core_percent(Duration::from_secs(5))?;
-    OpenOptions::new().append(true).open(&log)?.write_all(format!("\n{LINE}").as_bytes())?;
+    OpenOptions::new().append(true).open(&log)?.write_all(format!("\n{}", line()?).as_bytes())?;
     let events = || served.metric("floodmark_source_events_total", &[]);
     let reads_on = within(Duration::from_secs(20), || Ok(events()? == [1.0]))?;
     let skipped = served.metric("floodmark_source_skipped_bytes_total", &[])?;
@@ -259,7 +265,7 @@ fn planted_links(target: &Target) -> Result<Vec<Check>> {
         let state = shown("state");
         let served = target.serve(&["--nginx-error-log", &log, "--state-dir", &state])?;
         within(Duration::from_secs(20), || is_ticking(&served))?;
-        OpenOptions::new().append(true).open(&log)?.write_all(LINE.as_bytes())?;
+        OpenOptions::new().append(true).open(&log)?.write_all(line()?.as_bytes())?;
         thread::sleep(Duration::from_secs(2));
     }
     checks.push(mode_is(&at("state").join("positions.json"), 0o600, true)?);

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     Case, Check, Target,
-    files::{LINE, is_ticking, within},
+    files::{is_ticking, line, within},
 };
 use crate::topology::Namespace;
 
@@ -85,7 +85,7 @@ fn restricted_agent(target: &Target) -> Result<Vec<Check>> {
         let events = || served.metric("floodmark_source_events_total", &[&source]);
         within(Duration::from_secs(20), || Ok(!events()?.is_empty()))?;
         thread::sleep(Duration::from_millis(500));
-        OpenOptions::new().append(true).open(log)?.write_all(LINE.as_bytes())?;
+        OpenOptions::new().append(true).open(log)?.write_all(line()?.as_bytes())?;
         followed.push(within(Duration::from_secs(20), || Ok(events()? == [1.0]))?);
     }
     let log = served.log()?;

@@ -216,13 +216,15 @@ fn another_program_logs(target: &Target) -> Result<Vec<Check>> {
     let state = "Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.";
     let sender = UnixDatagram::unbound()?;
     let network = UdpSocket::bind("127.0.0.1:0")?;
+    let date = Command::new("date").args(["-u", "+%b %e %H:%M:%S"]).output()?.stdout;
+    let date = String::from_utf8(date)?.trim().to_owned();
     for program in ["sshd[812]", "sudo", "kernel", "CRON[3]", "haproxyd-fake[1]x"] {
-        let message = format!("<38>Nov 28 19:55:23 {program}: {state}");
+        let message = format!("<38>{date} {program}: {state}");
         sender.send_to(message.as_bytes(), &path)?;
         network.send_to(message.as_bytes(), bound)?;
     }
     // Bound to nginx, the input takes nothing of HAProxy's.
-    let genuine = format!("<129>Nov 28 19:55:23 haproxy[812]: {state}");
+    let genuine = format!("<129>{date} haproxy[812]: {state}");
     network.send_to(genuine.as_bytes(), bound)?;
     sender.send_to(genuine.as_bytes(), &path)?;
     let seen = events(&served, 1.0)?;

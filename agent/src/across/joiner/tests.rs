@@ -143,6 +143,7 @@ impl Stream {
             took_ms: Some(3000),
             trust: crate::proxy::Trust::Verified,
             line: None,
+            undated: None,
         };
         let heard = vec![Heard { event, netns: Some(NETNS), at: when, line: None }];
         self.publish(agent, second, Content::Heard { heard })

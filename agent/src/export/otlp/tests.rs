@@ -73,6 +73,7 @@ fn marking() -> LogRecord {
         took_ms: None,
         trust: crate::proxy::Trust::Verified,
         line: None,
+        undated: None,
     };
     of_event(&event, UnixMs(1_700_000_001_000))
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     proxy::event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+    proxy::timestamp::When,
     time::UnixMs,
 };
 
@@ -47,7 +48,8 @@ pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     };
     let at = UnixMs((entry.ts * 1000.0) as u64);
     let took = entry.duration.map(|seconds| (seconds * 1000.0) as u64);
-    let event = ProxyEvent::new(ProxyKind::Caddy, carrier, (at, 1), told.kind, told.upstream);
+    let event =
+        ProxyEvent::at(When::exact(at), ProxyKind::Caddy, carrier, told.kind, told.upstream);
     Some(ProxyEvent { local_addr: told.local, took_ms: took, ..event })
 }
 

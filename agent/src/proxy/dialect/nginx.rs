@@ -25,14 +25,11 @@ pub use records::{Judged, Records};
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use jiff::civil::{Date, Time};
-
 use crate::proxy::{
     bytes::number,
     event::{Carrier, ProxyEvent, ProxyKind, Upstream},
-    local_time::{digits, instant},
+    timestamp,
 };
-use crate::time::UnixMs;
 
 /// NGX_MAX_ERROR_STR less the line feed: a line of this length has been cut.
 pub const LONGEST_LINE: usize = 2047;
@@ -43,7 +40,7 @@ const PLACEHOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(0, 0, 0, 1));
 
 /// Reads one line, without its line feed. `None` for everything that is no event of an upstream.
 ///
-/// nginx stamps local time without a zone; see [`instant`].
+/// nginx stamps local time without a zone.
 pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     let Framed { stamp, level, pid, connection, message, .. } = framed(line)?;
     let (kind, upstream, group) = if let Some(told) = health::event_of(message) {
@@ -58,9 +55,14 @@ pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     if matches!(upstream, Upstream::Inet(addr) if addr.ip() == PLACEHOLDER) {
         return None;
     }
-    let at = time_of(stamp, carrier)?;
-    let event = ProxyEvent::new(ProxyKind::Nginx, carrier, at, kind, upstream);
+    let (when, _) = timestamp::leading(stamp, carrier.read_at)?;
+    let event = ProxyEvent::at(when, ProxyKind::Nginx, carrier, kind, upstream);
     Some(ProxyEvent { pid: u32::try_from(pid).ok(), connection, group, ..event })
+}
+
+/// Whether a line has the form of a record's first.
+pub fn is_record(line: &[u8]) -> bool {
+    framed(line).is_some()
 }
 
 /// The process and thread that a record says it is from.
@@ -100,25 +102,6 @@ fn level_of(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = rest.strip_prefix(b" [")?;
     let end = rest.iter().take(8).position(|byte| *byte == b']')?;
     Some((&rest[..end], rest[end + 1..].strip_prefix(b" ")?))
-}
-
-/// `YYYY/MM/DD HH:MM:SS`, and its precision. A carrier's finer stamp that lies within the second, or
-/// just after it, is better.
-fn time_of(stamp: &[u8], carrier: &Carrier<'_>) -> Option<(UnixMs, u32)> {
-    let (year, rest) = digits::<4>(stamp)?;
-    let (month, rest) = digits::<2>(rest.strip_prefix(b"/")?)?;
-    let (day, rest) = digits::<2>(rest.strip_prefix(b"/")?)?;
-    let (hour, rest) = digits::<2>(rest.strip_prefix(b" ")?)?;
-    let (minute, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
-    let (second, _) = digits::<2>(rest.strip_prefix(b":")?)?;
-    let small = |number: i16| i8::try_from(number).ok();
-    let day = Date::new(year, small(month)?, small(day)?).ok()?;
-    let time = Time::new(small(hour)?, small(minute)?, small(second)?, 0).ok()?;
-    let at = instant(day.to_datetime(time), carrier.written())?;
-    Some(match carrier.stamped {
-        Some(stamped) if (at.0..at.0 + 1200).contains(&stamped.0) => (stamped, 1),
-        _ => (at, 1000),
-    })
 }
 
 #[cfg(test)]

@@ -166,10 +166,10 @@ impl Follower {
         let stats = self.stats();
         let interpreter = &mut self.interpreter;
         for _ in 0..CHUNKS_AT_ONCE {
-            interpreter.catch_up(file.is_behind());
+            events.append(&mut interpreter.catch_up(file.is_behind()));
             match file.read(&stats, |line| events.extend(interpreter.read(line, now))) {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return events.append(&mut interpreter.catch_up(file.is_behind())),
                 Err(error) => return self.complain(&error),
             }
         }

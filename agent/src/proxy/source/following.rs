@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::proxy::source::Format;
 
-    const MESSAGE: &[u8] = b"<129>Nov 20 20:05:33 haproxy[2]: Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.";
+    const MESSAGE: &[u8] = b"<129>1 - - haproxy 2 - - Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.";
 
     /// A free port: bound, and left again.
     fn free() -> SocketAddr {

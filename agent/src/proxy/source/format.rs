@@ -1,6 +1,6 @@
 //! What a source's lines may be: whose, and in syslog, called what.
 
-use super::carrier::Tag;
+use super::envelope::Tag;
 use crate::proxy::dialect::Dialect;
 
 /// A tag of nginx's is no longer (`ngx_syslog_parse_args`).
@@ -42,6 +42,17 @@ impl std::str::FromStr for Format {
 }
 
 impl Format {
+    /// Those that a line may be written in.
+    pub(super) fn dialects(&self) -> impl Iterator<Item = Dialect> {
+        let only = self.dialect;
+        Dialect::ALL.into_iter().filter(move |dialect| only.is_none_or(|only| only == *dialect))
+    }
+
+    /// Whether a line may be written in that one.
+    pub(super) fn may_be(&self, dialect: Dialect) -> bool {
+        self.dialect.is_none_or(|only| only == dialect)
+    }
+
     /// Whether a line in `dialect` may come from the program that syslog names. sshd, for one, writes
     /// words of whoever knocks.
     pub(super) fn fits(&self, dialect: Dialect, tag: &Tag) -> bool {

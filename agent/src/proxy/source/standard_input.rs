@@ -22,10 +22,11 @@ const SILENCE: u8 = 200;
 
 /// Reads on a thread of its own, which ends with the input.
 pub(super) fn start(
-    mut interpreter: Interpreter,
+    interpreter: Interpreter,
     events: mpsc::Sender<ProxyEvent>,
     stop: CancellationToken,
 ) -> Result<Arc<SourceStats>> {
+    let mut interpreter = interpreter.with_history();
     let stats = Arc::clone(interpreter.stats());
     let read = move || {
         let mut input = io::stdin().lock();

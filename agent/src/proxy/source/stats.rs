@@ -17,6 +17,8 @@ pub struct SourceStats {
     pub events_unverified: AtomicU64,
     /// Lines in the form of an event that are not, or may not be, the proxy's own.
     pub lines_foreign: AtomicU64,
+    /// Lines in the form of an event that were written longer ago than the agent remembers.
+    pub lines_old: AtomicU64,
     /// Messages that the kernel threw away because the socket's buffer was full, and connections
     /// refused because there were too many.
     pub dropped: AtomicU64,

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::proxy::{ProxyKind, event::Trust, process};
+use jiff::tz::TimeZone;
+
+use crate::proxy::{ProxyKind, event::Trust, process, zone};
 
 /// A process that has ended is known for so long: its last lines may be read late.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -70,6 +72,8 @@ struct Known {
     /// By the number by which each knows itself: its number here, and when it was last seen.
     processes: BTreeMap<u32, (u32, Instant)>,
     looked: Option<Instant>,
+    /// The zone of one of them.
+    zone: Option<TimeZone>,
 }
 
 impl Writers {
@@ -111,6 +115,18 @@ impl Writers {
                 }
             }
         }
+    }
+
+    /// The zone in which the proxy writes local time: that of its processes that write here.
+    pub fn zone(&mut self, proxy: ProxyKind) -> Option<&TimeZone> {
+        if !matches!(self.scope, Scope::File(_) | Scope::Group(_) | Scope::Host) {
+            return None;
+        }
+        let known = self.by_proxy.entry(proxy).or_default();
+        if known.is_due(PERIOD) {
+            known.look(&self.scope, proxy);
+        }
+        known.zone.as_ref()
     }
 
     /// Looks for processes now and then, to know them when they have ended.
@@ -157,7 +173,10 @@ impl Known {
             };
             let own = writes.then(|| process::own_number(Path::new(&format!("/proc/{pid}"))));
             if let Some(own) = own.flatten() {
-                self.processes.insert(own, (pid, now));
+                let is_new = self.processes.insert(own, (pid, now)).is_none();
+                if is_new || self.zone.is_none() {
+                    self.zone = zone::of_process(pid);
+                }
             }
         }
         self.processes.retain(|_, (_, seen)| seen.elapsed() < MEMORY);
@@ -194,7 +213,7 @@ mod tests {
     fn known(scope: Scope, pids: &[u32]) -> Writers {
         let now = Instant::now();
         let processes = pids.iter().map(|pid| (*pid, (std::process::id(), now))).collect();
-        let known = Known { processes, looked: Some(now) };
+        let known = Known { processes, looked: Some(now), zone: None };
         Writers { scope, by_proxy: [(ProxyKind::Nginx, known)].into() }
     }
 

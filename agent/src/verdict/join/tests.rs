@@ -29,6 +29,7 @@ fn event(second: u64, kind: EventKind, upstream: Upstream) -> ProxyEvent {
         took_ms: None,
         trust: crate::proxy::Trust::Verified,
         line: None,
+        undated: None,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     proxy::{
         bytes::{before, number, text},
         event::{Carrier, EventKind, ProxyEvent, ProxyKind, Upstream},
+        timestamp::When,
     },
     time::UnixMs,
 };
@@ -87,7 +88,7 @@ pub(super) fn of_json(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> 
         group: group.map(Cow::into_owned),
         local_addr: local.flatten(),
         took_ms: Some(entry.duration),
-        ..ProxyEvent::new(ProxyKind::Envoy, carrier, (at, 1), kind, upstream)
+        ..ProxyEvent::at(When::exact(at), ProxyKind::Envoy, carrier, kind, upstream)
     })
 }
 
@@ -108,7 +109,7 @@ pub(super) fn of_text(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> 
         _ => last_quoted(rest).and_then(host).unwrap_or(Upstream::Unnamed),
     };
     let at = end(text(start)?, duration)?;
-    let event = ProxyEvent::new(ProxyKind::Envoy, carrier, (at, 1), kind, upstream);
+    let event = ProxyEvent::at(When::exact(at), ProxyKind::Envoy, carrier, kind, upstream);
     Some(ProxyEvent { took_ms: Some(duration), ..event })
 }
 

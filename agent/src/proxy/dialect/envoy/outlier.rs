@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     proxy::event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+    proxy::timestamp::When,
     time::UnixMs,
 };
 
@@ -38,7 +39,7 @@ pub(super) fn event_of(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent>
     let at: Timestamp = event.timestamp.parse().ok()?;
     let at = UnixMs(u64::try_from(at.as_millisecond()).ok()?);
     let upstream = peer(&event.upstream_url)?;
-    let told = ProxyEvent::new(ProxyKind::Envoy, carrier, (at, 1), kind, upstream);
+    let told = ProxyEvent::at(When::exact(at), ProxyKind::Envoy, carrier, kind, upstream);
     Some(ProxyEvent { group: Some(event.cluster_name.into_owned()), ..told })
 }
 

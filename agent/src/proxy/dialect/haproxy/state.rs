@@ -14,9 +14,6 @@ use crate::proxy::{
     event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
 };
 
-/// The stamp of these messages, where there is one, counts seconds.
-const PRECISION_MS: u32 = 1000;
-
 pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     if let Some(rest) = message.strip_prefix(b"backend ") {
         let (name, _) = before(rest, b" has no server available!")?;
@@ -53,8 +50,7 @@ pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEve
 }
 
 fn event(kind: EventKind, upstream: Upstream, carrier: &Carrier<'_>) -> ProxyEvent {
-    let at = (carrier.written(), if carrier.stamped.is_some() { 1 } else { PRECISION_MS });
-    ProxyEvent::new(ProxyKind::Haproxy, carrier, at, kind, upstream)
+    ProxyEvent::at(carrier.written(), ProxyKind::Haproxy, carrier, kind, upstream)
 }
 
 /// The reasons there are (`get_check_status_description`).

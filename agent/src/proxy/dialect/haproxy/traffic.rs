@@ -11,16 +11,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use jiff::civil::{Date, Time};
-
 use super::server;
-use crate::{
-    proxy::{
-        bytes::{before, text},
-        event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
-        local_time::{digits, instant},
-    },
-    time::UnixMs,
+use crate::proxy::{
+    bytes::text,
+    event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+    timestamp::{self, When},
 };
 
 /// Fields of a line that are looked at; the request stands after them.
@@ -59,13 +54,16 @@ pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEve
         (EventKind::AttemptFailed { phase, failure }, Upstream::Server { group, name })
     };
     let took = timers.total;
-    let took_so_far = Duration::from_millis(took);
-    let at = time_of(accepted, took_so_far, carrier)?.later(took_so_far);
+    let (accepted, rest) = timestamp::leading(accepted, carrier.read_at)?;
+    if !rest.is_empty() {
+        return None;
+    }
+    let at = accepted.at.later(Duration::from_millis(took));
     Some(ProxyEvent {
         took_ms: Some(took),
         local_addr: ends.local,
         peer_addr: ends.peer,
-        ..ProxyEvent::new(ProxyKind::Haproxy, carrier, (at, 1), kind, upstream)
+        ..ProxyEvent::at(When { at, ..accepted }, ProxyKind::Haproxy, carrier, kind, upstream)
     })
 }
 
@@ -154,30 +152,10 @@ fn without_server(term: &[u8], timers: &Timers) -> Option<EventKind> {
     }
 }
 
-/// `20/Nov/2026:20:05:35.308`, local time, of a session that was logged `took` later.
-fn time_of(accepted: &[u8], took: Duration, carrier: &Carrier<'_>) -> Option<UnixMs> {
-    const MONTHS: [&[u8]; 12] = [
-        b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov",
-        b"Dec",
-    ];
-    let (day, rest) = digits::<2>(accepted)?;
-    let (month, rest) = before(rest.strip_prefix(b"/")?, b"/")?;
-    let month = MONTHS.iter().position(|name| *name == month)? + 1;
-    let (year, rest) = digits::<4>(rest)?;
-    let (hour, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
-    let (minute, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
-    let (second, rest) = digits::<2>(rest.strip_prefix(b":")?)?;
-    let (milliseconds, _) = digits::<3>(rest.strip_prefix(b".")?)?;
-    let small = |number: i16| i8::try_from(number).ok();
-    let day = Date::new(year, i8::try_from(month).ok()?, small(day)?).ok()?;
-    let nanoseconds = i32::from(milliseconds) * 1_000_000;
-    let time = Time::new(small(hour)?, small(minute)?, small(second)?, nanoseconds).ok()?;
-    instant(day.to_datetime(time), carrier.written().earlier(took))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::UnixMs;
 
     fn event(line: &str) -> Option<ProxyEvent> {
         // 2026-11-20T20:05:36Z

@@ -5,7 +5,13 @@ use tokio::time::timeout;
 use super::*;
 use crate::proxy::{EventKind, Upstream, source::Format};
 
-const MESSAGE: &str = "<129>Nov 20 20:05:33 haproxy[23166]: Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.\n";
+fn message() -> String {
+    let time = jiff::Timestamp::now().strftime("%b %e %H:%M:%S").to_string();
+    format!(
+        "<129>{time} haproxy[23166]: Server app/s1 is DOWN, reason: Layer4 timeout, check duration: \
+         300ms.\n"
+    )
+}
 
 fn reader() -> Interpreter {
     Interpreter::new(Format::default(), "syslog".to_owned())
@@ -29,7 +35,7 @@ async fn a_datagram_is_a_message() {
     let addr = free();
     let stats = udp(addr, reader(), sender, CancellationToken::new()).unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.send_to(MESSAGE.as_bytes(), addr).unwrap();
+    socket.send_to(message().as_bytes(), addr).unwrap();
     expect_marking(&mut events).await;
     assert_eq!(stats.lines.load(Ordering::Relaxed), 1);
 }
@@ -42,7 +48,7 @@ async fn a_unix_socket_left_behind_is_taken_over_and_nothing_else() {
     let (sender, mut events) = mpsc::channel(8);
     unix(&path, reader(), sender.clone(), CancellationToken::new()).unwrap();
     let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
-    socket.send_to(MESSAGE.as_bytes(), &path).unwrap();
+    socket.send_to(message().as_bytes(), &path).unwrap();
     expect_marking(&mut events).await;
     assert!(
         unix(&path, reader(), sender.clone(), CancellationToken::new()).is_err(),
@@ -60,7 +66,8 @@ async fn a_stream_has_messages_in_either_framing() {
     let addr = free();
     tcp(addr, reader(), sender, CancellationToken::new()).unwrap();
     let mut stream = std::net::TcpStream::connect(addr).unwrap();
-    write!(stream, "{MESSAGE}{} {MESSAGE}{MESSAGE}", MESSAGE.len()).unwrap();
+    let message = message();
+    write!(stream, "{message}{} {message}{message}", message.len()).unwrap();
     drop(stream);
     for _ in 0..3 {
         expect_marking(&mut events).await;
