@@ -27,12 +27,14 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 12] = [
+const TARGETS: [(&str, Option<&str>); 14] = [
     ("nginx", Some("nginx")),
     ("records", Some("nginx")),
     ("haproxy", Some("haproxy")),
     ("envoy", Some("envoy")),
     ("caddy", Some("caddy")),
+    ("apache", None),
+    ("traefik", None),
     ("carrier", None),
     ("framing", None),
     ("file", None),

@@ -188,7 +188,7 @@ fn check_heard(heard: &Heard) -> Result<(), &'static str> {
 /// All text in an event that comes from a proxy.
 fn texts(event: &ProxyEvent) -> [Option<&String>; 4] {
     let (one, other) = match &event.upstream {
-        Upstream::Unix(name) | Upstream::Group(name) => (Some(name), None),
+        Upstream::Unix(name) | Upstream::Group(name) | Upstream::Host(name) => (Some(name), None),
         Upstream::Server { group, name } => (Some(group), Some(name)),
         Upstream::Inet(_) | Upstream::Unnamed => (None, None),
     };
@@ -245,7 +245,7 @@ pub(super) fn fit_event(event: &mut ProxyEvent) {
     fit(&mut event.source);
     event.group.iter_mut().for_each(fit);
     match &mut event.upstream {
-        Upstream::Unix(name) | Upstream::Group(name) => fit(name),
+        Upstream::Unix(name) | Upstream::Group(name) | Upstream::Host(name) => fit(name),
         Upstream::Server { group, name } => [group, name].into_iter().for_each(fit),
         Upstream::Inet(_) | Upstream::Unnamed => {}
     }

@@ -1,5 +1,7 @@
 //! Small steps through a line of bytes, for every dialect.
 
+use std::borrow::Cow;
+
 pub(super) use memchr::memmem::find;
 
 /// The decimal number that `bytes` begin with, and what follows it.
@@ -30,4 +32,22 @@ pub(super) fn ansi(bytes: &[u8]) -> Option<usize> {
     let inside = bytes.strip_prefix(b"\x1b[")?;
     let end = inside.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';')?;
     (inside[end] == b'm').then_some(end + 3)
+}
+
+/// `bytes` without ANSI colours.
+pub(super) fn without_ansi(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(0x1b, bytes).is_none() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some(byte) = rest.first() {
+        if let Some(length) = ansi(rest) {
+            rest = &rest[length..];
+        } else {
+            plain.push(*byte);
+            rest = &rest[1..];
+        }
+    }
+    Cow::Owned(plain)
 }

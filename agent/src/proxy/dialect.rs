@@ -1,9 +1,13 @@
 //! The languages that proxies' logs are written in, one file each.
 
+mod apache;
 pub mod caddy;
 pub mod envoy;
+mod go;
 pub mod haproxy;
+mod keys;
 pub mod nginx;
+mod traefik;
 
 use super::event::{Carrier, ProxyEvent, ProxyKind};
 
@@ -16,13 +20,18 @@ pub enum Dialect {
     Haproxy,
     /// Envoy's outlier detection events and access logs.
     Envoy,
-    /// Caddy's log as JSON.
+    /// Caddy's log.
     Caddy,
+    /// Apache httpd's error log.
+    Apache,
+    /// Traefik's log.
+    Traefik,
 }
 
 impl Dialect {
     /// Every dialect there is.
-    pub const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Envoy, Self::Caddy];
+    pub const ALL: [Self; 6] =
+        [Self::Nginx, Self::Haproxy, Self::Envoy, Self::Caddy, Self::Apache, Self::Traefik];
 
     /// The program that speaks it.
     pub fn proxy(self) -> ProxyKind {
@@ -31,6 +40,8 @@ impl Dialect {
             Self::Haproxy => ProxyKind::Haproxy,
             Self::Envoy => ProxyKind::Envoy,
             Self::Caddy => ProxyKind::Caddy,
+            Self::Apache => ProxyKind::Apache,
+            Self::Traefik => ProxyKind::Traefik,
         }
     }
 
@@ -47,6 +58,8 @@ impl Dialect {
             Self::Haproxy => haproxy::parse(line, carrier),
             Self::Envoy => envoy::parse(line, carrier),
             Self::Caddy => caddy::parse(line, carrier),
+            Self::Apache => apache::parse(line, carrier),
+            Self::Traefik => traefik::parse(line, carrier),
         }
     }
 }

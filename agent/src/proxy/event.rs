@@ -214,11 +214,16 @@ pub enum ProxyKind {
     Envoy,
     /// Caddy.
     Caddy,
+    /// Apache httpd.
+    Apache,
+    /// Traefik.
+    Traefik,
 }
 
 impl ProxyKind {
     /// Every program there is.
-    pub const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Envoy, Self::Caddy];
+    pub const ALL: [Self; 6] =
+        [Self::Nginx, Self::Haproxy, Self::Envoy, Self::Caddy, Self::Apache, Self::Traefik];
 
     /// Name of the program in metrics and JSON.
     pub fn name(self) -> &'static str {
@@ -227,6 +232,8 @@ impl ProxyKind {
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
             Self::Caddy => "caddy",
+            Self::Apache => "apache",
+            Self::Traefik => "traefik",
         }
     }
 }
@@ -370,6 +377,8 @@ pub enum Upstream {
         /// Its name there.
         name: String,
     },
+    /// A peer by the host and port that the proxy's configuration has.
+    Host(String),
     /// The proxy does not say which.
     Unnamed,
 }
@@ -379,7 +388,7 @@ impl fmt::Display for Upstream {
         match self {
             Self::Inet(addr) => write!(f, "{addr}"),
             Self::Unix(path) => write!(f, "unix:{path}"),
-            Self::Group(name) => f.write_str(name),
+            Self::Group(name) | Self::Host(name) => f.write_str(name),
             Self::Server { group, name } => write!(f, "{group}/{name}"),
             Self::Unnamed => f.write_str("unnamed"),
         }

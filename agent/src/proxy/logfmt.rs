@@ -6,7 +6,7 @@ use std::borrow::Cow;
 const MOST: usize = 64;
 
 /// The pairs of one line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pairs<'a>(Vec<(&'a str, Cow<'a, str>)>);
 
 impl<'a> Pairs<'a> {

@@ -101,6 +101,8 @@ fn runs(proxy: ProxyKind, name: &str) -> bool {
         ProxyKind::Haproxy => &["haproxy"],
         ProxyKind::Envoy => &["envoy"],
         ProxyKind::Caddy => &["caddy"],
+        ProxyKind::Apache => &["apache2", "httpd"],
+        ProxyKind::Traefik => &["traefik"],
     };
     let is_version = |rest: &str| {
         rest.is_empty()

@@ -162,7 +162,7 @@ mod tests {
             Source::of_log("nginx=-").unwrap(),
             Source::StandardInput(Dialect::Nginx.into())
         );
-        for wrong in ["", "nginx", "nginx=", "apache=/x"] {
+        for wrong in ["", "nginx", "nginx=", "iis=/x"] {
             assert!(Source::of_log(wrong).is_err(), "{wrong}");
         }
     }
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(bound, Source::SyslogTcp(format, "[::1]:514".parse().unwrap()));
         for wrong in [
             "",
-            "apache=udp://127.0.0.1:514",
+            "iis=udp://127.0.0.1:514",
             "=udp://127.0.0.1:514",
             "127.0.0.1:514",
             "udp://localhost",

@@ -33,6 +33,7 @@ fn stamped(line: &str) -> String {
         ("{HA3D}", "%d/%b/%Y:%H:%M:%S.000", 72 * HOUR),
         ("{Z}", "%Y-%m-%dT%H:%M:%S.000000000Z", 0),
         ("{Z3D}", "%Y-%m-%dT%H:%M:%S.000000000Z", 72 * HOUR),
+        ("{ZS}", "%Y-%m-%dT%H:%M:%SZ", 0),
         ("{ZMS}", "%Y-%m-%dT%H:%M:%S.000Z", 0),
         ("{ZMS3D}", "%Y-%m-%dT%H:%M:%S.000Z", 72 * HOUR),
         ("{ISO}", "%Y-%m-%dT%H:%M:%S.000000+00:00", 0),
@@ -94,12 +95,11 @@ fn events_of(dialect: Dialect, lines: &str) -> Vec<ProxyEvent> {
     events
 }
 
-/// Whether an event is as expected: alternatives are parted by `|` where they are words of one letter
-/// case, a group need not be named.
+/// Whether an event is as expected: steps may be several, parted by `|`; a group need not be named.
 fn fits(found: &str, expected: &str) -> bool {
     let group = found.split(" of ").next().unwrap_or(found);
     let either = [found, group];
-    let phases = expected.split(' ').nth(1).filter(|words| words.contains('|'));
+    let phases = expected.split(' ').nth(1).filter(|words| words.starts_with("connect|"));
     match phases {
         Some(phases) => phases
             .split('|')
@@ -214,6 +214,42 @@ const LINES: &[(Dialect, &str, &str, &str)] = &[
         r#"{"level":"error","ts":{TS},"logger":"http.log.error.log0","msg":"dial tcp 198.51.100.1:80: i/o timeout","status":502}"#,
         "attempt_failed connect 110 198.51.100.1:80",
     ),
+    (
+        Dialect::Caddy,
+        "caddy",
+        "{N}.000\tERROR\thttp.log.error.log0\tdial tcp 198.51.100.1:80: i/o timeout\t{\"status\": 502}",
+        "attempt_failed connect 110 198.51.100.1:80",
+    ),
+    (
+        Dialect::Apache,
+        "apache2",
+        "[{AP}] [proxy:error] [pid 1081:tid 14064] (111)Connection refused: AH00957: HTTP: attempt to connect to 198.51.100.1:80 (a:80) failed",
+        "attempt_failed connect 111 198.51.100.1:80",
+    ),
+    (
+        Dialect::Traefik,
+        "traefik",
+        r#"{ZS} ERR Error while dialing backend error="dial tcp 198.51.100.1:80: connect: connection refused""#,
+        "attempt_failed connect 111 198.51.100.1:80",
+    ),
+    (
+        Dialect::Traefik,
+        "traefik",
+        r#"time="{ZMS}" level=error msg="Error while connecting to backend: dial tcp 198.51.100.1:80: i/o timeout""#,
+        "attempt_failed connect 110 198.51.100.1:80",
+    ),
+    (
+        Dialect::Traefik,
+        "traefik",
+        r#"{"level":"error","error":"dial tcp 198.51.100.1:80: i/o timeout","time":"{ZMS}","message":"Error while dialing backend"}"#,
+        "attempt_failed connect 110 198.51.100.1:80",
+    ),
+    (
+        Dialect::Envoy,
+        "envoy",
+        r#"[{ZMS}] "- - -" 0 UF,URX - - "delayed connect error: 111" 0 0 1 - "-" "-" "-" "-" "198.51.100.1:80" outbound|80||a - 198.51.100.2:80 192.0.2.1:5 - -"#,
+        "attempt_failed connect 111 198.51.100.1:80 of outbound|80||a",
+    ),
 ];
 
 #[test]
@@ -262,4 +298,69 @@ fn a_wrapping_hides_no_forged_line() {
             assert_eq!(found, [], "{outer} {wrapping}");
         }
     }
+}
+
+/// What is read of each program.
+const FORMATS: &[(Dialect, &str, &str)] = &[
+    (
+        Dialect::Nginx,
+        "nginx, NGINX Plus, Angie, OpenResty, Kong, APISIX, Tengine, ingress-nginx",
+        "error log; active health checks and Lua's in it",
+    ),
+    (
+        Dialect::Haproxy,
+        "HAProxy",
+        "states of servers and backends; traffic logs: httplog, tcplog, what begins as those do, JSON",
+    ),
+    (
+        Dialect::Envoy,
+        "Envoy, Istio, Contour",
+        "access logs: Envoy's and Istio's text, JSON; event logs of outlier detection and health checks",
+    ),
+    (Dialect::Caddy, "Caddy", "log as JSON and on the console"),
+    (Dialect::Apache, "Apache httpd", "error log of mod_proxy: text, JSON"),
+    (Dialect::Traefik, "Traefik", "log of v1 to v3: text, JSON"),
+];
+
+/// The events of a format that its cases and its corpus hold.
+fn events_in(dialect: Dialect) -> Vec<&'static str> {
+    let corpora = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/corpora");
+    let mut told = String::new();
+    let cases = fs::read_to_string(corpora.join("lines/cases.tsv")).unwrap();
+    let own = cases.lines().filter_map(|line| line.strip_prefix(dialect.name()));
+    own.filter_map(|rest| rest.split('\t').nth(1)).for_each(|events| told += events);
+    for entry in fs::read_dir(corpora.join(dialect.name())).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "events") {
+            told += &fs::read_to_string(entry.path()).unwrap();
+        }
+    }
+    EventKind::NAMES.into_iter().filter(|name| told.contains(name)).collect()
+}
+
+/// With BLESS set the table is written anew.
+#[test]
+fn the_documentation_has_every_format() {
+    const FROM: &str = "<!-- formats -->\n";
+    const TO: &str = "<!-- end of formats -->";
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/proxies.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let mut table =
+        "| `--proxy-log` | proxy | format | events |\n| --- | --- | --- | --- |\n".to_owned();
+    for dialect in Dialect::ALL {
+        let (_, programs, formats) = FORMATS.iter().find(|(of, ..)| *of == dialect).unwrap();
+        let events: Vec<String> =
+            events_in(dialect).iter().map(|event| format!("`{event}`")).collect();
+        let name = dialect.name();
+        table += &format!("| `{name}=` | {programs} | {formats} | {} |\n", events.join(", "));
+    }
+    let (before, rest) = page.split_once(FROM).unwrap();
+    let (_, after) = rest.split_once(TO).unwrap();
+    let current = format!("{before}{FROM}{table}{TO}{after}");
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, &current).unwrap();
+    }
+    assert!(
+        current == page,
+        "docs/proxies.md is not current: this test with BLESS=1 writes it anew"
+    );
 }

@@ -1,29 +1,46 @@
-//! Caddy 2's log as JSON. Caddy says nothing when it takes a peer out (`fail_duration`), only what
-//! became of a request, in the words of Go's errors, and what became of an active health check:
+//! Caddy 2's log, as JSON and in zap's console format. Caddy says nothing when it takes a peer out
+//! (`fail_duration`), only what became of a request, in the words of Go's errors, and what became of an
+//! active health check:
 //!
 //! ```text
 //! {"level":"error","ts":1.0,"logger":"http.log.error.log0","msg":"dial tcp 10.0.0.1:80: i/o timeout",…
 //! {"level":"info","ts":1.0,"logger":"http.handlers.reverse_proxy.health_checker.active",
 //!  "msg":"HTTP request failed","host":"10.0.0.1:80","error":"Get \"http://10.0.0.1:80/\": dial tcp …"}
+//! 2026/11/28 12:00:00.000<TAB>ERROR<TAB>http.log.error.log0<TAB>dial tcp …<TAB>{…}
 //! ```
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::{
-    proxy::event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
-    proxy::timestamp::When,
-    time::UnixMs,
+use super::go::{self, Error};
+use crate::proxy::{
+    bytes::{text, without_ansi},
+    event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+    timestamp::{When, of_number, whole},
 };
 
 #[derive(Deserialize)]
 struct Entry<'a> {
-    ts: f64,
+    #[serde(borrow)]
+    ts: Time<'a>,
     #[serde(borrow, default)]
     logger: Cow<'a, str>,
     #[serde(borrow)]
     msg: Cow<'a, str>,
+}
+
+/// A number, or a text where the log's `time_format` says so.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Time<'a> {
+    Number(f64),
+    #[serde(borrow)]
+    Text(Cow<'a, str>),
+}
+
+#[derive(Default, Deserialize)]
+struct Fields<'a> {
     #[serde(borrow, default)]
     host: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -36,90 +53,78 @@ struct Entry<'a> {
 /// Reads one line, without its line feed. `None` for everything that is no event of an upstream.
 pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     if line.first() != Some(&b'{') {
-        return None;
+        return console(line, carrier);
     }
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
-    let told = if entry.logger.starts_with("http.log.error") {
-        of_request(&entry.msg)?
-    } else if entry.logger.starts_with("http.handlers.reverse_proxy.health_checker.active") {
-        of_check(&entry)?
+    let when = match &entry.ts {
+        Time::Number(number) => of_number(*number)?,
+        Time::Text(text) => whole(text, carrier.read_at)?,
+    };
+    let fields = serde_json::from_slice(line).ok()?;
+    event(when, &entry.logger, &entry.msg, &fields, carrier)
+}
+
+/// `TIME<TAB>LEVEL<TAB>LOGGER<TAB>MESSAGE<TAB>{…}`, the level in colour on a terminal.
+fn console(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
+    let plain = without_ansi(line);
+    let mut columns = text(&plain)?.splitn(5, '\t');
+    let when = whole(columns.next()?, carrier.read_at)?;
+    let _level = columns.next()?;
+    let (logger, message) = (columns.next()?, columns.next()?);
+    let fields = columns.next().map(serde_json::from_str).transpose().ok()?.unwrap_or_default();
+    event(when, logger, message, &fields, carrier)
+}
+
+fn event(
+    when: When,
+    logger: &str,
+    message: &str,
+    fields: &Fields<'_>,
+    carrier: &Carrier<'_>,
+) -> Option<ProxyEvent> {
+    let (kind, upstream, local) = if logger.starts_with("http.log.error") {
+        match message {
+            "no upstreams available" => (EventKind::NoLivePeers, Upstream::Unnamed, None),
+            _ => failed(go::error(message)?, None),
+        }
+    } else if logger.starts_with("http.handlers.reverse_proxy.health_checker.active") {
+        of_check(message, fields)?
     } else {
         return None;
     };
-    let at = UnixMs((entry.ts * 1000.0) as u64);
-    let took = entry.duration.map(|seconds| (seconds * 1000.0) as u64);
-    let event =
-        ProxyEvent::at(When::exact(at), ProxyKind::Caddy, carrier, told.kind, told.upstream);
-    Some(ProxyEvent { local_addr: told.local, took_ms: took, ..event })
+    let took = fields.duration.map(|seconds| (seconds * 1000.0) as u64);
+    let event = ProxyEvent::at(when, ProxyKind::Caddy, carrier, kind, upstream);
+    Some(ProxyEvent { local_addr: local, took_ms: took, ..event })
 }
 
-struct Told {
-    kind: EventKind,
-    upstream: Upstream,
-    local: Option<SocketAddr>,
+type Told = (EventKind, Upstream, Option<std::net::SocketAddr>);
+
+fn failed(error: Error, peer: Option<Upstream>) -> Told {
+    let Error { phase, failure, .. } = error;
+    let upstream = peer.or(error.peer).unwrap_or(Upstream::Unnamed);
+    (EventKind::AttemptFailed { phase, failure }, upstream, error.local)
 }
 
-fn failed(phase: Phase, failure: Failure, upstream: Upstream) -> Told {
-    Told { kind: EventKind::AttemptFailed { phase, failure }, upstream, local: None }
-}
-
-fn of_request(error: &str) -> Option<Told> {
-    match error {
-        "no upstreams available" => {
-            let kind = EventKind::NoLivePeers;
-            Some(Told { kind, upstream: Upstream::Unnamed, local: None })
+/// `doActiveHealthCheck` in `reverseproxy/healthchecks.go`.
+fn of_check(message: &str, fields: &Fields<'_>) -> Option<Told> {
+    let peer = Upstream::Inet(fields.host.as_deref()?.parse().ok()?);
+    let of = |phase, failure| Error { phase, failure, peer: None, local: None };
+    let error = match message {
+        "host is up" => return Some((EventKind::PeerBack, peer, None)),
+        "unexpected status code" | "status code out of tolerances" => {
+            of(Phase::ResponseHeader, Failure::BadStatus)
         }
-        "EOF" | "unexpected EOF" | "http: server closed idle connection" => {
-            Some(failed(Phase::ResponseHeader, Failure::ClosedEarly, Upstream::Unnamed))
+        "response body failed expectations" => of(Phase::Body, Failure::InvalidResponse),
+        "failed to read response body" => {
+            let error = fields.error.as_deref().and_then(go::error);
+            let failure = error.map_or(Failure::Unknown, |error| error.failure);
+            of(Phase::Body, failure)
         }
-        "net/http: timeout awaiting response headers" => {
-            Some(failed(Phase::ResponseHeader, Failure::TIMEOUT, Upstream::Unnamed))
+        "HTTP request failed" => {
+            let error = go::error(fields.error.as_deref()?);
+            error.unwrap_or_else(|| of(Phase::Other, Failure::Unknown))
         }
-        _ => of_socket(error),
-    }
-}
-
-/// Go's `net.OpError`: `OP NET [SOURCE->]ADDR: [SYSCALL: ]WORDS`.
-fn of_socket(error: &str) -> Option<Told> {
-    let (operation, rest) = error.split_once(' ')?;
-    let phase = match operation {
-        "dial" => Phase::Connect,
-        "read" => Phase::ResponseHeader,
-        "write" => Phase::Send,
         _ => return None,
     };
-    let (network, rest) = rest.split_once(' ')?;
-    let (ends, words) = rest.split_once(": ")?;
-    let words = words.rsplit_once(": ").map_or(words, |(_, words)| words);
-    let failure = Failure::of_words(words).unwrap_or(Failure::Unknown);
-    let (local, peer) = match ends.split_once("->") {
-        Some((local, peer)) => (local.parse().ok(), peer),
-        None => (None, ends),
-    };
-    let upstream = match network {
-        "tcp" | "tcp4" | "tcp6" => Upstream::Inet(peer.parse().ok()?),
-        "unix" => Upstream::Unix(peer.to_owned()),
-        _ => return None,
-    };
-    Some(Told { local, ..failed(phase, failure, upstream) })
-}
-
-fn of_check(entry: &Entry<'_>) -> Option<Told> {
-    if entry.msg != "HTTP request failed" {
-        return None;
-    }
-    let peer = Upstream::Inet(entry.host.as_deref()?.parse().ok()?);
-    // `Get "URL": CAUSE`; the URL is from Caddy's own configuration.
-    let (_, cause) = entry.error.as_deref()?.rsplit_once("\": ")?;
-    if let Some(Told { kind, local, .. }) = of_socket(cause) {
-        return Some(Told { kind, upstream: peer, local });
-    }
-    let (phase, failure) = match cause {
-        "EOF" => (Phase::ResponseHeader, Failure::ClosedEarly),
-        _ if cause.contains("waiting for connection") => (Phase::Connect, Failure::TIMEOUT),
-        // "…while awaiting headers" is said of the whole exchange, its dial included.
-        _ if cause.contains("deadline exceeded") => (Phase::Other, Failure::TIMEOUT),
-        _ => (Phase::Other, Failure::Unknown),
-    };
-    Some(failed(phase, failure, peer))
+    Some(failed(error, Some(peer)))
 }

@@ -1,9 +1,10 @@
 //! HAProxy 2.0 and later: what it says of its servers (`state.rs`), and its traffic logs
-//! (`traffic.rs`: `option httplog`, `option tcplog`, and formats that begin as those do).
+//! (`traffic.rs`: `option httplog`, `option tcplog`, and formats that begin as those do; `json.rs`: JSON).
 //!
 //! It names servers, not addresses. `bi=%bi:%bp si=%si:%sp` in the `log-format` tells both ends of
 //! the connection, also of one that failed; elsewhere `servers.rs` looks the names up.
 
+mod json;
 pub mod servers;
 mod state;
 mod traffic;
@@ -18,7 +19,9 @@ use crate::proxy::{
 pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     let (message, pid) = past_own_header(line);
     let carrier = Carrier { pid: pid.or(carrier.pid), ..*carrier };
-    state::event_of(message, &carrier).or_else(|| traffic::event_of(message, &carrier))
+    state::event_of(message, &carrier)
+        .or_else(|| json::event_of(message, &carrier))
+        .or_else(|| traffic::event_of(message, &carrier))
 }
 
 /// What HAProxy itself puts before a message: `<1>` (`format short`), `[WARNING]  (PID) : ` and

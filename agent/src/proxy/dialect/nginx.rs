@@ -46,11 +46,18 @@ pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     let (kind, upstream, group) = if let Some(told) = health::event_of(message) {
         told
     } else {
-        // What concerns a request has its connection's number.
-        connection?;
         let (kind, fields) = message::event_of(message, level)?;
-        let named = fields::upstream(fields, line.len() >= LONGEST_LINE)?;
-        (kind, fields::peer(named, kind)?, None)
+        if let Some(check) = fields.strip_prefix(message::HEALTH_CHECK) {
+            // No request has a part in it.
+            connection.is_none().then_some(())?;
+            let (upstream, group) = health::checked(check)?;
+            (kind, upstream, Some(group))
+        } else {
+            // What concerns a request has its connection's number.
+            connection?;
+            let named = fields::upstream(fields, line.len() >= LONGEST_LINE)?;
+            (kind, fields::peer(named, kind)?, None)
+        }
     };
     if matches!(upstream, Upstream::Inet(addr) if addr.ip() == PLACEHOLDER) {
         return None;

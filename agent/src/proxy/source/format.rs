@@ -72,6 +72,8 @@ impl Format {
             Dialect::Haproxy => &["haproxy", "haproxy-ingress"],
             Dialect::Envoy => &["envoy", "istio-proxy"],
             Dialect::Caddy => &["caddy"],
+            Dialect::Apache => &["apache2", "httpd", "apache"],
+            Dialect::Traefik => &["traefik"],
         };
         names.contains(&tag.name.as_str()) || (dialect == Dialect::Nginx && is_nginx_tag(tag))
     }
@@ -130,7 +132,7 @@ mod tests {
         assert!(format.fits(Dialect::Haproxy, &tag("lb1", true)));
         assert!(!format.fits(Dialect::Haproxy, &tag("haproxy", true)));
         assert_eq!("nginx".parse::<Format>().unwrap(), Dialect::Nginx.into());
-        for wrong in ["", "apache", "nginx:", ":x"] {
+        for wrong in ["", "iis", "nginx:", ":x"] {
             assert!(wrong.parse::<Format>().is_err(), "{wrong}");
         }
     }

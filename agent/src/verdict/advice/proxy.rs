@@ -87,6 +87,8 @@ pub(super) fn limit(finding: &Finding) -> Step {
             "# Envoy: circuit_breakers.thresholds: max_connections, max_pending_requests, max_requests",
         ),
         ProxyKind::Caddy => ("max_requests", "# Caddy: reverse_proxy … unhealthy_request_count"),
+        ProxyKind::Apache => ("max", "# Apache: ProxyPass … max=, acquire=; MaxRequestWorkers"),
+        ProxyKind::Traefik => ("inFlightReq", "# Traefik: middlewares … inFlightReq.amount"),
     };
     Step {
         cause: finding.cause,
@@ -130,6 +132,8 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         ProxyKind::Haproxy => "timeout connect 2s",
         ProxyKind::Envoy => "connect_timeout: 2s",
         ProxyKind::Caddy => "dial_timeout 2s",
+        ProxyKind::Apache => "ProxyPass … connectiontimeout=2",
+        ProxyKind::Traefik => "forwardingTimeouts: {dialTimeout: 2s}  # of the serversTransport",
     };
     steps.push(Step {
         cause: finding.cause,
@@ -153,6 +157,12 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
             "outlier_detection: {consecutive_gateway_failure: 10, max_ejection_percent: 50}",
         ),
         ProxyKind::Caddy => ("max_fails", "max_fails 5"),
+        ProxyKind::Apache => {
+            ("retry", "ProxyPass … retry=1  # default 60: seconds out after one failed connect")
+        }
+        ProxyKind::Traefik => {
+            ("passive health check", "passiveHealthCheck: {maxFailedAttempts: 5}")
+        }
     };
     let period = report.proxy.cycles.iter().find_map(|cycle| cycle.period_ms);
     let cycle = period.map(|ms| {
@@ -195,6 +205,12 @@ fn keepalive_lines(proxy: ProxyKind, size: u32) -> Vec<String> {
                 .to_owned(),
         ],
         ProxyKind::Caddy => vec![format!("keepalive_idle_conns_per_host {size}")],
+        ProxyKind::Apache => {
+            vec![format!("ProxyPass … enablereuse=on max={size}  # by process")]
+        }
+        ProxyKind::Traefik => {
+            vec![format!("maxIdleConnsPerHost: {size}  # of the serversTransport")]
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! Server B/S is DOWN, reason: Layer4 timeout, check duration: 300ms. 1 active and …
 //! backend B has no server available!
+//! Server B/S is going DOWN for maintenance (DNS timeout status). 0 active and …
 //! Health check for server B/S failed, reason: Layer4 timeout, check duration: 300ms, status: 0/1 DOWN.
 //! ```
 //!
@@ -10,12 +11,13 @@
 
 use super::server;
 use crate::proxy::{
-    bytes::{before, find, number, text},
+    bytes::{after_any, before, find, number, text},
     event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
 };
 
 pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
-    if let Some(rest) = message.strip_prefix(b"backend ") {
+    // `proxy_type_str`: a `listen` section is a proxy.
+    if let Some(rest) = after_any(message, &[b"backend ", b"proxy ", b"listen ", b"frontend "]) {
         let (name, _) = before(rest, b" has no server available!")?;
         // Quoted on standard error only.
         let name = text(name)?.trim_matches('\'').to_owned();
@@ -32,11 +34,19 @@ pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEve
         let kind = EventKind::AttemptFailed { phase, failure };
         return Some(ProxyEvent { took_ms: duration(rest), ..event(kind, server, carrier) });
     }
+    // A server that is resolved has its host's name behind its own.
+    let rest =
+        rest.strip_prefix(b"('").map_or(Some(rest), |named| Some(before(named, b"') ")?.1))?;
     let rest = rest.strip_prefix(b"is ")?;
     if rest.starts_with(b"UP") {
         return Some(event(EventKind::PeerBack, server, carrier));
     }
-    // "is going DOWN for maintenance" is somebody's wish, not a failure.
+    // Without a reason from resolving its name (`snr_update_srv_status`) this is somebody's wish.
+    if let Some(cause) = rest.strip_prefix(b"going DOWN for maintenance (") {
+        after_any(cause, &[b"DNS ", b"No IP for server", b"unspecified DNS error"])?;
+        let kind = EventKind::PeerMarked { phase: Phase::Other, failure: None };
+        return Some(event(kind, server, carrier));
+    }
     let rest = rest.strip_prefix(b"DOWN")?;
     let (phase, failure) = match rest.strip_prefix(b", reason: ") {
         Some(rest) => {
@@ -86,9 +96,29 @@ fn info_of(rest: &[u8]) -> Option<&str> {
     text(info)
 }
 
-/// "Connection refused", and with tcp-check "Connection refused at step 1 of tcp-check (connect)".
+/// "Connection refused", with tcp-check followed by where: "… at step 1 of tcp-check (connect)", "… at
+/// initial connection step of tcp-check"; or `conn_err_code_str` with the error in parentheses: "General
+/// socket error (Network is unreachable)".
 fn words(info: &str) -> Option<Failure> {
-    Failure::of_words(info.split(" at step ").next().unwrap_or(info))
+    let what = info.split(" at ").next().unwrap_or(info);
+    let inner = what.split_once('(').map(|(_, rest)| rest.trim_end_matches(')'));
+    let outer = what.split('(').next().unwrap_or(what).trim_end();
+    let by_errno = inner.and_then(Failure::of_words).or_else(|| Failure::of_words(outer));
+    let by_code = || match outer {
+        "Out of local source ports on the system" | "Can't bind to source address" => {
+            Some(Failure::Errno { errno: libc::EADDRNOTAVAIL })
+        }
+        "Local source address already in use" => Some(Failure::Errno { errno: libc::EADDRINUSE }),
+        "Source port range exhausted"
+        | "Reached maxconn value"
+        | "Reached configured maxconn value"
+        | "Too many sockets on the process"
+        | "Too many sockets on the system"
+        | "Out of system buffers" => Some(Failure::OwnLimit),
+        "Connection timed out during SSL handshake" => Some(Failure::TIMEOUT),
+        _ => None,
+    };
+    by_errno.or_else(by_code)
 }
 
 fn duration(rest: &[u8]) -> Option<u64> {

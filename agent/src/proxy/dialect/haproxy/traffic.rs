@@ -11,7 +11,6 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::server;
 use crate::proxy::{
     bytes::text,
     event::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
@@ -43,35 +42,97 @@ pub(super) fn event_of(message: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEve
     rest.for_each(|field| {
         ends.take(field);
     });
-    let Upstream::Server { group, name } = server(named)? else { return None };
-    let (kind, upstream) = if name == "<NOSRV>" {
-        // Without a backend the frontend stands in its place: no server was looked for.
-        let frontend = frontend.strip_suffix(b"~").unwrap_or(frontend);
-        let group = (group.as_bytes() != frontend).then_some(group)?;
-        (without_server(term, &timers)?, Upstream::Group(group))
-    } else {
-        let (phase, failure) = failure(term, &timers)?;
-        (EventKind::AttemptFailed { phase, failure }, Upstream::Server { group, name })
-    };
-    let took = timers.total;
+    let (group, server) = text(named)?.split_once('/')?;
     let (accepted, rest) = timestamp::leading(accepted, carrier.read_at)?;
-    if !rest.is_empty() {
-        return None;
+    rest.is_empty().then_some(())?;
+    let session = Session {
+        frontend: text(frontend)?.trim_end_matches('~').to_owned(),
+        group: group.to_owned(),
+        server: server.to_owned(),
+        term,
+        connect: timers.connect,
+        response: timers.response,
+        total: Some(timers.total),
+        ends,
+    };
+    session.event(Some(accepted), carrier)
+}
+
+/// What a log tells of one session, in whatever form.
+pub(super) struct Session<'a> {
+    pub frontend: String,
+    pub group: String,
+    pub server: String,
+    /// The termination state.
+    pub term: &'a [u8],
+    /// Milliseconds until the connection was there; -1 if it never was.
+    pub connect: i64,
+    /// Until the response's header; HTTP only.
+    pub response: Option<i64>,
+    /// Of the whole session.
+    pub total: Option<u64>,
+    pub ends: Ends,
+}
+
+impl Session<'_> {
+    pub fn event(self, accepted: Option<When>, carrier: &Carrier<'_>) -> Option<ProxyEvent> {
+        let (kind, upstream) = if self.server == "<NOSRV>" {
+            // Without a backend the frontend stands in its place: no server was looked for.
+            let kind = self.without_server()?;
+            let group = (self.group != self.frontend).then_some(self.group)?;
+            (kind, Upstream::Group(group))
+        } else {
+            let (phase, failure) = self.failure()?;
+            let upstream = Upstream::Server { group: self.group, name: self.server };
+            (EventKind::AttemptFailed { phase, failure }, upstream)
+        };
+        let took = Duration::from_millis(self.total.unwrap_or(0));
+        let ended = accepted.map(|accepted| When { at: accepted.at.later(took), ..accepted });
+        let when = ended.unwrap_or_else(|| carrier.written());
+        Some(ProxyEvent {
+            took_ms: self.total,
+            local_addr: self.ends.local,
+            peer_addr: self.ends.peer,
+            ..ProxyEvent::at(when, ProxyKind::Haproxy, carrier, kind, upstream)
+        })
     }
-    let at = accepted.at.later(Duration::from_millis(took));
-    Some(ProxyEvent {
-        took_ms: Some(took),
-        local_addr: ends.local,
-        peer_addr: ends.peer,
-        ..ProxyEvent::at(When { at, ..accepted }, ProxyKind::Haproxy, carrier, kind, upstream)
-    })
+
+    /// The termination state (manual, 8.5 "Session state at disconnection").
+    fn failure(&self) -> Option<(Phase, Failure)> {
+        let unconnected = self.connect < 0;
+        let unanswered = !unconnected && self.response.is_some_and(|response| response < 0);
+        Some(match self.term.get(..2)? {
+            b"sC" if unconnected => (Phase::Connect, Failure::TIMEOUT),
+            b"SC" if unconnected => (Phase::Connect, Failure::REFUSED),
+            b"RC" | b"PC" if unconnected => (Phase::Connect, Failure::OwnLimit),
+            b"sQ" | b"RQ" if unconnected => (Phase::Other, Failure::OwnLimit),
+            b"SH" if unanswered => (Phase::ResponseHeader, Failure::Aborted),
+            b"sH" if unanswered => (Phase::ResponseHeader, Failure::TIMEOUT),
+            b"PH" if unanswered => (Phase::ResponseHeader, Failure::InvalidResponse),
+            b"SD" | b"SL" if !unconnected => (Phase::Body, Failure::Aborted),
+            b"sD" | b"sL" if !unconnected => (Phase::Body, Failure::TIMEOUT),
+            _ => return None,
+        })
+    }
+
+    /// No server took the request: none was up, or it waited too long for one with room (`maxconn`).
+    fn without_server(&self) -> Option<EventKind> {
+        match self.term.get(..2)? {
+            b"SC" if self.connect < 0 => Some(EventKind::NoLivePeers),
+            b"sQ" if self.connect < 0 => {
+                let (phase, failure) = (Phase::Other, Failure::OwnLimit);
+                Some(EventKind::AttemptFailed { phase, failure })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The connection to the server, where the format tells it.
 #[derive(Default)]
-struct Ends {
-    local: Option<SocketAddr>,
-    peer: Option<SocketAddr>,
+pub(super) struct Ends {
+    pub local: Option<SocketAddr>,
+    pub peer: Option<SocketAddr>,
 }
 
 impl Ends {
@@ -89,7 +150,7 @@ impl Ends {
 }
 
 /// HAProxy writes an IPv6 address without brackets: `::1:9001`. What is unknown is `-:-` or port 0.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.rsplit_once(':')?;
     let addr = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
     (addr.port() != 0).then_some(addr)
@@ -119,36 +180,6 @@ impl Timers {
             _ => return None,
         };
         Some(Self { connect, response, total: u64::try_from(total).ok()? })
-    }
-}
-
-/// The termination state (manual, 8.5 "Session state at disconnection").
-fn failure(term: &[u8], timers: &Timers) -> Option<(Phase, Failure)> {
-    let unconnected = timers.connect < 0;
-    let unanswered = !unconnected && timers.response.is_some_and(|response| response < 0);
-    Some(match &term[..2] {
-        b"sC" if unconnected => (Phase::Connect, Failure::TIMEOUT),
-        b"SC" if unconnected => (Phase::Connect, Failure::REFUSED),
-        b"RC" | b"PC" if unconnected => (Phase::Connect, Failure::OwnLimit),
-        b"sQ" | b"RQ" if unconnected => (Phase::Other, Failure::OwnLimit),
-        b"SH" if unanswered => (Phase::ResponseHeader, Failure::Aborted),
-        b"sH" if unanswered => (Phase::ResponseHeader, Failure::TIMEOUT),
-        b"PH" if unanswered => (Phase::ResponseHeader, Failure::InvalidResponse),
-        b"SD" | b"SL" if !unconnected => (Phase::Body, Failure::Aborted),
-        b"sD" | b"sL" if !unconnected => (Phase::Body, Failure::TIMEOUT),
-        _ => return None,
-    })
-}
-
-/// No server took the request: none was up, or it waited too long for one with room (`maxconn`).
-fn without_server(term: &[u8], timers: &Timers) -> Option<EventKind> {
-    match &term[..2] {
-        b"SC" if timers.connect < 0 => Some(EventKind::NoLivePeers),
-        b"sQ" if timers.connect < 0 => {
-            let (phase, failure) = (Phase::Other, Failure::OwnLimit);
-            Some(EventKind::AttemptFailed { phase, failure })
-        }
-        _ => None,
     }
 }
 

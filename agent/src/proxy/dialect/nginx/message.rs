@@ -5,6 +5,9 @@ use crate::proxy::{
     event::{EventKind, Failure, Phase},
 };
 
+/// Where the fields of an active health check begin: nginx's own words, up to the line's end.
+pub(super) const HEALTH_CHECK: &[u8] = b", health check \"";
+
 /// What happened, and the rest of the line from the client's field on.
 pub(super) fn event_of<'a>(message: &'a [u8], level: &[u8]) -> Option<(EventKind, &'a [u8])> {
     if let Some(rest) = message.strip_prefix(b"upstream server temporarily disabled") {
@@ -14,6 +17,21 @@ pub(super) fn event_of<'a>(message: &'a [u8], level: &[u8]) -> Option<(EventKind
     if let Some(rest) = message.strip_prefix(b"no live upstreams") {
         let (_, fields) = action(rest)?;
         return Some((EventKind::NoLivePeers, fields));
+    }
+    if let Some(rest) = message.strip_prefix(b"peer is unhealthy") {
+        let (phase, fields) = action(rest)?;
+        let failure = (phase == Phase::ResponseHeader).then_some(Failure::BadStatus);
+        return Some((EventKind::PeerMarked { phase, failure }, fields));
+    }
+    if let Some(rest) = message.strip_prefix(b"peer is healthy") {
+        let (_, fields) = action(rest)?;
+        return Some((EventKind::PeerBack, fields));
+    }
+    // Said of either side's connection but for what is the upstream's by its words.
+    if find(message, b" while proxying upgraded connection, ").is_some()
+        && !message.starts_with(b"upstream ")
+    {
+        return None;
     }
     let (failure, (phase, fields)) = if let Some((errno, rest)) = errno_of(message) {
         (Failure::Errno { errno }, action(rest)?)
@@ -90,10 +108,24 @@ const ACTIONS: &[(&[u8], Phase)] = &[
     (b"reading response header from upstream", Phase::ResponseHeader),
     (b"reading upstream", Phase::Body),
     (b"proxying and reading from upstream", Phase::Body),
+    (b"proxying and sending to upstream", Phase::Send),
+    (b"proxying upgraded connection", Phase::Body),
+];
+
+/// What an active health check of NGINX Plus or Angie was doing, beside those.
+const CHECKS: &[(&[u8], Phase)] = &[
+    (b"checking status", Phase::ResponseHeader),
+    (b"checking header", Phase::ResponseHeader),
+    (b"checking body", Phase::Body),
 ];
 
 fn action(rest: &[u8]) -> Option<(Phase, &[u8])> {
     let rest = rest.strip_prefix(b" while ")?;
+    if let Some(at) = find(rest, HEALTH_CHECK) {
+        let name = &rest[..at];
+        let known = ACTIONS.iter().chain(CHECKS).find(|(known, _)| name.starts_with(known));
+        return Some((known.map_or(Phase::Other, |(_, phase)| *phase), &rest[at..]));
+    }
     ACTIONS.iter().find_map(|(name, phase)| {
         let fields = rest.strip_prefix(*name)?;
         (fields.starts_with(b", client: ") || fields.starts_with(b", udp client: "))
