@@ -84,12 +84,7 @@ impl ProxyEvent {
         Self {
             at: when.at,
             precision_ms: when.precision_ms,
-            undated: Some(Reading {
-                read_at,
-                heard_at: read_at,
-                stamped,
-                is_local: when.is_local,
-            }),
+            undated: Some(Reading { read_at, heard_at: read_at, stamped, is_local: when.is_local }),
             proxy,
             source: carrier.source.to_owned(),
             pid: carrier.pid,

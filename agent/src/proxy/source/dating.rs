@@ -89,7 +89,7 @@ impl Dating {
         };
         if let Some(zone) = local.zone_by_stamp() {
             self.zone = Some(zone);
-        } else if !may_be_old {
+        } else if !may_be_old && !self.is_current(local, steps) {
             self.learn(local);
         }
         self.waiting.push(event);
@@ -117,10 +117,24 @@ impl Dating {
         dated
     }
 
+    /// Whether the zone is right, by one of the latest settings of the wall clock.
+    fn is_current(&mut self, local: Local, steps: &ClockSteps) -> bool {
+        let Some(zone) = &self.zone else { return false };
+        let by_setting = |shift_ms: i64| {
+            let local = Local { written: local.heard_at.shifted(shift_ms), ..local };
+            let at = local.as_utc.shifted(-shift_ms);
+            local.is_current_in(zone).then_some(((), Window { from: at, to: at }))
+        };
+        let is_current = steps.place(local.heard_at, by_setting).is_some();
+        if is_current {
+            self.rival = None;
+        }
+        is_current
+    }
+
     /// Finds the zone by a line that was written just now, or changes it where it cannot be right.
     fn learn(&mut self, local: Local) {
         match &self.zone {
-            Some(zone) if local.is_current_in(zone) => self.rival = None,
             Some(zone) => {
                 let Some(distance) = local.distance() else { return };
                 let is_ahead = local.in_zone(zone).is_none();
@@ -163,8 +177,10 @@ fn fixed(distance_ms: i64) -> Option<TimeZone> {
 struct Local {
     as_utc: UnixMs,
     precision_ms: u32,
-    /// When the line was read.
+    /// When the line was read, by the wall clock.
     written: UnixMs,
+    /// The same by the agent's clock.
+    heard_at: UnixMs,
     /// The carrier's exact stamp.
     stamped: Option<When>,
 }
@@ -176,6 +192,7 @@ impl Local {
             as_utc: event.at,
             precision_ms: event.precision_ms,
             written: reading.read_at,
+            heard_at: reading.heard_at,
             stamped: reading.stamped.filter(|stamp| !stamp.is_local),
         })
     }

@@ -38,7 +38,12 @@ fn reads_a_marking() {
         local_addr: None,
         took_ms: None,
         trust: crate::proxy::Trust::Verified,
-        undated: Some(Reading { read_at: READ_AT, stamped: None, is_local: true }),
+        undated: Some(Reading {
+            read_at: READ_AT,
+            heard_at: READ_AT,
+            stamped: None,
+            is_local: true,
+        }),
         line: None,
     };
     assert_eq!(event, Some(expected));

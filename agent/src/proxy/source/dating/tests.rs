@@ -110,6 +110,7 @@ fn the_writers_own_zone_is_best() {
 #[test]
 fn what_waits_is_bounded() {
     let mut dating = Dating::default();
-    let given: usize = (0..MOST_WAITING).map(|_| dating.date(read(0), true, &steps()).events.len()).sum();
+    let given: usize =
+        (0..MOST_WAITING).map(|_| dating.date(read(0), true, &steps()).events.len()).sum();
     assert_eq!((given, dating.waiting.len()), (MOST_WAITING, 0));
 }
