@@ -116,7 +116,7 @@ fn play_in(setting: &Setting, label: &str, directory: &Path) -> Result<Outcome> 
     let upstreams: Vec<SocketAddrV4> =
         topology.apps.iter().map(|(_, addr)| SocketAddrV4::new(*addr, app::PORT)).collect();
     let nginx = Nginx::start(&topology.proxy, directory, &upstreams, setting.tuning)?;
-    let agent = Agent::start(&setting.agent, &nginx.error_log, &topology.names())?;
+    let agent = Agent::start(&setting.agent, Some(&nginx.error_log), &topology.names())?;
     let before = counters(&topology)?;
     let seen = load(&topology, setting)?;
     // The last line of the log.

@@ -1,6 +1,7 @@
 //! The agent under test, as a user runs it: `floodmark diagnose --json`.
 
 use std::{
+    ffi::OsString,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
@@ -24,11 +25,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it, to look into these namespaces only, and waits until it watches.
-    pub fn start(program: &Path, nginx_error_log: &Path, namespaces: &[&str]) -> Result<Self> {
+    /// Starts it, to look into these namespaces only and at this log of nginx, and waits until it
+    /// watches.
+    pub fn start(
+        program: &Path,
+        nginx_error_log: Option<&Path>,
+        namespaces: &[&str],
+    ) -> Result<Self> {
+        let log = |log: &Path| [OsString::from("--nginx-error-log"), log.into()];
         let mut child = Command::new(program)
-            .args(["diagnose", "--duration", "30m", "--full", "--json", "--nginx-error-log"])
-            .arg(nginx_error_log)
+            .args(["diagnose", "--duration", "30m", "--full", "--json"])
+            .args(nginx_error_log.into_iter().flat_map(log))
             .args(namespaces.iter().flat_map(|name| ["--netns", name]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -69,7 +69,7 @@ pub(super) fn play(agent: &Path) -> Result<Keepalive> {
     let mut stage = Stage::new(&case, &format!("{}-keepalive", std::process::id()))?;
     stage.start_keeping_app()?;
     stage.start_nginx(0, "", "")?;
-    let watching = Agent::start(agent, &stage.error_log(), &stage.namespaces())?;
+    let watching = Agent::start(agent, Some(&stage.error_log()), &stage.namespaces())?;
     thread::sleep(Duration::from_secs(1));
     let without = waves(&stage)?;
     thread::sleep(Duration::from_secs(2));

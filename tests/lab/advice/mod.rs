@@ -103,7 +103,7 @@ fn play(case: &Case, args: &AdviceArgs) -> Result<Outcome> {
     let mut stage = Stage::new(case, &format!("{}-{}", std::process::id(), case.name))?;
     let mut present = Present { mode: case.mode, backlog: case.backlog, max_conns: case.max_conns };
     present.begin(&mut stage, case)?;
-    let agent = Agent::start(&args.agent, &stage.error_log(), &stage.namespaces())?;
+    let agent = Agent::start(&args.agent, Some(&stage.error_log()), &stage.namespaces())?;
     let _fillers = stage.fill(case.fillers)?;
     thread::sleep(case.watched);
     let before = stage.load(case.load)?;

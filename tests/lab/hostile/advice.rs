@@ -4,7 +4,6 @@ use std::{
     fs,
     net::{SocketAddr, SocketAddrV4, TcpStream},
     path::Path,
-    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -13,7 +12,7 @@ use anyhow::{Context, Result};
 use floodmark::verdict::{Diagnosis, Step};
 
 use super::{Case, Check, Target, target::Attacker};
-use crate::topology::Namespace;
+use crate::{agent::Agent, topology::Namespace};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -57,14 +56,7 @@ impl Stuck {
     }
 
     fn diagnose(&self, agent: &Path) -> Result<Diagnosis> {
-        let watching = Command::new(agent)
-            .args(["diagnose", "--full", "--json", "--duration", "9s"])
-            .args(["--netns", self.netns.name()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting the agent")?;
-        thread::sleep(Duration::from_secs(3));
+        let agent = Agent::start(agent, None, &[self.netns.name()])?;
         let addr = SocketAddr::from(SocketAddrV4::new([127, 0, 0, 1].into(), PORT));
         let connect = || {
             let wait = Duration::from_millis(20);
@@ -72,8 +64,9 @@ impl Stuck {
             streams.collect::<Vec<_>>()
         };
         let _connected = self.netns.inside(connect)?;
-        let output = watching.wait_with_output().context("waiting for the agent")?;
-        serde_json::from_slice(&output.stdout).context("reading what it found")
+        // For some looks at the queue, and SYNs that are sent again.
+        thread::sleep(Duration::from_secs(5));
+        agent.finish()
     }
 }
 

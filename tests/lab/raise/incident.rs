@@ -43,7 +43,7 @@ pub(super) fn run(stage: &Stage) -> Result<Vec<Check>> {
     let tuning = Tuning { keepalive: None, connect_timeout: None };
     let nginx = Nginx::start(&stage.topology.proxy, &stage.directory, &[addr], tuning)?;
     let mut kept = stage.topology.proxy.inside(|| connections(addr))??;
-    let agent = Agent::start(&stage.agent, &nginx.error_log, &stage.topology.names())?;
+    let agent = Agent::start(&stage.agent, Some(&nginx.error_log), &stage.topology.names())?;
     let own_somaxconn = somaxconn()?;
     let load = Load::begin(stage)?;
     let mut checks = Vec::new();
