@@ -216,19 +216,22 @@ impl ClockSteps {
     }
 
     /// Reads a time stamp that came at `read_at`. `read` is given the wall clock less the agent's clock,
-    /// in milliseconds, and tells when by the agent's clock the stamp was written then. It is asked for
-    /// every setting of the wall clock that the stamp may be by. Of what it gives, that counts which lies
-    /// in the time of its setting and, of several, nearest before `read_at`.
+    /// in milliseconds, and tells when the stamp is from by the agent's clock then, and in which time the
+    /// proxy looked at the wall clock for it: some stamp the begin of a request and say how long it took.
+    /// It is asked for every setting of the wall clock that the stamp may be by. Of what it gives, that
+    /// counts which was in the time of its setting and, of several, nearest before `read_at`.
     pub fn place<T>(
         &self,
         read_at: UnixMs,
-        mut read: impl FnMut(i64) -> Option<(T, Window)>,
+        mut read: impl FnMut(i64) -> Option<(T, UnixMs, Window)>,
     ) -> Option<T> {
         let recent = read_at.earlier(LONGEST_LAG);
         let settings = self.settings().into_iter().filter(|it| it.in_force.to >= recent);
-        let readings = settings.filter_map(|it| read(it.shift_ms).map(|found| (it, found)));
-        let best = readings.min_by_key(|(setting, (_, stamp))| setting.misfit(stamp, read_at));
-        best.map(|(_, (value, _))| value)
+        let readings = settings.filter_map(|setting| {
+            let (value, at, looked) = read(setting.shift_ms)?;
+            Some((value, setting.misfit(at, &looked, read_at)))
+        });
+        readings.min_by_key(|(_, misfit)| *misfit).map(|(value, _)| value)
     }
 
     /// The newest first.
@@ -248,11 +251,11 @@ impl ClockSteps {
 impl Setting {
     /// How badly a stamp fits, worst first: whether it is from after it was read, whether from another
     /// time than that of the setting, and how long before it was read.
-    fn misfit(&self, stamp: &Window, read_at: UnixMs) -> (bool, bool, u64) {
+    fn misfit(&self, at: UnixMs, looked: &Window, read_at: UnixMs) -> (bool, bool, u64) {
         let reading = READING.as_millis() as u64;
-        let after = stamp.from.0.saturating_sub(read_at.0);
-        let before = read_at.0.saturating_sub(stamp.from.0);
-        let is_others = !self.in_force.widened(SMALLEST).overlaps(stamp);
+        let after = at.0.saturating_sub(read_at.0);
+        let before = read_at.0.saturating_sub(at.0);
+        let is_others = !self.in_force.widened(SMALLEST).overlaps(looked);
         // From a moment after it was read is less likely than from as long before.
         let age = if after > 0 { reading + after } else { before };
         (after > reading, is_others, age)

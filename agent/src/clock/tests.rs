@@ -48,7 +48,7 @@ fn begin(ms: i64) -> UnixMs {
 fn placed(clock: &AgentClock, stamp: UnixMs, precision_ms: u64) -> UnixMs {
     let read = |shift_ms: i64| {
         let from = stamp.shifted(-shift_ms);
-        Some((from, Window { from, to: UnixMs(from.0 + precision_ms) }))
+        Some((from, from, Window { from, to: UnixMs(from.0 + precision_ms) }))
     };
     clock.compare().place(clock.now(), read).unwrap()
 }
@@ -137,5 +137,28 @@ fn a_stamp_is_read_by_the_wall_clock_of_its_time() {
             let (stamp, at) = write();
             assert_eq!(placed(clock, stamp, precision_ms), at, "long after {by_ms}");
         }
+    }
+}
+
+/// HAProxy and Envoy stamp the begin of a request and say how long it took.
+#[test]
+fn a_clock_that_is_set_during_a_request_does_not_move_its_end() {
+    let (clock, hands) = Hands::new(BEGIN);
+    for (number, by_ms) in
+        [-300_000, 3_900_000, -300_000, 3_900_000, -4_000].into_iter().enumerate()
+    {
+        hands.pass(13_000);
+        let begun = hands.wall();
+        hands.pass(1500);
+        hands.set_by(by_ms);
+        hands.pass(1500);
+        let ended = clock.now();
+        hands.pass(300);
+        let read = |shift_ms: i64| {
+            let from = begun.shifted(-shift_ms);
+            let to = from.later(Duration::from_secs(3));
+            Some((to, to, Window { from, to }))
+        };
+        assert_eq!(clock.compare().place(clock.now(), read), Some(ended), "step {number}");
     }
 }

@@ -64,9 +64,10 @@ impl Dated {
             return self.events.push(event);
         };
         let precision = Duration::from_millis(precision_ms.into());
+        let took = Duration::from_millis(event.took_ms.unwrap_or(0));
         let by_setting = |shift_ms: i64| {
             let at = at.shifted(-shift_ms);
-            Some((at, Window { from: at, to: at.later(precision) }))
+            Some((at, at, Window { from: at.earlier(took), to: at.later(precision) }))
         };
         let at = steps.place(heard_at, by_setting).unwrap_or(at);
         if at.later(OLDEST) < heard_at {
@@ -123,7 +124,7 @@ impl Dating {
         let by_setting = |shift_ms: i64| {
             let local = Local { written: local.heard_at.shifted(shift_ms), ..local };
             let at = local.as_utc.shifted(-shift_ms);
-            local.is_current_in(zone).then_some(((), Window { from: at, to: at }))
+            local.is_current_in(zone).then_some(((), at, Window { from: at, to: at }))
         };
         let is_current = steps.place(local.heard_at, by_setting).is_some();
         if is_current {
