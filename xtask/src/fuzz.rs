@@ -33,7 +33,7 @@ const TARGETS: [(&str, Option<&str>); 14] = [
     ("haproxy", Some("haproxy")),
     ("envoy", Some("envoy")),
     ("caddy", Some("caddy")),
-    ("apache", None),
+    ("apache", Some("apache")),
     ("traefik", None),
     ("carrier", None),
     ("framing", None),

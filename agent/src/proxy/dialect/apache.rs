@@ -128,17 +128,19 @@ fn told(message: &[u8], error: Option<Failure>) -> Option<Told> {
     if let Some(rest) = after_any(message, &[b"ap_proxy_connect_backend disabling worker for ("]) {
         return marked(Phase::Connect, None, host(before(rest, b")")?.0)?);
     }
-    if let Some(name) = message.strip_prefix(b"Health check DISABLING ") {
+    // "Threaded " where the watchdog has a pool of threads.
+    let check = message.strip_prefix(b"Threaded ").unwrap_or(message);
+    if let Some(name) = check.strip_prefix(b"Health check DISABLING ") {
         return marked(Phase::Other, None, worker(name)?);
     }
-    if let Some(name) = message.strip_prefix(b"Health check ENABLING ") {
+    if let Some(name) = check.strip_prefix(b"Health check ENABLING ") {
         return Some(Told { kind: EventKind::PeerBack, upstream: worker(name)?, group: None });
     }
     if let Some(rest) = message.strip_prefix(b"error reading status line from remote server ") {
-        let kind = EventKind::AttemptFailed {
-            phase: Phase::ResponseHeader,
-            failure: error.unwrap_or(Failure::ClosedEarly),
-        };
+        // APR_EGENERAL where the peer closed (`ap_proxygetline`).
+        let failure = error.filter(|error| *error != Failure::Unknown);
+        let failure = failure.unwrap_or(Failure::ClosedEarly);
+        let kind = EventKind::AttemptFailed { phase: Phase::ResponseHeader, failure };
         let end = rest.iter().position(|byte| b" ,".contains(byte)).unwrap_or(rest.len());
         return Some(Told { kind, upstream: host(&rest[..end])?, group: None });
     }

@@ -27,6 +27,7 @@ const LOGS: &[(Dialect, &str)] = &[
     (Dialect::Envoy, "1.40-access"),
     (Dialect::Envoy, "1.40-access-json"),
     (Dialect::Caddy, "2.11.4"),
+    (Dialect::Apache, "debian-2.4"),
 ];
 /// 2026-11-20T20:05:36Z
 const NEAR: UnixMs = UnixMs(1_795_205_136_000);
