@@ -199,7 +199,7 @@ impl Memory {
         let lock = made.and_then(|()| File::open(directory)).with_context(what)?;
         let begun = Instant::now();
         while lock.try_lock().is_err() {
-            // Whoever may read the directory can lock it, for good.
+            // Any process that can read the directory can lock it, without end.
             ensure!(
                 begun.elapsed() < PATIENCE,
                 "{} is locked: is another `floodmark raise` at work?",

@@ -289,7 +289,7 @@ fn a_replay_on_other_evidence_differs() {
     assert_eq!(replayed.comparison.differences.len(), 20);
 }
 
-/// Times in a recording are by the agent's clock; what is told of them is by the wall clock.
+/// Times in a recording are by the agent's clock; times that people see are by the wall clock.
 #[test]
 fn a_step_of_the_wall_clock_is_recorded() {
     let plain = recorded(None).1;

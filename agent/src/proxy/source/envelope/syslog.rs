@@ -53,7 +53,7 @@ pub(super) fn rfc3164(line: &[u8], near: UnixMs) -> Option<Peeled> {
             let is_old = has_priority || header.first().is_some_and(u8::is_ascii_alphabetic);
             match tag(second) {
                 Some(tag) => (Some(text(first)?), tag, after),
-                // Whoever writes such a header names the program, if not well.
+                // A writer of such a header names the program, if not well.
                 None if is_old => (Some(text(first)?), (lossy(second), None, false), after),
                 None => return None,
             }
