@@ -75,6 +75,9 @@ struct VerdictsArgs {
     /// HAProxy.
     #[arg(long, value_name = "SERIES")]
     vm: Option<String>,
+    /// Set the virtual machine's clock again and again meanwhile.
+    #[arg(long, requires = "vm")]
+    set_clock: bool,
 }
 
 /// Produce faults, apply the first advice of `floodmark diagnose`, and look whether that ends them.
@@ -145,6 +148,9 @@ fn verdicts_in_guest(args: &VerdictsArgs, series: &str, docker_proxy: &Path) -> 
     let mut command = Command::new(vm::LAB);
     command.args(["verdicts", "--agent", vm::AGENT, "--docker-proxy", DOCKER_PROXY]);
     command.args(["--proxies", "nginx,haproxy", "--rounds", &args.rounds.to_string()]);
+    if args.set_clock {
+        command.arg("--set-clock");
+    }
     select(&mut command, &args.only, args.json);
     let words = [command.get_program()].into_iter().chain(command.get_args());
     let words: Vec<&str> = words.filter_map(OsStr::to_str).collect();

@@ -3,6 +3,7 @@
 
 pub mod behave;
 mod case;
+mod clock;
 mod hosts;
 mod proxies;
 mod score;
@@ -62,6 +63,9 @@ pub struct VerdictsArgs {
     /// Play only these cases
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Set this machine's clock in the middle of each wave, back and forward; only for a virtual machine
+    #[arg(long)]
+    set_clock: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -76,7 +80,12 @@ pub fn verdicts(args: &VerdictsArgs) -> Result<bool> {
     if played.is_ok() {
         let _ = fs::remove_dir_all(&directory);
     }
-    let (judged, score) = judge(&played?, &runs(args));
+    let played = played?;
+    if args.set_clock {
+        let noted = clock::noted(&played)?;
+        eprintln!("{noted} of {} verdicts say that the clock was set", played.len());
+    }
+    let (judged, score) = judge(&played, &runs(args));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&json!({"cases": judged, "score": score}))?);
     } else {
@@ -111,12 +120,14 @@ fn play(args: &VerdictsArgs, label: &str, directory: &Path) -> Result<Vec<Verdic
     let agent = Agent::start(&args.agent, &Proxies::sources(directory), &hosts.names())?;
     let proxies = Proxies::start(&hosts.proxy, directory, &args.proxies, &args.envoy)?;
     thread::sleep(SWEEP);
+    let mut wave_number = 0;
     for round in 0..args.rounds {
         // A case is played once at a time: its application has a port of its own.
         let mut runs = runs(args);
         shuffle(&mut runs, round);
         for wave in runs.chunks(args.at_once.max(1)) {
-            play_wave(&hosts, &proxies, wave)?;
+            play_wave(&hosts, &proxies, wave, args.set_clock.then_some(wave_number))?;
+            wave_number += 1;
         }
     }
     thread::sleep(LAST);
@@ -136,8 +147,13 @@ fn runs(args: &VerdictsArgs) -> Vec<(usize, Proxy)> {
     runs
 }
 
-/// Some cases at once.
-fn play_wave(hosts: &Hosts, proxies: &Proxies, wave: &[(usize, Proxy)]) -> Result<()> {
+/// Some cases at once; the clock is set meanwhile, where the wave has a number.
+fn play_wave(
+    hosts: &Hosts,
+    proxies: &Proxies,
+    wave: &[(usize, Proxy)],
+    number: Option<usize>,
+) -> Result<()> {
     let mut faults = Vec::new();
     for (number, proxy) in wave {
         faults.push(hosts.start(&CASES[*number], port(*number, *proxy))?);
@@ -148,6 +164,10 @@ fn play_wave(hosts: &Hosts, proxies: &Proxies, wave: &[(usize, Proxy)]) -> Resul
             .iter()
             .map(|(number, proxy)| scope.spawn(|| proxies.request(&CASES[*number], *proxy)))
             .collect();
+        if let Some(number) = number {
+            thread::sleep(clock::MIDDLE);
+            clock::step(number)?;
+        }
         asked.into_iter().try_for_each(|asked| {
             asked.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a client panicked")))
         })
