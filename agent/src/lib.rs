@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod raise;
 pub mod record;
 pub mod report;
+pub mod shell;
 pub mod stock;
 pub mod system_calls;
 pub mod time;

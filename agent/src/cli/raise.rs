@@ -27,6 +27,7 @@ use crate::{
     kernel::netns::Netns,
     printable::printable,
     raise::{Memory, Place, Plan},
+    shell::quoted,
     stock::Stock,
 };
 
@@ -132,8 +133,7 @@ fn undo_command(listener: &Listener, state_dir: &Path) -> String {
     if state_dir == Path::new(STATE_DIR) {
         return command;
     }
-    let directory = state_dir.to_string_lossy().replace('\'', r"'\''");
-    format!("{command} --state-dir '{directory}'")
+    format!("{command} --state-dir {}", quoted(&state_dir.to_string_lossy()))
 }
 
 fn apply(args: &RaiseArgs, plan: &Plan, place: Place, netns: &Netns) -> Result<Vec<String>> {

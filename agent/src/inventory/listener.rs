@@ -15,7 +15,10 @@ use super::{
     socket_unit::SocketUnit,
     workload::Workload,
 };
-use crate::kernel::{ListenerId, NetnsId, QueueDepth};
+use crate::{
+    kernel::{ListenerId, NetnsId, QueueDepth},
+    shell::quoted,
+};
 
 /// A listening TCP socket as the inventory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,8 +101,8 @@ impl Listener {
             let is_own = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_own)
         };
-        // A shell takes brackets for a pattern, and a name may hold anything.
-        let addr = if addr.is_ipv4() { addr.to_string() } else { format!("'{addr}'") };
+        // A name may hold anything.
+        let addr = quoted(&addr.to_string());
         match Some(&*self.netns_name).filter(|name| is_plain(name)) {
             Some(name) => format!("{addr} --netns {name}"),
             None => format!("{addr} --netns {}", netns.inode()),

@@ -4,6 +4,7 @@ use super::holders::{Activation, Holders};
 use crate::{
     inventory::{Owner, Runtime, Workload, socket_unit::user_of},
     kernel::NetnsId,
+    shell::quoted,
     verdict::report::Report,
 };
 
@@ -34,15 +35,6 @@ const SHARED: &[&str] = &[
 /// Programs that listen on a host's port for a container.
 const PUBLISHERS: &[&str] =
     &["docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta"];
-
-/// A word as a shell takes it. Units, namespaces and pods have the names that others gave them.
-pub(super) fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=%+,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
 
 /// What stands before a command so that it runs in the namespace: that of a process, or whatever
 /// file leads there; nothing for the agent's own.
