@@ -291,6 +291,20 @@ pub enum Phase {
     Other,
 }
 
+impl Phase {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::TlsHandshake => "tls_handshake",
+            Self::Send => "send",
+            Self::ResponseHeader => "response_header",
+            Self::Body => "body",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "failure")]

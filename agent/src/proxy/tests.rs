@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{Dialect, EventKind, Failure, Phase, ProxyEvent, source::Interpreter};
+use super::{Dialect, EventKind, Failure, ProxyEvent, source::Interpreter};
 use crate::time::UnixMs;
 
 /// 2026-11-28T12:00:00Z
@@ -53,14 +53,6 @@ fn stamped(line: &str) -> String {
 }
 
 fn told(event: &ProxyEvent) -> String {
-    let phase = |phase| match phase {
-        Phase::Connect => "connect",
-        Phase::TlsHandshake => "tls_handshake",
-        Phase::Send => "send",
-        Phase::ResponseHeader => "response_header",
-        Phase::Body => "body",
-        Phase::Other => "other",
-    };
     let failure = |failure| match failure {
         Failure::Errno { errno } => errno.to_string(),
         Failure::ClosedEarly => "closed_early".to_owned(),
@@ -73,10 +65,10 @@ fn told(event: &ProxyEvent) -> String {
     let name = event.kind.name();
     let kind = match event.kind {
         EventKind::AttemptFailed { phase: step, failure: how } => {
-            format!("{name} {} {}", phase(step), failure(how))
+            format!("{name} {} {}", step.name(), failure(how))
         }
         EventKind::PeerMarked { phase: step, failure: how } => {
-            format!("{name} {} {}", phase(step), how.map_or("-".to_owned(), failure))
+            format!("{name} {} {}", step.name(), how.map_or("-".to_owned(), failure))
         }
         _ => name.to_owned(),
     };

@@ -34,7 +34,7 @@ impl FromStr for Address {
         }
         let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
         match (port.parse(), text.parse()) {
-            (Ok(1..=u16::MAX), _) => Ok(Self::Port(port.parse().unwrap_or_default())),
+            (Ok(port @ 1..), _) => Ok(Self::Port(port)),
             (_, Ok(addr)) => Ok(Self::At(addr)),
             _ => Err("neither an address with its port, as 10.0.0.1:8000, nor a port".to_owned()),
         }

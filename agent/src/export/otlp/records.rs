@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::{
 use crate::{
     inventory::{Listener, Owner},
     kernel::{ListenerDelta, class::word},
-    proxy::{EventKind, Failure, Phase, ProxyEvent, Upstream},
+    proxy::{EventKind, Failure, ProxyEvent, Upstream},
     time::{UnixMs, Window},
     verdict::{Verdict, in_words},
 };
@@ -139,7 +139,7 @@ fn about_event(event: &ProxyEvent) -> Vec<KeyValue> {
         EventKind::PeerBack | EventKind::NoLivePeers => (None, None),
     };
     if let Some(phase) = phase {
-        attributes.push(attribute("floodmark.attempt.phase", text(phase_name(phase))));
+        attributes.push(attribute("floodmark.attempt.phase", text(phase.name())));
     }
     if let Some(failure) = failure {
         attributes.push(attribute("error.type", text(&error_type(failure))));
@@ -169,17 +169,6 @@ fn server(addr: SocketAddr) -> Vec<KeyValue> {
         attribute("server.address", text(&addr.ip().to_string())),
         attribute("server.port", number(addr.port().into())),
     ]
-}
-
-fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Connect => "connect",
-        Phase::TlsHandshake => "tls_handshake",
-        Phase::Send => "send",
-        Phase::ResponseHeader => "response_header",
-        Phase::Body => "body",
-        Phase::Other => "other",
-    }
 }
 
 /// An error number by its name, as the conventions would have it.

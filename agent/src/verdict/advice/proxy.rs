@@ -1,6 +1,10 @@
 //! The proxy's own side: ports, limits, keepalive, timeouts and how it counts failures.
 
-use super::{Change, Step, limit::milliseconds, place::sysctl};
+use super::{
+    Change, Step,
+    limit::{blank, milliseconds},
+    place::sysctl,
+};
 use crate::{
     proxy::ProxyKind,
     verdict::{
@@ -37,12 +41,10 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
                 .to_owned(),
         );
         steps.push(Step {
-            cause: Cause::ProxyPortsExhausted,
             what: format!("Widen the range of {has}ports that connects to {to} may use."),
             why: format!(
                 "Connects that found none free: {count}. A closed connection holds its port for 60 s."
             ),
-            now: Vec::new(),
             commands,
             changes: vec![Change::Sysctl {
                 netns,
@@ -50,17 +52,16 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
                 value: wanted.1.to_owned(),
                 listen_again: false,
             }],
+            ..blank(Cause::ProxyPortsExhausted)
         });
     }
     let sizing = sizings(&report.links).into_iter().find(|sizing| Some(sizing.netns) == netns);
     let reuse = sizing.map_or_else(
         || Step {
-            cause: Cause::ProxyPortsExhausted,
             what: format!("Keep connections to {to} open instead of making one for every request."),
             why: "A connection that is used again takes no further port.".to_owned(),
-            now: Vec::new(),
             commands: keepalive_lines(ProxyKind::Nginx, 32),
-            changes: Vec::new(),
+            ..blank(Cause::ProxyPortsExhausted)
         },
         |sizing| keepalive(&sizing, finding.cause),
     );
@@ -91,7 +92,6 @@ pub(super) fn limit(finding: &Finding) -> Step {
         ProxyKind::Traefik => ("inFlightReq", "# Traefik: middlewares … inFlightReq.amount"),
     };
     Step {
-        cause: finding.cause,
         what: format!(
             "Raise {}'s own limit ({setting}) for {}: the peers are innocent.",
             proxy.name(),
@@ -102,9 +102,9 @@ pub(super) fn limit(finding: &Finding) -> Step {
             finding.because,
             finding.harm.failed_attempts + finding.harm.no_live_peers
         ),
-        now: Vec::new(),
         commands: vec![line.to_owned()],
         changes: vec![Change::Proxy { proxy, upstream, setting: setting.to_owned(), value: None }],
+        ..blank(finding.cause)
     }
 }
 
@@ -136,16 +136,14 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         ProxyKind::Traefik => "forwardingTimeouts: {dialTimeout: 2s}  # of the serversTransport",
     };
     steps.push(Step {
-        cause: finding.cause,
         what: "Have the proxy give up a connect sooner and try the next peer.".to_owned(),
         why: format!(
             "{}{} attempts failed; a SYN lost once is sent again after 1 s, and whoever waits longer waits in vain.",
             took.unwrap_or_default(),
             harm.failed_attempts
         ),
-        now: Vec::new(),
         commands: vec![line.to_owned()],
-        changes: Vec::new(),
+        ..blank(finding.cause)
     });
     let (what, line) = match proxy {
         ProxyKind::Nginx => {
@@ -176,16 +174,14 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         count => format!(" and {count} requests without a live peer"),
     };
     steps.push(Step {
-        cause: finding.cause,
         what: format!("Mark a peer as down less readily ({what}): its application is well."),
         why: format!(
             "{} markings{refused} came of it.{}",
             harm.markings,
             cycle.unwrap_or_default()
         ),
-        now: Vec::new(),
         commands: vec![line.to_owned()],
-        changes: Vec::new(),
+        ..blank(finding.cause)
     });
     steps
 }
@@ -237,7 +233,6 @@ fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
         milliseconds(sizing.longest_pause_ms)
     ));
     Step {
-        cause,
         what: format!(
             "Have {} keep {size} idle connections per worker to port {}.",
             if sizing.command.is_empty() { "the client" } else { &sizing.command },
@@ -249,7 +244,6 @@ fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
             lasting.unwrap_or_default(),
             sizing.spared
         ),
-        now: Vec::new(),
         commands,
         changes: vec![Change::Proxy {
             proxy: proxy.unwrap_or(ProxyKind::Nginx),
@@ -257,5 +251,6 @@ fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
             setting: "keepalive".to_owned(),
             value: Some(size.to_string()),
         }],
+        ..blank(cause)
     }
 }
