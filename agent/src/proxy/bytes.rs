@@ -28,10 +28,18 @@ pub(super) fn text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Length of the ANSI colour (`ESC [ … m`) that `bytes` begin with.
-pub(super) fn ansi(bytes: &[u8]) -> Option<usize> {
+fn ansi(bytes: &[u8]) -> Option<usize> {
     let inside = bytes.strip_prefix(b"\x1b[")?;
     let end = inside.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';')?;
     (inside[end] == b'm').then_some(end + 3)
+}
+
+/// What follows the ANSI colours that `bytes` begin with.
+pub(super) fn past_ansi(mut bytes: &[u8]) -> &[u8] {
+    while let Some(length) = ansi(bytes) {
+        bytes = &bytes[length..];
+    }
+    bytes
 }
 
 /// `bytes` without ANSI colours.

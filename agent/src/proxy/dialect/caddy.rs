@@ -60,8 +60,7 @@ pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
         Time::Number(number) => of_number(*number)?,
         Time::Text(text) => whole(text, carrier.read_at)?,
     };
-    let fields = serde_json::from_slice(line).ok()?;
-    event(when, &entry.logger, &entry.msg, &fields, carrier)
+    event(when, &entry.logger, &entry.msg, || serde_json::from_slice(line).ok(), carrier)
 }
 
 /// `TIME<TAB>LEVEL<TAB>LOGGER<TAB>MESSAGE<TAB>{…}`, the level in colour on a terminal.
@@ -71,26 +70,28 @@ fn console(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     let when = whole(columns.next()?, carrier.read_at)?;
     let _level = columns.next()?;
     let (logger, message) = (columns.next()?, columns.next()?);
-    let fields = columns.next().map(serde_json::from_str).transpose().ok()?.unwrap_or_default();
-    event(when, logger, message, &fields, carrier)
+    let fields =
+        || columns.next().map_or(Some(Fields::default()), |it| serde_json::from_str(it).ok());
+    event(when, logger, message, fields, carrier)
 }
 
-fn event(
+/// `fields` is asked only of a logger that speaks of upstreams: most lines are of others.
+fn event<'a>(
     when: When,
     logger: &str,
     message: &str,
-    fields: &Fields<'_>,
+    fields: impl FnOnce() -> Option<Fields<'a>>,
     carrier: &Carrier<'_>,
 ) -> Option<ProxyEvent> {
-    let (kind, upstream, local) = if logger.starts_with("http.log.error") {
-        match message {
-            "no upstreams available" => (EventKind::NoLivePeers, Upstream::Unnamed, None),
-            _ => failed(go::error(message)?, None),
-        }
-    } else if logger.starts_with("http.handlers.reverse_proxy.health_checker.active") {
-        of_check(message, fields)?
-    } else {
+    let is_check = logger.starts_with("http.handlers.reverse_proxy.health_checker.active");
+    if !is_check && !logger.starts_with("http.log.error") {
         return None;
+    }
+    let fields = fields()?;
+    let (kind, upstream, local) = match message {
+        _ if is_check => of_check(message, &fields)?,
+        "no upstreams available" => (EventKind::NoLivePeers, Upstream::Unnamed, None),
+        _ => failed(go::error(message)?, None),
     };
     let took = fields.duration.map(|seconds| (seconds * 1000.0) as u64);
     let event = ProxyEvent::at(when, ProxyKind::Caddy, carrier, kind, upstream);

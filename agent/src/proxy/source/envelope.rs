@@ -18,7 +18,7 @@ use std::{borrow::Cow, ops::Range};
 
 use super::LONGEST_LINE;
 use crate::{
-    proxy::{bytes::ansi, event::Carrier, timestamp::When},
+    proxy::{bytes::past_ansi, event::Carrier, timestamp::When},
     time::UnixMs,
 };
 
@@ -283,10 +283,7 @@ impl Pieces {
 /// Takes colours off the line's beginning and end. Those inside stay: a client may have put them there,
 /// and without them the line might read otherwise.
 fn uncolour(line: &mut Cow<'_, [u8]>) {
-    let mut from = 0;
-    while let Some(length) = ansi(&line[from..]) {
-        from += length;
-    }
+    let from = line.len() - past_ansi(line).len();
     let end = line.strip_suffix(b"\x1b[0m").map_or(line.len(), <[u8]>::len).max(from);
     if (from, end) != (0, line.len()) {
         *line = match std::mem::take(line) {

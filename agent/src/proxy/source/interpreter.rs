@@ -155,18 +155,17 @@ impl Interpreter {
         });
         let may_be_old = self.may_be_old();
         let origin = self.origin(stamp.origin.as_deref());
+        let origin = self.origins.entry(origin).or_default();
         // A source that may bring nginx's records may bring lines of one in any form.
         let judged = if self.format.may_be(Dialect::Nginx) {
             let is_nginx = self.format.dialect.is_some() || nginx::is_record(line);
             if is_nginx && line.len() >= nginx::LONGEST_LINE {
                 SourceStats::count(&self.stats.lines_cut);
             }
-            let origin = self.origins.entry(origin.clone()).or_default();
             origin.records[stamp.stream as usize].read(line, length, event)
         } else {
             Judged { own: event.into_iter().collect(), foreign: 0 }
         };
-        let origin = self.origins.entry(origin).or_default();
         let dated = origin.date(judged, may_be_old, &steps);
         self.count(dated)
     }
@@ -213,7 +212,10 @@ impl Interpreter {
         };
         let is_local = event.undated.is_some_and(|reading| reading.is_local);
         let zone = is_local.then(|| self.writers.zone(dialect.proxy())).flatten();
-        let event = zone.map_or(event.clone(), |zone| dated_in(event, zone));
+        let event = match zone {
+            Some(zone) => dated_in(event, zone),
+            None => event,
+        };
         let trust = if stamp.is_relayed { trust.max(Trust::Unverified) } else { trust };
         if trust != Trust::Verified
             && self.stats.events_unverified.fetch_add(1, Ordering::Relaxed) == 0

@@ -11,7 +11,7 @@
 
 use super::{Peeled, Stamp};
 use crate::{
-    proxy::bytes::{ansi, text},
+    proxy::bytes::{past_ansi, text},
     time::UnixMs,
 };
 
@@ -28,7 +28,7 @@ pub(super) fn any(line: &[u8], _near: UnixMs) -> Option<Peeled> {
 fn compose(line: &[u8]) -> Option<(&str, &[u8])> {
     let (name, rest) = word(line)?;
     let rest = past_blanks(rest).strip_prefix(b"|")?;
-    let rest = past_colours(rest);
+    let rest = past_ansi(rest);
     Some((name, rest.strip_prefix(b" ").unwrap_or(rest)))
 }
 
@@ -64,10 +64,10 @@ fn stern(line: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 fn word(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let bytes = past_colours(bytes);
+    let bytes = past_ansi(bytes);
     let length = bytes.iter().take(LONGEST_NAME).take_while(|byte| is_name(**byte)).count();
     (length > 0).then_some(())?;
-    Some((text(&bytes[..length])?, past_colours(&bytes[length..])))
+    Some((text(&bytes[..length])?, past_ansi(&bytes[length..])))
 }
 
 fn is_name(byte: u8) -> bool {
@@ -80,16 +80,9 @@ fn is_generated(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
 }
 
-fn past_colours(mut bytes: &[u8]) -> &[u8] {
-    while let Some(length) = ansi(bytes) {
-        bytes = &bytes[length..];
-    }
-    bytes
-}
-
 fn past_blanks(mut bytes: &[u8]) -> &[u8] {
     loop {
-        let rest = past_colours(bytes);
+        let rest = past_ansi(bytes);
         match rest.strip_prefix(b" ").or(rest.strip_prefix(b"\xe2\x80\xba")) {
             Some(after) => bytes = after,
             None => return rest,
