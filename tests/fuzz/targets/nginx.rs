@@ -1,17 +1,11 @@
-//! Whatever the line, the nginx dialect returns, and what it finds can be told.
+//! Lines of the nginx dialect.
 
 #![no_main]
 
-use floodmark::{
-    proxy::{Carrier, Dialect},
-    time::UnixMs,
-};
+#[path = "../dialect.rs"]
+mod dialect;
+
+use floodmark::proxy::Dialect;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|line: &[u8]| {
-    let carrier = Carrier::plain("fuzz", UnixMs(1_795_204_075_000));
-    if let Some(event) = Dialect::Nginx.parse(line, &carrier) {
-        assert_eq!(event.proxy, Dialect::Nginx.proxy());
-        let _ = (event.upstream.to_string(), event.addr(), event.group_name().is_some());
-    }
-});
+fuzz_target!(|line: &[u8]| dialect::read(Dialect::Nginx, line));
