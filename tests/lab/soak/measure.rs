@@ -1,7 +1,7 @@
 //! What the agent takes, by procfs and by its own word.
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     thread,
     time::{Duration, Instant},
@@ -122,20 +122,37 @@ pub fn unattributed(text: &str, netns: &str) -> f64 {
     both.iter().map(|rest| rest.abs()).sum()
 }
 
-/// Signals of which [`rungs`] says where they are had from.
-pub const SIGNALS: usize = 2;
+/// From which rung losses are had, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Rungs {
+    syn_drops: String,
+    ack_drops: String,
+}
 
-/// From which rung dropped SYNs and final ACKs are had.
-pub fn rungs(text: &str) -> String {
-    let rung = |signal: &str| {
-        let is_it = |line: &&str| {
-            line.starts_with("floodmark_signal_rung_info{")
-                && line.contains(&format!("signal=\"{signal}\""))
+impl Rungs {
+    /// By what the agent exports.
+    pub fn of(text: &str) -> Self {
+        let rung = |signal: &str| {
+            let is_it = |line: &&str| {
+                line.starts_with("floodmark_signal_rung_info{")
+                    && line.contains(&format!("signal=\"{signal}\""))
+            };
+            let line = text.lines().find(is_it)?;
+            Some(line.split_once("rung=\"")?.1.split('"').next()?.to_owned())
         };
-        let line = text.lines().find(is_it)?;
-        Some(line.split_once("rung=\"")?.1.split('"').next()?.to_owned())
-    };
-    let [syn, ack]: [String; SIGNALS] =
-        ["syn_drops", "ack_drops"].map(|signal| rung(signal).unwrap_or_default());
-    format!("dropped SYNs from {syn}, dropped final ACKs from {ack}")
+        let rung = |signal| rung(signal).unwrap_or_default();
+        Self { syn_drops: rung("syn_drops"), ack_drops: rung("ack_drops") }
+    }
+
+    /// Whether trampolines see every loss.
+    pub fn see_everything(&self) -> bool {
+        [&self.syn_drops, &self.ack_drops].into_iter().all(|rung| rung == "fentry")
+    }
+}
+
+impl fmt::Display for Rungs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { syn_drops, ack_drops } = self;
+        write!(f, "dropped SYNs from {syn_drops}, dropped final ACKs from {ack_drops}")
+    }
 }

@@ -25,7 +25,7 @@ use crate::{
     serving::Serving,
     topology::{Namespace, Topology},
 };
-use measure::{Measure, Row, SIGNALS};
+use measure::{Measure, Row, Rungs};
 use page::{Check, Soak};
 use turmoil::Turmoil;
 
@@ -127,7 +127,7 @@ fn play(args: &SoakArgs, directory: &Path, disk: &Path) -> Result<Soak> {
     let tally = turmoil.tally();
     thread::sleep(SETTLE);
     let text = measure.scrape()?;
-    let rungs = measure::rungs(&text);
+    let rungs = Rungs::of(&text);
     let mut checks = vec![
         counts_hold(&lasting, &before, &text)?,
         nothing_is_left(&lasting, &text),
@@ -177,14 +177,14 @@ fn nothing_is_left(lasting: &[&Namespace], text: &str) -> Check {
 
 /// At every moment everything lost in a namespace that lasts is attributed; where hooks count every loss,
 /// also in those that come and go.
-fn is_attributed(rows: &[Row], rungs: &str) -> Vec<Check> {
+fn is_attributed(rows: &[Row], rungs: &Rungs) -> Vec<Check> {
     let most = |of: fn(&Row) -> f64| rows.iter().map(of).fold(0.0, f64::max);
     let throughout = |what, most: f64| Check::new(what, most == 0.0, format!("at most {most} not"));
     let mut checks = vec![throughout(
         "everything is attributed throughout in namespaces that last",
         most(|row| row.unattributed),
     )];
-    if rungs.matches("fentry").count() == SIGNALS {
+    if rungs.see_everything() {
         checks.push(throughout(
             "everything is attributed throughout in namespaces that come and go",
             most(|row| row.unattributed_gone),

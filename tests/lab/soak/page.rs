@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{measure::Row, turmoil::Tally};
+use super::{
+    measure::{Row, Rungs},
+    turmoil::Tally,
+};
 
 /// Rows of the table.
 const ROWS: usize = 12;
@@ -26,7 +29,7 @@ impl Check {
 /// What the soak came to.
 pub struct Soak {
     /// From which rungs it was seen.
-    pub rungs: String,
+    pub rungs: Rungs,
     /// How the agent was built.
     pub build: String,
     /// How long it was.
