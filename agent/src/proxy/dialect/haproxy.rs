@@ -1,10 +1,11 @@
-//! HAProxy 2.0 and later: what it says of its servers (`state.rs`), and its traffic logs
+//! HAProxy 1.8 and later: what it says of its servers (`state.rs`), and its traffic logs
 //! (`traffic.rs`: `option httplog`, `option tcplog`, and formats that begin as those do; `json.rs`: JSON).
 //!
 //! It names servers, not addresses. `bi=%bi:%bp si=%si:%sp` in the `log-format` tells both ends of
 //! the connection, also of one that failed; elsewhere `servers.rs` looks the names up.
 
 mod json;
+mod reason;
 pub mod servers;
 mod state;
 mod traffic;
