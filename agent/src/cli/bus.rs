@@ -11,17 +11,17 @@ use crate::across::{Bus, BusConfig, check_host_name};
 /// How to reach a NATS server.
 #[derive(Debug, Args)]
 pub(super) struct BusArgs {
-    /// File with what the NATS server knows this user by: a JWT and its seed, a seed, USER:PASSWORD or
-    /// a token
+    /// Read the NATS user's credentials from this file: a JWT and its seed, the seed of an nkey,
+    /// USER:PASSWORD or a token
     #[arg(long, value_name = "FILE")]
     nats_credentials: Option<PathBuf>,
-    /// File with certificates (PEM) of authorities to trust for tls:// instead of the system's
+    /// Trust the CA certificates (PEM) in this file for tls:// instead of the system's
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
-    /// File with this client's certificate (PEM), where the server asks for one
+    /// Use the client certificate (PEM) in this file, if the server requires one
     #[arg(long, value_name = "FILE")]
     nats_certificate: Option<PathBuf>,
-    /// File with that certificate's key (PEM)
+    /// Use the key (PEM) in this file for the client certificate
     #[arg(long, value_name = "FILE")]
     nats_key: Option<PathBuf>,
 }
@@ -37,7 +37,7 @@ impl BusArgs {
     pub(super) async fn connect(self, servers: String, name: &str) -> Result<Bus> {
         ensure!(
             self.nats_certificate.is_some() == self.nats_key.is_some(),
-            "--nats-certificate and --nats-key go together"
+            "--nats-certificate and --nats-key need each other"
         );
         let certificate = self.nats_certificate.zip(self.nats_key);
         let authorities = self.nats_ca;
@@ -47,13 +47,15 @@ impl BusArgs {
     }
 }
 
-/// The name of this host among others: the one given, or the kernel's.
+/// The name under which this host publishes: the given one, or the kernel's host name.
 pub(super) fn host_name(given: Option<String>) -> Result<String> {
     let name = match given {
         Some(name) => name,
-        None => gethostname().context("asking for the host's name")?.to_string_lossy().into_owned(),
+        None => {
+            gethostname().context("reading the kernel's host name")?.to_string_lossy().into_owned()
+        }
     };
-    check_host_name(&name).context("give another by --host-name or --name")?;
+    check_host_name(&name).context("set another name with --host-name or --name")?;
     Ok(name)
 }
 

@@ -11,7 +11,7 @@ use super::{Cli, HEALTHY, output::print};
 /// Arguments of `floodmark completions`.
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
-    /// For which shell
+    /// Shell to print the script for
     #[arg(value_enum)]
     shell: Shell,
 }

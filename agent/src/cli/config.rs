@@ -21,14 +21,14 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check a configuration file; what is wrong is said with its line
+    /// Check a configuration file, and print the line of the first error
     Check {
-        /// The file
+        /// Configuration file
         #[arg(default_value = DEFAULT_FILE)]
         file: PathBuf,
     },
-    /// Show every setting as `floodmark run` would have it with the same options, and where each
-    /// comes from; secrets are left out
+    /// Print the effective settings and their source, as `floodmark run` with the same options uses them;
+    /// secrets are hidden
     Show(Box<RunArgs>),
 }
 
@@ -41,7 +41,7 @@ pub(super) fn config(args: ConfigArgs, matches: &ArgMatches, layers: &Layers) ->
             let matches = settings::with_layers(&layers).try_get_matches_from(words)?;
             let options = settings::options(&matches).unwrap_or(&matches);
             RunArgs::from_arg_matches(options)?.check()?;
-            print(&format!("{}: {} settings, all right\n", file.display(), layers.len()))?;
+            print(&format!("{}: {} settings, valid\n", file.display(), layers.len()))?;
         }
         ConfigCommand::Show(args) => {
             let options = settings::options(matches).unwrap_or(matches);
@@ -77,8 +77,8 @@ fn shown(options: &ArgMatches, layers: &Layers) -> String {
     text
 }
 
-/// The values in force, as they were written, but for passwords in URLs: the only secrets that an
-/// option may hold.
+/// The effective values as they were written, except passwords in URLs: the only secrets that an option
+/// may contain.
 fn values(options: &ArgMatches, definition: &Arg) -> Vec<String> {
     let raw = options.get_raw(definition.get_id().as_str()).into_iter().flatten();
     raw.map(|value| without_password(&value.to_string_lossy())).collect()

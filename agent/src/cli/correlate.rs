@@ -33,25 +33,26 @@ const UPDATE: Duration = Duration::from_secs(1);
 /// Arguments of `floodmark correlate`.
 #[derive(Debug, Args)]
 pub(super) struct CorrelateArgs {
-    /// NATS server with JetStream: nats://HOST:PORT or tls://HOST:PORT; several with commas between
+    /// Read evidence from this NATS server with JetStream: nats://HOST:PORT or tls://HOST:PORT; separate
+    /// several with commas
     #[arg(long, value_name = "URL")]
     nats: String,
     #[command(flatten)]
     bus: BusArgs,
-    /// Name of this reader, under which the server keeps how far it has read; no two may have the
-    /// same [default: the host's name]
+    /// Store the read position on the server under this name; each reader needs its own [default: the
+    /// host's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// How long to wait for a host that has told nothing, before verdicts are made without it
+    /// Wait at most this long for a silent host before making verdicts without it
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration)]
     patience: Duration,
-    /// Address to serve metrics on
+    /// Serve metrics on this address
     #[arg(long, default_value = "127.0.0.1:9436", value_name = "ADDR:PORT")]
     listen: SocketAddr,
     /// Also answer requests for this host name while listening on loopback (repeatable)
     #[arg(long = "allowed-host", value_name = "NAME", value_parser = parse_host)]
     allowed_hosts: Vec<String>,
-    /// Print each verdict as a line of JSON
+    /// Print each verdict as a line of JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -145,7 +146,7 @@ impl Desk {
             verdict.event.upstream,
             verdict.cause.name(),
             verdict.confidence.name(),
-            listener_host.as_deref().unwrap_or("no host's listener"),
+            listener_host.as_deref().unwrap_or("no listener on any host"),
             verdict.because
         );
         print(&format!("{}\n", printable(&line)))

@@ -1,4 +1,4 @@
-//! `floodmark diagnose`: watch for a while, or read a recording, then tell.
+//! `floodmark diagnose`: watch this host for a while, or read a recording, then report.
 
 mod enough;
 mod question;
@@ -31,30 +31,30 @@ use crate::{
 use enough::Enough;
 pub(super) use question::parse as parse_question;
 
-/// By how much the time watched may differ from the time asked for without a word: the samples at the
-/// end take their time.
+/// Difference between the watched and the requested time that is not reported: the samples at the end take
+/// some time.
 const UNTOLD: Duration = Duration::from_secs(2);
 
 /// Arguments of `floodmark diagnose`.
 #[derive(Debug, Args)]
 pub(super) struct DiagnoseArgs {
-    /// A recording, of `floodmark record`: tell its story instead of watching this host
+    /// Diagnose this recording of `floodmark record` instead of this host
     #[arg(conflicts_with_all = ["duration", "full", "namespaces", "ProxyArgs"])]
     file: Option<PathBuf>,
-    /// How long to watch at most; an interrupt ends it early and tells what was seen
+    /// Watch at most this long; Ctrl-C ends earlier and reports
     #[arg(long, default_value = "30s", value_parser = duration)]
     duration: Duration,
-    /// Watch for the whole of --duration even when the answer is clear before
+    /// Watch for the whole --duration even if the answer is clear earlier
     #[arg(long)]
     full: bool,
-    /// Look only into this network namespace, by its name under /run/netns; default: all (repeatable)
+    /// Observe only this network namespace, by its name under /run/netns (repeatable). Default: all
     #[arg(long = "netns", value_name = "NAME")]
     namespaces: Vec<String>,
-    /// Replay what came to the listeners against another queue: backlog=N, accept-rate=+50%,
-    /// accept-rate=200 (per second), or both, joined by a comma
+    /// Replay the arrivals against another queue: backlog=N, accept-rate=+50%, accept-rate=200 (per second),
+    /// or both, separated by a comma
     #[arg(long, value_name = "CHANGE", value_parser = parse_question)]
     what_if: Option<Question>,
-    /// Print one JSON object instead of the story
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -62,7 +62,7 @@ pub(super) struct DiagnoseArgs {
 }
 
 impl DiagnoseArgs {
-    /// The recording that is to be diagnosed.
+    /// The recording to diagnose.
     pub(super) fn recording(&self) -> Option<&Path> {
         self.file.as_deref()
     }
@@ -73,7 +73,7 @@ pub(super) fn diagnose_recording(file: &Path, args: &DiagnoseArgs) -> Result<Exi
     tell_recording(file, args.what_if, args.json)
 }
 
-/// Exit status 0 where nothing was lost and no peer failed, 1 where something was.
+/// Exit status 0 if nothing was lost and no peer failed, otherwise 1.
 pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let stop = stop_signal()?;
     let config = AgentConfig {
@@ -97,7 +97,7 @@ pub(super) async fn diagnose(args: DiagnoseArgs) -> Result<ExitCode> {
     let (_, no_changes) = mpsc::channel(1);
     agent.run(&snapshots, enough, no_changes, |_| {}).await?;
     bar.finish_and_clear();
-    let snapshot = latest.borrow().clone().context("the agent came to no end")?;
+    let snapshot = latest.borrow().clone().context("the agent ended without a report")?;
     let watched = snapshot.report.window.length();
     if let Some(note) = ended.note(args.duration, watched) {
         say(&note);
@@ -120,7 +120,7 @@ impl Ended {
             return None;
         }
         let why = match self {
-            _ if watched > asked => "this host was too busy for the agent to look at it in time",
+            _ if watched > asked => "this host was too busy for the agent to sample in time",
             Self::Interrupted => "it was interrupted",
             Self::Clear => "the answer was clear; --full watches for the whole time",
             Self::InTime => return None,
@@ -130,7 +130,7 @@ impl Ended {
     }
 }
 
-/// Prints what a report comes to, as a story or as JSON; the exit status says whether that is trouble.
+/// Prints the diagnosis of a report as text or JSON; the exit status says whether there is trouble.
 fn tell(
     report: &Report,
     asked: Option<Duration>,
@@ -190,8 +190,9 @@ async fn advance(
 pub(super) fn duration(text: &str) -> Result<Duration> {
     let parsed: SignedDuration =
         text.parse().map_err(|_| anyhow!("not a duration; write it like 30s, 5m or 1h30m"))?;
-    let duration = Duration::try_from(parsed).map_err(|_| anyhow!("a duration is not negative"))?;
-    (!duration.is_zero()).then_some(duration).context("must be more than nothing")
+    let duration =
+        Duration::try_from(parsed).map_err(|_| anyhow!("a duration must not be negative"))?;
+    (!duration.is_zero()).then_some(duration).context("must be greater than zero")
 }
 
 #[cfg(test)]

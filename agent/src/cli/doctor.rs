@@ -25,8 +25,8 @@ pub(super) struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Lose handshakes on purpose, in a network namespace of its own, and check that every hook
-    /// tells of them; takes some seconds
+    /// Run the self-test: drop handshakes on purpose, in a network namespace of its own, and check that
+    /// every signal reports them; takes some seconds
     #[arg(long)]
     canary: bool,
 }
@@ -39,7 +39,7 @@ struct Findings {
     /// How long it took to load and attach what this kernel allows.
     attach_seconds: f64,
     signals: Vec<Standing>,
-    /// What each signal heard of the canary, where one was let go.
+    /// Result of the self-test by signal, if it ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     canary: Option<BTreeMap<Signal, Heard>>,
 }
@@ -108,12 +108,16 @@ fn tell(findings: &Findings) -> Result<String, fmt::Error> {
     writeln!(out, "\nattached in {:.0} ms", 1000.0 * findings.attach_seconds)?;
     for (signal, heard) in findings.canary.iter().flatten() {
         let Heard { happened, heard: times } = heard;
-        let verdict = if heard.is_exact() { "heard" } else { "FAILED" };
-        writeln!(out, "canary: {:<20}{verdict}: {times} of {happened}", signal.name())?;
+        let verdict = if heard.is_exact() { "ok" } else { "FAILED" };
+        writeln!(
+            out,
+            "self-test: {:<20}{verdict}: saw {times} of {happened} drops",
+            signal.name()
+        )?;
     }
     let refusals = refusals(&findings.signals);
     if !refusals.is_empty() {
-        writeln!(out, "\nhigher rungs refused by this kernel:")?;
+        writeln!(out, "\nbetter rungs that this kernel refuses:")?;
     }
     for ((rung, reason), places) in refusals {
         writeln!(out, "  {rung}: {reason}")?;

@@ -1,77 +1,76 @@
-//! What `--help` and the manual pages show: a line for each thing that people want of a command. A test
-//! parses every line.
+//! Examples in `--help` and the manual pages: one for each common use. A test parses every line.
 
 /// Of `run`.
 pub(super) const RUN: &str = "Examples:
-  # serve metrics, and follow an nginx beside it
+  # serve metrics, and follow nginx's log
   floodmark run --nginx-error-log /var/log/nginx/error.log
-  # HAProxy speaks syslog; its servers' addresses come from its command socket
+  # receive HAProxy's syslog, and read its servers' addresses from its command socket
   floodmark run --syslog unix:///run/floodmark.sock --haproxy-servers /run/haproxy/admin.sock
-  # for Prometheus on another host, with each verdict as a line of JSON
+  # for Prometheus on another host; write each verdict as a line of JSON
   floodmark run --listen 0.0.0.0:9435 --verdicts";
 
 /// Of `correlate`.
 pub(super) const CORRELATE: &str = "Examples:
-  # beside the agents that tell on the same subject: floodmark run --nats nats://bus.example:4222
+  # for agents that publish to the same server: floodmark run --nats nats://bus.example:4222
   floodmark correlate --nats nats://bus.example:4222 --json
   # a second reader, on another host
   floodmark correlate --nats nats://bus.example:4222 --name second";
 
 /// Of `diagnose`.
 pub(super) const DIAGNOSE: &str = "Examples:
-  # in the middle of an incident: what is lost, why, and what to change
+  # during an incident: what is lost, why, and what to change
   floodmark diagnose --nginx-error-log /var/log/nginx/error.log
-  # a whole minute, for a script: the exit status tells, the object says what
+  # for a script: a whole minute; the exit status says whether there is trouble
   floodmark diagnose --duration 60s --full --json
   # would a longer queue have helped?
   floodmark diagnose --what-if backlog=4096
-  # the day after, on another machine
+  # later, on another machine
   floodmark diagnose incident.fmr";
 
 /// Of `record`.
 pub(super) const RECORD: &str = "Examples:
   # ten minutes, without client addresses and request lines
   floodmark record incident.fmr --duration 10m --redact
-  # what the running agent saw in the minutes before the alarm
+  # the minutes before an alert, from the running agent
   floodmark record incident.fmr --from-agent
-  # a copy to send, without clients and their requests
+  # a copy without client addresses and request lines
   floodmark record send.fmr --redact-from incident.fmr";
 
 /// Of `replay`.
 pub(super) const REPLAY: &str = "Examples:
-  # the day after, on another machine
+  # later, on another machine
   floodmark replay incident.fmr
   floodmark replay incident.fmr --what-if accept-rate=+50%";
 
 /// Of `report`.
 pub(super) const REPORT: &str = "Examples:
   floodmark report incident.fmr --output incident.html
-  # of the next five minutes; the page needs no network and no scripts, and can be printed
+  # the next five minutes; the page needs no network and no scripts
   floodmark report --duration 5m --nginx-error-log /var/log/nginx/error.log --output now.html";
 
 /// Of `watch`.
 pub(super) const WATCH: &str = "Examples:
   floodmark watch
-  # with the markings of an nginx whose log does not tell of them
+  # with markings of an nginx whose log level hides them
   floodmark watch --nginx-uprobes
-  # in black and white
+  # without colours
   NO_COLOR=1 floodmark watch";
 
 /// Of `listeners`.
 pub(super) const LISTENERS: &str = "Examples:
   floodmark listeners
-  # for a script: exit status 1 where a queue is filling or something was dropped
+  # for a script: exit status 1 if a queue is filling or something was dropped
   floodmark listeners --only-trouble --json
-  # how high queues rise, second by second
+  # high-water marks, updated every second
   floodmark listeners --watch";
 
 /// Of `raise`.
 pub(super) const RAISE: &str = "Examples:
-  # end an incident now; the configuration can follow
+  # end an incident now; change the configuration later
   floodmark raise 10.0.0.5:8000 --backlog 1024
-  # one of several namespaces that listen on this port, from a script
+  # from a script, if several namespaces listen on this port
   floodmark raise 8000 --container web --backlog 1024 --yes
-  # as it was before
+  # restore the earlier limit
   floodmark raise 10.0.0.5:8000 --undo";
 
 /// Of `lint`.
@@ -90,9 +89,9 @@ pub(super) const LINT: &str = "Examples:
 
 /// Of `doctor`.
 pub(super) const DOCTOR: &str = "Examples:
-  # what can be seen on this host, and what stands in the way of more
+  # what this kernel allows, and what prevents more
   floodmark doctor
-  # prove it: lose handshakes on purpose, in a namespace of its own
+  # run the self-test: drop handshakes on purpose, in a namespace of its own
   floodmark doctor --canary";
 
 /// Of `config`.

@@ -47,7 +47,7 @@ impl Lines {
     /// Writes a line when its turn comes.
     pub(super) fn write(&self, line: String) {
         if self.waiting.try_send(line).is_err() {
-            lose(&self.lost, "nobody reads it");
+            lose(&self.lost, "the reader is too slow");
         }
     }
 
@@ -65,7 +65,9 @@ impl Lines {
 /// Says the first of a stretch.
 fn lose(lost: &AtomicU64, why: &str) {
     if lost.fetch_add(1, Ordering::Relaxed) == 0 {
-        warn!("verdicts are lost on standard output: {why}; counts do not suffer");
+        warn!(
+            "cannot write verdicts to standard output: {why}; they are lost, counters are unaffected"
+        );
     }
 }
 
@@ -77,7 +79,7 @@ fn write_all(mut out: impl Write, lines: &Receiver<String>, lost: &AtomicU64) {
                 is_torn = false;
                 let before = lost.swap(0, Ordering::Relaxed);
                 if before > 0 {
-                    warn!("{before} verdicts were lost on standard output; it goes on");
+                    warn!("standard output works again; {before} verdicts were lost");
                 }
             }
             Err(error) => {

@@ -38,13 +38,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct ListenersArgs {
     #[command(flatten)]
     filter: Filter,
-    /// Only listeners whose queue is full or filling, or that have dropped something
+    /// List only listeners whose queue is full or filling, or that dropped something
     #[arg(long)]
     only_trouble: bool,
-    /// Print one JSON object; with --watch, one in each line
+    /// Print one JSON object; with --watch, one per line
     #[arg(long)]
     json: bool,
-    /// Look again every second, and have the kernel note how high the queues rise meanwhile
+    /// Update every second, and measure the queues' high-water marks in the kernel
     #[arg(long)]
     watch: bool,
 }

@@ -16,7 +16,7 @@ use crate::new_file;
 /// Arguments of `floodmark man`.
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Write floodmark.1 and a page for each command, nested ones too, into this directory, for a package
+    /// Write floodmark.1 and one page for each command, nested ones too, to this directory
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -36,7 +36,7 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
 
 fn write(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)
-        .with_context(|| format!("--directory {} cannot be made", directory.display()))?;
+        .with_context(|| format!("cannot create --directory {}", directory.display()))?;
     let mut command = whole();
     command.build();
     write_pages(command, directory)

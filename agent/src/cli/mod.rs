@@ -44,69 +44,68 @@ const LAST_TASKS: Duration = Duration::from_secs(2);
 pub const HEALTHY: u8 = 0;
 /// Exit status: trouble was found.
 pub const TROUBLE: u8 = 1;
-/// Exit status: the question could not be looked into. Also clap's for a wrong command line.
+/// Exit status: the command could not do its work. clap uses it for a wrong command line too.
 pub const UNABLE: u8 = 2;
 
-/// Shows which listener dropped whose connections, at which step of the handshake, why, and which
-/// proxy marking that explains.
+/// Explains 502 errors with healthy backends: counts, per listening socket, the connections that the kernel
+/// drops silently, and joins them to the peers that the proxy marks as down.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// More about what the agent does, on standard error (repeat for more)
+    /// Log more on standard error; repeat for more details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the agent: attach, follow proxies, correlate, serve metrics
+    /// Run the agent: attach probes, follow proxies' logs, correlate, serve metrics
     #[command(after_help = examples::RUN)]
     Run(Box<run::RunArgs>),
-    /// Make the verdicts that no host's agent could make alone, of what agents tell on a NATS subject
+    /// Correlate evidence that agents on several hosts publish to NATS
     #[command(after_help = examples::CORRELATE)]
     Correlate(correlate::CorrelateArgs),
-    /// Watch for a while, or read a recording, then say what is wrong, on what evidence, and what to
-    /// change
+    /// Watch this host, or read a recording, then report what is wrong, the evidence, and what to change
     #[command(after_help = examples::DIAGNOSE)]
     Diagnose(diagnose::DiagnoseArgs),
-    /// Keep an incident in a file, to be replayed and reported elsewhere and later
+    /// Record an incident to a file, for replay, report and diagnose
     #[command(after_help = examples::RECORD)]
     Record(record::RecordArgs),
-    /// Tell the story of a recording, as diagnose does of one
+    /// Diagnose a recording and compare each verdict with the recorded one
     #[command(after_help = examples::REPLAY)]
     Replay(replay::ReplayArgs),
-    /// Write one page of HTML about an incident, from a recording or from now on
+    /// Write an HTML page about a recording, or about this host from now on
     #[command(after_help = examples::REPORT)]
     Report(report::ReportArgs),
-    /// Show listeners by trouble, losses and verdicts while they happen, on a terminal
+    /// Show queues, losses and verdicts live on a terminal
     #[command(after_help = examples::WATCH)]
     Watch(watch::WatchArgs),
-    /// List every listener of every network namespace: owner, queue and limit, trouble first
+    /// List the listeners of every network namespace: owner, queue and limit, trouble first
     #[command(after_help = examples::LISTENERS)]
     Listeners(listeners::ListenersArgs),
-    /// Let a running listener's accept queue take more connections, without a restart; asks first
+    /// Raise the accept queue's limit of a running listener, without a restart; asks first
     #[command(after_help = examples::RAISE)]
     Raise(raise::RaiseArgs),
-    /// Check a proxy's configuration for what brings the incident about
+    /// Check a proxy's configuration for causes of the incident
     #[command(after_help = examples::LINT)]
     Lint(lint::LintArgs),
-    /// Say what this host allows: the rung for each signal, and what it cannot see
+    /// Print what this kernel allows: the rung of each signal, and what it cannot see
     #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArgs),
-    /// Check the configuration file, or show every setting in force
+    /// Check the configuration file, or print the effective settings
     #[command(after_help = examples::CONFIG)]
     Config(config::ConfigArgs),
-    /// Print a script that completes these commands in a shell
+    /// Print a completion script for a shell
     #[command(after_help = examples::COMPLETIONS)]
     Completions(completions::CompletionsArgs),
-    /// Print the manual page, or write a page for each command
+    /// Print the manual page, or write one page for each command
     #[command(after_help = examples::MAN)]
     Man(man::ManArgs),
 }
 
-/// A command line, and what else there is to go by.
+/// A parsed command line, with the environment and the configuration file.
 #[derive(Debug)]
 pub struct CommandLine {
     cli: Cli,
@@ -129,7 +128,7 @@ pub fn command_line() -> Result<CommandLine> {
 ///
 /// # Errors
 ///
-/// What the user must mend before the command can do its work; it maps to [`UNABLE`].
+/// What prevents the command from working and needs the user's action; it maps to [`UNABLE`].
 pub fn run(line: CommandLine) -> Result<ExitCode> {
     let CommandLine { cli, matches, layers } = line;
     start_logging(cli.verbose);

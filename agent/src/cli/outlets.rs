@@ -17,43 +17,46 @@ use crate::{
     export::otlp::{self, OtlpLogs, export_logs},
 };
 
-/// How long a stopping agent waits for what is still to be told.
+/// How long a stopping agent waits for unsent messages.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Whom to tell.
+/// Where to publish.
 #[derive(Debug, Args)]
 pub(super) struct OutletArgs {
-    /// Tell what is seen and heard to a NATS server with JetStream, for `floodmark correlate`:
-    /// nats://HOST:PORT or tls://HOST:PORT; several with commas between
+    /// Publish evidence to a NATS server with JetStream, for `floodmark correlate`: nats://HOST:PORT or
+    /// tls://HOST:PORT; separate several with commas
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
     #[command(flatten)]
     bus: BusArgs,
-    /// Tell what proxies say, verdicts and losses to an OpenTelemetry Collector, as log records over
-    /// gRPC: http://HOST:PORT or https://HOST:PORT
+    /// Export proxy events, verdicts and losses to an OpenTelemetry Collector, as log records over gRPC:
+    /// http://HOST:PORT or https://HOST:PORT
     #[arg(long, value_name = "URL")]
     otlp: Option<String>,
-    /// Name of this host among others [default: the kernel's]
+    /// Publish under this host name [default: the kernel's host name]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
-    /// Keep so many MiB at most of what is to be told while nobody takes it; the oldest goes first
+    /// Keep at most MIB mebibytes of unsent messages; if full, drop the oldest
     #[arg(long, default_value_t = 64, value_name = "MIB")]
     outbox: usize,
 }
 
-/// The outlets at work.
+/// The running outlets.
 pub(super) struct Outlets {
     open: Vec<(Arc<OutletStats>, Task)>,
 }
 
 impl OutletArgs {
-    /// Looks at what no option shows by itself.
+    /// Checks what clap cannot: options that exclude each other.
     ///
     /// # Errors
     ///
-    /// When options do not go together.
+    /// When options contradict each other.
     pub(super) fn check(&self) -> Result<()> {
-        ensure!(self.nats.is_some() || !self.bus.is_given(), "--nats-... files go with --nats URL");
+        ensure!(
+            self.nats.is_some() || !self.bus.is_given(),
+            "the --nats-... files need --nats URL"
+        );
         match (&self.nats, &self.otlp, &self.host_name) {
             // Nobody asks for the name, and a machine need not have one.
             (None, None, None) => Ok(()),
@@ -61,7 +64,7 @@ impl OutletArgs {
         }
     }
 
-    /// Opens what was asked for and has the agent tell it.
+    /// Opens the requested outlets and attaches them to the agent.
     pub(super) async fn open(self, agent: &mut Agent) -> Result<Outlets> {
         self.check()?;
         let mut open = Vec::new();
@@ -97,7 +100,7 @@ async fn forever(work: impl Future<Output = ()>) -> Result<()> {
 }
 
 impl Outlets {
-    /// Waits a little until all has been told.
+    /// Waits a little for unsent messages.
     pub(super) async fn flush(self) {
         for (stats, task) in self.open {
             let told = async {

@@ -1,4 +1,4 @@
-//! `floodmark raise`: a longer accept queue for a listener at work, without a restart.
+//! `floodmark raise`: a longer accept queue for a running listener, without a restart.
 
 mod select;
 
@@ -41,13 +41,13 @@ const PRIORITY: u32 = (3 << 3) | 5;
 /// Arguments of `floodmark raise`.
 #[derive(Debug, Args)]
 pub(super) struct RaiseArgs {
-    /// The listener: the address and port that it is bound to or that clients connect to, or a port
+    /// Listener: the address and port that it is bound to or that clients connect to, or a port
     #[arg(
         value_name = "LISTENER",
         required_unless_present_any = ["pid", "unit", "container", "pod", "port"]
     )]
     address: Option<Address>,
-    /// Connections that its accept queue is to take
+    /// Set the limit of its accept queue to N connections
     #[arg(
         long,
         value_name = "N",
@@ -55,18 +55,18 @@ pub(super) struct RaiseArgs {
         value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX))
     )]
     backlog: Option<u32>,
-    /// Restore what the queue took, and somaxconn was, before it was raised
+    /// Restore the queue's limit and somaxconn as they were before `raise`
     #[arg(long, conflicts_with = "backlog")]
     undo: bool,
     #[command(flatten)]
     filter: Filter,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     /// Print one JSON object; needs --yes
     #[arg(long, requires = "yes")]
     json: bool,
-    /// Where to keep what --undo needs
+    /// Store the data for --undo in this directory
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 }
@@ -76,9 +76,9 @@ pub(super) struct RaiseArgs {
 struct Outcome<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
-    /// What of the plan did not come about.
+    /// Parts of the plan that failed.
     not_changed: &'a [String],
-    /// The command that restores what was.
+    /// The command that restores the earlier limits.
     undo: Option<String>,
 }
 
@@ -86,7 +86,7 @@ struct Outcome<'a> {
 pub(super) fn raise(args: &RaiseArgs) -> Result<ExitCode> {
     ensure!(
         args.yes || stdin().is_terminal(),
-        "raise asks before it changes anything, and standard input is no terminal: give --yes"
+        "raise asks for confirmation, but standard input is no terminal; use --yes"
     );
     let mut stock = Stock::take(&[], LIMITS)?;
     stock.settle(PATIENCE)?;
@@ -95,7 +95,8 @@ pub(super) fn raise(args: &RaiseArgs) -> Result<ExitCode> {
     let group: Vec<&Listener> = group.iter().collect();
     let first = group.first().context("a listener has a socket")?;
     let netns = stock.namespaces.iter().find(|netns| netns.id == first.id.netns);
-    let netns = netns.with_context(|| format!("{} has gone meanwhile", first.netns_name))?;
+    let netns = netns
+        .with_context(|| format!("network namespace {} no longer exists", first.netns_name))?;
     let place = Place::of(netns)?;
     let plan = match args.backlog {
         Some(backlog) => Plan::raise(&group, backlog)?,
@@ -109,7 +110,7 @@ pub(super) fn raise(args: &RaiseArgs) -> Result<ExitCode> {
         print(&told(&plan, args.undo))?;
     }
     if !args.yes && !is_confirmed()? {
-        say("nothing was changed");
+        say("nothing changed");
         return Ok(ExitCode::from(TROUBLE));
     }
     let short = apply(args, &plan, place, netns)?;
@@ -182,10 +183,10 @@ fn told(plan: &Plan, is_undo: bool) -> String {
             (Some(command), [pid, rest @ ..]) => {
                 format!("{} (pid {pid} and {} more)", printable(command), rest.len())
             }
-            _ => "nobody that is seen".to_owned(),
+            _ => "an unknown process".to_owned(),
         };
         lines.push(format!(
-            "  accept queue of socket {}, held by {owner}: takes {} -> {} connections, {} wait",
+            "  accept queue of socket {}, held by {owner}: limit {} -> {} connections, {} waiting",
             socket.inode, socket.limit.from, socket.limit.to, socket.waiting
         ));
     }
@@ -194,10 +195,10 @@ fn told(plan: &Plan, is_undo: bool) -> String {
         lines.push(format!("  net.core.somaxconn of {name}: {} -> {}", change.from, change.to));
     }
     lines.extend(plan.notes.iter().map(|note| format!("  {}", printable(note))));
-    lines.push("Nothing restarts, and no connection is closed.".to_owned());
+    lines.push("No process restarts, and no connection is closed.".to_owned());
     if !is_undo {
         lines.push(
-            "It lasts until the application calls listen(2) again: at a restart, at many a reload."
+            "The limit lasts until the application calls listen(2) again: at a restart, and at some reloads."
                 .to_owned(),
         );
     }
@@ -208,13 +209,13 @@ fn done(plan: &Plan, undo: Option<&str>) -> String {
     let place = plan.place();
     let place = printable(&place);
     match undo {
-        Some(undo) => format!("{place} is raised, as sock_diag shows. To undo it:\n  {undo}\n"),
-        None => format!("{place} is as it was, as sock_diag shows.\n"),
+        Some(undo) => format!("{place}: limit raised and verified. To undo:\n  {undo}\n"),
+        None => format!("{place}: earlier limit restored and verified.\n"),
     }
 }
 
 fn is_confirmed() -> Result<bool> {
-    say("Change it? [y/N]");
+    say("Apply these changes? [y/N]");
     let mut answer = String::new();
     stdin().read_line(&mut answer).context("reading the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -242,7 +243,7 @@ fn log(plan: &Plan, is_undo: bool, short: &[String]) {
     );
     info!("{line}");
     if let Err(error) = to_syslog(Path::new(SYSLOG), &line) {
-        info!("the host's log at {SYSLOG} does not take it: {error}");
+        info!("cannot write to the host's log at {SYSLOG}: {error}");
     }
 }
 
@@ -277,8 +278,8 @@ mod tests {
             &lines[..3],
             [
                 "0.0.0.0:80 in we?[2Jb:",
-                "  accept queue of socket 7, held by a?pp (pid 47): takes 5 -> 1024 connections, 3 \
-                 wait",
+                "  accept queue of socket 7, held by a?pp (pid 47): limit 5 -> 1024 connections, 3 \
+                 waiting",
                 "  net.core.somaxconn of we?[2Jb: 128 -> 1024",
             ]
         );

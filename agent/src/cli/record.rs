@@ -30,24 +30,24 @@ pub(super) const SOCKET: &str = "/run/floodmark/agent.sock";
 /// Arguments of `floodmark record`.
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// The file to write; it must not be there yet
+    /// File to write; it must not exist
     file: PathBuf,
-    /// How long to record; without, until it is interrupted
+    /// Record for this long. Default: until interrupted
     #[arg(long, value_parser = duration)]
     duration: Option<Duration>,
-    /// The file's greatest size, as 50M or 2G; the oldest goes when it is reached
+    /// Limit the file to this size, such as 50M or 2G; at the limit, the oldest part is deleted
     #[arg(long, default_value = "256M", value_name = "SIZE", value_parser = size)]
     max_size: u64,
-    /// Leave out who the clients are and what they asked for
+    /// Replace client addresses with pseudonyms and remove log lines
     #[arg(long)]
     redact: bool,
-    /// Write this recording anew, redacted, and record nothing
+    /// Write a redacted copy of this recording, and record nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "from_agent"])]
     redact_from: Option<PathBuf>,
-    /// Take over what the running agent kept of the last minutes, and record nothing
+    /// Write the last minutes that the running agent keeps in memory, and record nothing
     #[arg(long, conflicts_with = "duration")]
     from_agent: bool,
-    /// Where the running agent answers
+    /// Connect to the running agent at this socket
     #[arg(long, default_value = SOCKET, value_name = "PATH", requires = "from_agent")]
     socket: PathBuf,
     #[command(flatten)]
@@ -102,7 +102,7 @@ pub(super) async fn record(args: RecordArgs) -> Result<ExitCode> {
     let (_no_changes, changes) = mpsc::channel(1);
     agent.run(&snapshots, enough, changes, |_| {}).await?;
     let size = std::fs::metadata(&args.file).map_or(0, |metadata| metadata.len());
-    say(&format!("wrote {size} bytes; floodmark replay {file} tells the story"));
+    say(&format!("wrote {size} bytes; to diagnose it: floodmark replay {file}"));
     Ok(ExitCode::from(HEALTHY))
 }
 
@@ -111,7 +111,7 @@ fn take_over<R: Read>(mut from: Reader<R>, to: &Path, redacts: bool) -> Result<E
     let mut words = String::new();
     tell_damage(&mut words, &damage)?;
     words.lines().for_each(say);
-    say(&format!("wrote {}; floodmark replay tells its story", to.display()));
+    say(&format!("wrote {0}; to diagnose it: floodmark replay {0}", to.display()));
     let is_whole =
         Damage { has_end: true, ..damage } == Damage { has_end: true, ..Damage::default() };
     Ok(ExitCode::from(if is_whole { HEALTHY } else { UNABLE }))
@@ -137,5 +137,5 @@ fn size(text: &str) -> Result<u64> {
     };
     let number: u64 = digits.parse().map_err(|_| wrong())?;
     let size = number.checked_mul(unit).filter(|size| *size >= 1 << 20);
-    size.context("a recording takes 1M at least")
+    size.context("the size must be at least 1M")
 }

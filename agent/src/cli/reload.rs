@@ -37,7 +37,10 @@ pub(super) async fn at_hangups(
                 change
             }
             Err(error) => {
-                error!("the configuration stays as it was: {}", one_line(&error));
+                error!(
+                    "configuration not reloaded, the old one stays in effect: {}",
+                    one_line(&error)
+                );
                 Change::Refused
             }
         };
@@ -56,11 +59,11 @@ fn read_again(started_with: &ArgMatches, web: &Web) -> Result<(RunArgs, Change)>
     let args = RunArgs::from_arg_matches(options)?;
     let config = args.agent()?;
     web.change(args.web()?)?;
-    info!("the configuration was read again");
+    info!("configuration reloaded");
     let started_with = settings::options(started_with).unwrap_or(started_with);
     for name in changed(started_with, options) {
         if !CHANGEABLE.contains(&name.as_str()) {
-            warn!("{name} has changed since the start, which takes a restart");
+            warn!("{name} has changed and needs a restart to take effect");
         }
     }
     Ok((args, Change::To(Box::new(config))))

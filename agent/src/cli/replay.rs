@@ -27,12 +27,12 @@ use crate::{
 /// Arguments of `floodmark replay`.
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// A recording, of `floodmark record`
+    /// Recording of `floodmark record`
     file: PathBuf,
-    /// Replay what came to the listeners against another queue: backlog=N, accept-rate=+50%, or both
+    /// Replay the arrivals against another queue: backlog=N, accept-rate=+50%, or both
     #[arg(long, value_name = "CHANGE", value_parser = parse_question)]
     what_if: Option<Question>,
-    /// Print one JSON object: the report, and what is to be said of the recording
+    /// Print one JSON object: the report, and data about the recording
     #[arg(long)]
     json: bool,
 }
@@ -112,7 +112,7 @@ fn as_json<'a>(replayed: &'a Replay, diagnosis: &'a Diagnosis) -> Replayed<'a> {
     }
 }
 
-/// What is to be said of the recording itself.
+/// Text about the recording itself.
 fn tell(replayed: &Replay) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -134,22 +134,22 @@ fn write(out: &mut String, replayed: &Replay) -> fmt::Result {
     if replayed.begins_late {
         writeln!(
             out,
-            "It begins later than the agent, which had watched since {}.",
+            "It begins later than the agent, which started at {}.",
             clock(header.watching_since)
         )?;
     }
     tell_damage(out, damage)?;
     match (comparison.same, comparison.differing) {
-        (0, 0) => writeln!(out, "No verdict was come to.")?,
-        (same, 0) => writeln!(out, "Verdicts: {same}, each the same as when it was recorded.")?,
+        (0, 0) => writeln!(out, "No verdicts.")?,
+        (same, 0) => writeln!(out, "Verdicts: {same}, all the same as recorded.")?,
         (same, differing) => {
-            writeln!(out, "Verdicts: {same} the same as when recorded, {differing} NOT:")?;
+            writeln!(out, "Verdicts: {same} the same as recorded, {differing} DIFFERENT:")?;
         }
     }
     if comparison.before > 0 {
         writeln!(
             out,
-            "Verdicts that rest on what was before it, and so come out otherwise: {}.",
+            "Verdicts that differ because they depend on time before the recording: {}.",
             comparison.before
         )?;
     }
@@ -164,40 +164,40 @@ fn write(out: &mut String, replayed: &Replay) -> fmt::Result {
             which.map_or_else(Default::default, |e| (clock(e.at), e.upstream.to_string()));
         writeln!(
             out,
-            "  {at} {}: {} when recorded, {} now",
+            "  {at} {}: recorded {}, now {}",
             printable(&upstream),
             words(live),
             words(now)
         )?;
     }
     if comparison.differing > 0 && !damage.is_whole() {
-        writeln!(out, "  Evidence for them may have been in the part that is damaged.")?;
+        writeln!(out, "  Their evidence may be in the damaged part.")?;
     }
     Ok(())
 }
 
-/// What a file lacks, in words.
+/// Text about the damage of a file.
 pub(super) fn tell_damage(out: &mut String, damage: &Damage) -> fmt::Result {
     for gap in &damage.gaps {
         if gap.from == gap.to {
-            writeln!(out, "It is damaged: nothing after {} can be read.", clock(gap.from))?;
+            writeln!(out, "The file is damaged: nothing after {} can be read.", clock(gap.from))?;
         } else {
             let (from, to) = (clock(gap.from), clock(gap.to));
-            writeln!(out, "It is damaged: nothing can be read between {from} and {to}.")?;
+            writeln!(out, "The file is damaged: nothing can be read between {from} and {to}.")?;
         }
     }
     if damage.cut_bytes > 0 {
         writeln!(
             out,
-            "Its last {} bytes are no whole block: the writer was killed, or the file is cut off. \
-             Up to 5 s are lost there, or what was cut off.",
+            "The last {} bytes are an incomplete block: the writer was killed, or the file is cut off. \
+             At least the last 5 s may be missing.",
             damage.cut_bytes
         )?;
     } else if !damage.has_end && damage.gaps.is_empty() {
         writeln!(
             out,
-            "It has no end: the writer was killed, or the file is cut off between two blocks. Up to \
-             5 s are lost there, or what was cut off."
+            "The file has no end block: the writer was killed, or the file is cut off between two \
+             blocks. At least the last 5 s may be missing."
         )?;
     }
     Ok(())

@@ -34,15 +34,15 @@ const MEMORY: usize = 256 << 20;
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["file", "duration"])))]
 pub(super) struct ReportArgs {
-    /// A recording, of `floodmark record`
+    /// Recording of `floodmark record`
     file: Option<PathBuf>,
-    /// Watch this host for so long instead
+    /// Watch this host for this long instead
     #[arg(long, value_parser = duration)]
     duration: Option<Duration>,
-    /// Write the page to this file, which must not exist yet; without, to standard output
+    /// Write the page to this file, which must not exist. Default: standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Give pseudonyms to clients
+    /// Replace client addresses with pseudonyms
     #[arg(long, requires = "duration")]
     redact: bool,
     #[command(flatten)]
@@ -74,7 +74,7 @@ pub(super) fn report_on(file: &Path, args: &ReportArgs) -> Result<ExitCode> {
 
 /// Reports on what happens from now on. Exit status as of `floodmark diagnose`.
 pub(super) async fn report(args: ReportArgs) -> Result<ExitCode> {
-    let duration = args.duration.context("give a recording or --duration")?;
+    let duration = args.duration.context("a recording or --duration is required")?;
     let output = args.create()?;
     let pieces = watch_for(duration, &args).await?;
     put(output, write(Reader::open(pieces.concat().as_slice())?)?)

@@ -42,66 +42,65 @@ const HINDSIGHT_MEMORY: usize = 32 << 20;
 /// Arguments of `floodmark run`. Each has its key in the configuration file and its environment
 /// variable by its name, see [`settings`](super::settings).
 #[derive(Debug, Args)]
-#[command(after_help = "Each option may also stand in FILE, by its name, and be given as an \
-                        environment variable: FLOODMARK_LISTEN for --listen (lists with commas). \
-                        An option counts more than the environment, the environment more than FILE. \
-                        SIGHUP has FILE read again.")]
+#[command(after_help = "Each option is also a key in FILE and an environment variable: \
+                        FLOODMARK_LISTEN for --listen (lists separated by commas). The command line \
+                        overrides the environment, and the environment overrides FILE. SIGHUP \
+                        reloads FILE.")]
 pub(super) struct RunArgs {
-    /// Configuration file, in TOML; without, /etc/floodmark/floodmark.toml where that is there
+    /// Read this configuration file (TOML) [default: /etc/floodmark/floodmark.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to serve metrics on
+    /// Serve metrics on this address
     #[arg(long, default_value = "127.0.0.1:9435", value_name = "ADDR:PORT")]
     listen: SocketAddr,
-    /// File with certificates and users for those who scrape, in the format of Prometheus's exporters
+    /// Read certificates and users from this file, in the web configuration format of Prometheus's exporters
     #[arg(long, alias = "web.config.file", value_name = "FILE")]
     web_config_file: Option<PathBuf>,
     /// Also answer requests for this host name while listening on loopback (repeatable). Default: only
-    /// requests for localhost and loopback addresses, so that no web page can read what is served
+    /// localhost and loopback addresses, so that web pages cannot read the data
     #[arg(long = "allowed-host", value_name = "NAME", value_parser = parse_host)]
     allowed_hosts: Vec<String>,
     /// Write each verdict as a line of JSON to standard output
     #[arg(long)]
     verdicts: bool,
-    /// Tell no memory, no route, policy, port inheritance and SYNs to a broadcast address apart from
-    /// the first drop on; without, once one of them was dropped. Costs six programs more for each
-    /// connection
+    /// Always attach the probes for rare causes (no memory, no route, policy, port inheritance, SYNs to a
+    /// broadcast address). They cost six more programs for each connection. Default: attach them after the
+    /// first unexplained drop
     #[arg(long)]
     watch_causes: bool,
-    /// Export at most so many listeners, those in trouble and the busiest first
+    /// Export at most N listeners: those in trouble first, then the busiest
     #[arg(long, default_value_t = LISTENERS_EXPORTED, value_name = "N")]
     listeners: usize,
-    /// Export at most N network namespaces, those first that lost something
+    /// Export at most N network namespaces: those with losses first
     #[arg(long, default_value_t = NAMESPACES_EXPORTED, value_name = "N")]
     netns_exported: usize,
-    /// Keep at most N listeners of either kind, TCP and Unix, in the inventory: those in trouble first,
-    /// then an equal share of each network namespace's
+    /// Keep at most N listeners of each kind, TCP and Unix, in the inventory: those in trouble first, then
+    /// an equal share for each network namespace
     #[arg(long, default_value_t = Limits::default().listeners, value_name = "N")]
     inventory_listeners: usize,
-    /// Look into at most N network namespaces: those first that are known, then those with a name
+    /// Observe at most N network namespaces: known ones first, then named ones
     #[arg(long, default_value_t = Limits::default().namespaces, value_name = "N")]
     inventory_netns: usize,
-    /// Have high-water marks of queues, time in queue and connections by peer, by programs that run
-    /// for every connection; without, queue lengths are looked at each second
+    /// Measure queues' high-water marks, time in queue and connections by peer, with programs that run for
+    /// every connection. Default: read queue lengths once a second
     #[arg(long)]
     watch_connections: bool,
-    /// Have time in queue and refused Unix connects even where neither fentry nor kprobes are
-    /// allowed, at the price of making every system call of the host take longer
+    /// Measure time in queue and refused Unix connects even if the kernel allows neither fentry nor
+    /// kprobes. This makes every system call of the host slower
     #[arg(long)]
     trace_system_calls: bool,
-    /// Look only into this network namespace, by its name under /run/netns; without, into all
-    /// (repeatable)
+    /// Observe only this network namespace, by its name under /run/netns (repeatable). Default: all
     #[arg(long = "netns", value_name = "NAME")]
     namespaces: Vec<String>,
-    /// Keep what was seen in the last minutes in memory, 32 MiB at most, to be taken over by
-    /// `floodmark record --from-agent`; 0: keep nothing
+    /// Keep a recording of the last minutes in memory, at most 32 MiB, for `floodmark record --from-agent`;
+    /// 0 disables it
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = hindsight)]
     hindsight: Duration,
-    /// Unix socket at which it is to be had, by the agent's own user only
+    /// Serve this recording on this Unix socket, to the agent's own user only
     #[arg(long, default_value = SOCKET, value_name = "PATH")]
     socket: PathBuf,
-    /// Do not restrict the agent to the system calls that it needs after its start, where the platform
-    /// does not allow a filter or refuses what the agent needs
+    /// Do not install the system-call filter (seccomp) after the start. Use this only if the platform does
+    /// not support the filter, or the filter denies a call that the agent needs
     #[arg(long)]
     no_seccomp: bool,
     #[command(flatten)]
@@ -111,7 +110,7 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// What the agent is asked to do.
+    /// The agent's configuration.
     pub(super) fn agent(&self) -> Result<AgentConfig> {
         let config = self.proxy.config()?;
         // systemd names the directory that it made for the unit.
@@ -132,29 +131,29 @@ impl RunArgs {
         })
     }
 
-    /// Whether each verdict is to be written.
+    /// Whether to write each verdict.
     pub(super) fn verdicts(&self) -> bool {
         self.verdicts
     }
 
-    /// Looks at what no option shows by itself.
+    /// Checks what clap cannot: options that exclude each other, and the files that they name.
     ///
     /// # Errors
     ///
-    /// When options do not go together, or a file that they name is wrong.
+    /// When options contradict each other, or a file that they name is wrong.
     pub(super) fn check(&self) -> Result<()> {
         self.web()?;
         self.outlets.check()?;
         self.agent().map(drop)
     }
 
-    /// Certificates and users.
+    /// The certificates and users of `--web-config-file`.
     pub(super) fn web(&self) -> Result<WebConfig> {
         self.web_config_file.as_deref().map_or_else(|| Ok(WebConfig::default()), WebConfig::read)
     }
 }
 
-/// Runs until SIGINT or SIGTERM; `matches` is what `args` was made of.
+/// Runs until SIGINT or SIGTERM; `args` was made from `matches`.
 pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> {
     let stop = stop_signal()?;
     let hangups = signal(SignalKind::hangup()).context("catching SIGHUP")?;
@@ -174,7 +173,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         say(&format!("  {:<20}{}", standing.signal.name(), standing.rung));
     }
     for need in capabilities::missing()? {
-        say(&format!("  without {}: no {}", need.capability, need.lost));
+        say(&format!("  {} is missing; unavailable: {}", need.capability, need.lost));
     }
     let (stopping, stopped) = watch::channel(false);
     essential::helper("the service's status", service::keep_told(latest.clone()));
@@ -201,9 +200,9 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
         }
     };
     if args.no_seccomp {
-        info!("system calls are not restricted");
+        info!("the system-call filter is disabled");
     } else if let Err(error) = system_calls::restrict() {
-        warn!("system calls are not restricted: {error:#}; --no-seccomp says that this is meant");
+        warn!("cannot install the system-call filter: {error:#}; --no-seccomp disables it");
     }
     let snapshots = Arc::new(snapshots);
     let mut failure = None;
@@ -226,8 +225,7 @@ pub(super) async fn run(args: RunArgs, matches: ArgMatches) -> Result<ExitCode> 
     Ok(ExitCode::from(HEALTHY))
 }
 
-/// Has the last minutes kept, and answers whoever asks for them. An agent without a socket still
-/// does all the rest.
+/// Keeps the last minutes and serves them. If the socket cannot be opened, the agent works without.
 fn keep(agent: &mut Agent, args: &RunArgs) {
     let bounds = Bounds { period: args.hindsight, bytes: HINDSIGHT_MEMORY };
     let hindsight = Hindsight::new(Header::here(UnixMs::now(), false), bounds);
@@ -236,7 +234,7 @@ fn keep(agent: &mut Agent, args: &RunArgs) {
             agent.record(Recorder::new(Box::new(hindsight), None));
             essential::helper("the hindsight socket", answering);
         }
-        Err(error) => warn!("no hindsight: {error:#}"),
+        Err(error) => warn!("hindsight is disabled: {error:#}"),
     }
 }
 

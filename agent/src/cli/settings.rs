@@ -178,7 +178,7 @@ fn layers(
 /// What is wrong with it, in one line with the file's line.
 pub(super) fn of_file(path: &Path) -> Result<Layers> {
     let text = untrusted_file::read_to_string(path, LARGEST).with_context(|| {
-        format!("the configuration file {} cannot be read; --config names another", path.display())
+        format!("cannot read the configuration file {}; set another with --config", path.display())
     })?;
     let definitions = definitions();
     let known: Vec<&str> = definitions.iter().filter_map(Arg::get_long).collect();

@@ -19,7 +19,7 @@ pub fn usage_error(error: &Error) -> Option<String> {
     let told: Vec<&str> = lines.take_while(is_telling).collect();
     let told = told.join(" ").replace(" tip: ", "; tip: ");
     let told = told.strip_prefix("error: ").unwrap_or(&told);
-    Some(format!("{told} (--help shows what it takes)"))
+    Some(format!("{told} (see --help)"))
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
             ("floodmark replay", "the following required arguments were not provided: <FILE>"),
             ("floodmark bogus", "unrecognized subcommand 'bogus'"),
         ] {
-            assert_eq!(of(words), Some(format!("{told} (--help shows what it takes)")));
+            assert_eq!(of(words), Some(format!("{told} (see --help)")));
         }
     }
 

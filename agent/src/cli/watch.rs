@@ -50,7 +50,7 @@ pub(super) struct WatchArgs {
 pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode> {
     ensure!(
         stdin().is_terminal() && stdout().is_terminal(),
-        "watch needs a terminal; `floodmark listeners --watch --json` writes lines"
+        "watch needs a terminal; without one, use `floodmark listeners --watch --json`"
     );
     let stop = stop_signal()?;
     let mut hangup = signal(SignalKind::hangup()).context("catching SIGHUP")?;
@@ -98,7 +98,7 @@ async fn show(
         terminal.draw(|frame| screen::draw(frame, &mut state, palette)).context("drawing")?;
         tokio::select! {
             changed = latest.changed() => {
-                changed.context("the agent came to an end")?;
+                changed.context("the agent ended")?;
                 if let Some(snapshot) = latest.borrow_and_update().clone() {
                     state.heard(snapshot);
                 }

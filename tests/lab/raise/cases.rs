@@ -101,8 +101,8 @@ pub(super) fn restarted(stage: &Stage) -> Result<Vec<Check>> {
 const REFUSED: &[(&str, &str)] = &[
     ("--backlog 4", "takes 5 connections already"),
     ("--backlog 0", "0 is not in 1..="),
-    ("--backlog 9 --pid 1", "no such TCP listener is found"),
-    ("--backlog 9 --netns nowhere", "no network namespace of that name"),
+    ("--backlog 9 --pid 1", "no such TCP listener"),
+    ("--backlog 9 --netns nowhere", "no network namespace with that name"),
 ];
 
 pub(super) fn refused(stage: &Stage) -> Result<Vec<Check>> {

@@ -14,22 +14,22 @@ const MOST_NAMED: usize = 8;
 /// Filters; a listener must pass all that are given.
 #[derive(Clone, Debug, Default, Args)]
 pub(in crate::cli) struct Filter {
-    /// Only this network namespace, by name or number
+    /// Select this network namespace, by name or number
     #[arg(long, value_name = "NAME|N")]
     netns: Option<String>,
-    /// Only listeners held by this process
+    /// Select listeners of this process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
-    /// Only listeners held by this systemd service or socket unit
+    /// Select listeners of this systemd service or socket unit
     #[arg(long, value_name = "NAME")]
     unit: Option<String>,
-    /// Only listeners held by this container, by its name or the beginning of its id
+    /// Select listeners of this container, by its name or the beginning of its ID
     #[arg(long, value_name = "NAME|ID")]
     container: Option<String>,
-    /// Only listeners held by this pod, by its name, its namespace/name or its UID
+    /// Select listeners of this pod, by its name, its namespace/name or its UID
     #[arg(long, value_name = "NAME")]
     pod: Option<String>,
-    /// Only listeners on this TCP port
+    /// Select listeners on this TCP port
     #[arg(long)]
     port: Option<u16>,
 }
@@ -49,12 +49,12 @@ impl Filter {
             view.namespaces.values().take(MOST_NAMED).map(|known| &*known.name).collect();
         let more = if view.namespaces.len() > MOST_NAMED { ", ..." } else { "" };
         bail!(
-            "--netns {wanted}: no network namespace of that name or number; there are: {}{more}",
+            "--netns {wanted}: no network namespace with that name or number; existing: {}{more}",
             names.join(", ")
         )
     }
 
-    /// What is wanted of `view`.
+    /// The selected part of `view`.
     pub(in crate::cli) fn apply(&self, mut view: View) -> View {
         view.listeners.retain(|listener| self.wants(listener));
         view.unix_listeners.retain(|unix| self.wants_unix(unix));
@@ -171,7 +171,7 @@ mod tests {
         for netns in [None, Some("app"), Some("7")] {
             assert_eq!(check(netns), Ok(()));
         }
-        let words = "--netns api: no network namespace of that name or number; there are: app";
+        let words = "--netns api: no network namespace with that name or number; existing: app";
         assert_eq!(check(Some("api")), Err(words.to_owned()));
     }
 

@@ -36,7 +36,9 @@ impl FromStr for Address {
         match (port.parse(), text.parse()) {
             (Ok(port @ 1..), _) => Ok(Self::Port(port)),
             (_, Ok(addr)) => Ok(Self::At(addr)),
-            _ => Err("neither an address with its port, as 10.0.0.1:8000, nor a port".to_owned()),
+            _ => {
+                Err("expected an address with a port, such as 10.0.0.1:8000, or a port".to_owned())
+            }
         }
     }
 }
@@ -97,9 +99,9 @@ fn none_or_several(wanted: &View, found: &[&Listener]) -> String {
     if found.is_empty() {
         return match wanted.unix_listeners.first().filter(|_| wanted.listeners.is_empty()) {
             Some(unix) => format!("{} is a Unix socket: {NO_UNIX}", unix.path),
-            None => "no such TCP listener is found: `floodmark listeners`, as root, shows which \
-                     there are"
-                .to_owned(),
+            None => {
+                "no such TCP listener; run `floodmark listeners` as root to list them".to_owned()
+            }
         };
     }
     let mut named: Vec<String> = found.iter().map(|listener| listener.selector()).collect();
@@ -107,7 +109,7 @@ fn none_or_several(wanted: &View, found: &[&Listener]) -> String {
     named.dedup();
     let more = if named.len() > MOST_NAMED { ", ..." } else { "" };
     format!(
-        "{} listeners are meant; say which: {}{more}",
+        "{} listeners match; select one: {}{more}",
         named.len(),
         named.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join(", ")
     )
@@ -185,7 +187,7 @@ mod tests {
         let error = selected(&all, Some("80"), "").unwrap_err();
         assert_eq!(
             error,
-            "3 listeners are meant; say which: '[::]:80' --netns ns2, 0.0.0.0:80 --netns ns1, \
+            "3 listeners match; select one: '[::]:80' --netns ns2, 0.0.0.0:80 --netns ns1, \
              0.0.0.0:80 --netns ns2"
         );
         assert!(selected(&all, Some("0.0.0.0:80"), "").is_err());
@@ -197,7 +199,7 @@ mod tests {
     fn that_there_is_none_takes_one_line_and_a_unix_socket_is_named() {
         let all = [listener(1, "0.0.0.0:80", 1)];
         let error = selected(&all, Some("81"), "").unwrap_err();
-        assert!(error.starts_with("no such TCP listener is found"), "{error}");
+        assert!(error.starts_with("no such TCP listener"), "{error}");
         let unix = UnixListener {
             netns: NetnsId(1),
             netns_name: "ns1".to_owned(),
