@@ -106,7 +106,10 @@ impl Agent {
         let namespaces = discover_among(&config.namespaces)?;
         for name in &config.namespaces {
             if namespaces.iter().all(|netns| netns.name != *name) {
-                warn!("there is no network namespace {name}; once there is, it is watched");
+                warn!(
+                    "network namespace {name} does not exist yet; the agent observes it as soon \
+                       as it does"
+                );
             }
         }
         let reach = Reach {
@@ -130,7 +133,7 @@ impl Agent {
         let stop_uprobes = CancellationToken::new();
         let mut uprobes = None;
         if config.nginx_uprobes {
-            let loaded = Uprobes::load().context("watching nginx by uprobes")?;
+            let loaded = Uprobes::load().context("observing nginx with uprobes")?;
             uprobes = Some(loaded.stats());
             loaded.spawn(sender, stop_uprobes.clone())?;
         }

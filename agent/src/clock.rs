@@ -127,7 +127,7 @@ impl AgentClock {
         if u128::from(by_ms.unsigned_abs()) >= smallest.as_millis() {
             let step = ClockStep { within: Window { from: noted.compared, to: now }, by_ms };
             Arc::make_mut(&mut noted.steps).add(step);
-            warn!("the wall clock was {}; verdicts don't depend on it", step.describe());
+            warn!("the wall clock was {}; verdicts are unaffected", step.describe());
         }
         noted.compared = now;
         Arc::clone(&noted.steps)

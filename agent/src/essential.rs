@@ -66,8 +66,8 @@ pub fn task(name: &'static str, work: impl Future<Output = Result<()>> + Send + 
         match work.await {
             Ok(outcome) => {
                 match &outcome {
-                    Ok(()) => report(name, "has ended"),
-                    Err(error) => report(name, format_args!("has ended: {error:#}")),
+                    Ok(()) => report(name, "ended unexpectedly"),
+                    Err(error) => report(name, format_args!("ended unexpectedly: {error:#}")),
                 }
                 outcome
             }
@@ -131,10 +131,10 @@ mod tests {
 
         let told = async || ended().await.to_string();
         let ending = task("ending", async { Ok(()) });
-        assert!(told().await.starts_with("ending has ended"));
+        assert!(told().await.starts_with("ending ended unexpectedly"));
         ending.finish().await.unwrap();
         let failing = task("failing", async { Err(anyhow!("no room")) });
-        assert!(told().await.starts_with("failing has ended: no room"));
+        assert!(told().await.starts_with("failing ended unexpectedly: no room"));
         failing.finish().await.unwrap_err();
         let panicking = task("panicking", async { panic!("on purpose") });
         assert!(told().await.starts_with("panicking panicked"));

@@ -200,7 +200,8 @@ pub fn is_restricted() -> bool {
 }
 
 fn filter() -> Result<BpfProgram> {
-    let target: TargetArch = std::env::consts::ARCH.try_into().context("no filter for it")?;
+    let target: TargetArch =
+        std::env::consts::ARCH.try_into().context("this architecture has no filter")?;
     let plain = [RUNTIME, FILES, SOCKETS, PROGRAMS, OLDER].into_iter().flatten();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         plain.map(|call| (*call, Vec::new())).collect();
@@ -221,7 +222,7 @@ fn argument(number: u8, value: i32) -> Result<SeccompRule> {
 }
 
 fn install(flags: libc::c_ulong) -> Result<()> {
-    nix::sys::prctl::set_no_new_privs().context("giving up new privileges")?;
+    nix::sys::prctl::set_no_new_privs().context("setting no_new_privs")?;
     let program = filter()?;
     // SECCOMP_FILTER_FLAG_LOG: refusals are written to the kernel's log.
     let flags = flags | libc::SECCOMP_FILTER_FLAG_LOG;
@@ -233,7 +234,7 @@ fn install(flags: libc::c_ulong) -> Result<()> {
     };
     ensure!(outcome >= 0, io::Error::last_os_error());
     // With TSYNC, the id of a thread that has a filter of its own.
-    ensure!(outcome == 0, "thread {outcome} has another filter");
+    ensure!(outcome == 0, "thread {outcome} has a different filter");
     Ok(())
 }
 

@@ -173,8 +173,8 @@ async fn a_wrong_password_is_said() {
     let Some(said) = said.await else { return };
     assert_eq!(
         said,
-        "the NATS server is not to be had, and is tried again: SERVER: authorization violation: \
-         nats: authorization violation; it does not know this user: see --nats-credentials"
+        "cannot connect to NATS, retrying: SERVER: authorization violation: nats: authorization \
+         violation; unknown user or wrong secret: see --nats-credentials"
     );
 }
 
@@ -183,15 +183,15 @@ async fn an_untrusted_certificate_is_said() {
     let Some(said) = complaint(|access| access.authorities = None).await else { return };
     assert_eq!(
         said,
-        "the NATS server is not to be had, and is tried again: SERVER: IO error: invalid peer \
-         certificate: UnknownIssuer; name the authority that signed its certificate by --nats-ca"
+        "cannot connect to NATS, retrying: SERVER: IO error: invalid peer certificate: \
+         UnknownIssuer; trust the CA of its certificate with --nats-ca"
     );
 }
 
 #[tokio::test]
 async fn a_certificate_asked_for_is_said() {
     let Some(said) = complaint(|access| access.certificate = None).await else { return };
-    assert!(said.contains("it asks for a certificate: see --nats-certificate"), "{said}");
+    assert!(said.contains("it requires a client certificate: see --nats-certificate"), "{said}");
 }
 
 #[tokio::test]

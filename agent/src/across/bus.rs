@@ -106,7 +106,7 @@ impl Bus {
         let client = options
             .connect(servers)
             .await
-            .with_context(|| format!("--nats {}: not to be had", config.servers))?;
+            .with_context(|| format!("cannot connect to --nats {}", config.servers))?;
         let jetstream = ContextBuilder::new().ack_timeout(ACKNOWLEDGED).build(client);
         Ok(Self { jetstream })
     }
@@ -149,7 +149,7 @@ impl Bus {
             ..Config::default()
         };
         let stream = self.jetstream.get_or_create_stream(config).await;
-        stream.with_context(|| format!("the NATS server does not give stream {name}"))
+        stream.with_context(|| format!("cannot get or create stream {name} on the NATS server"))
     }
 }
 
@@ -162,7 +162,7 @@ fn addresses(servers: &str) -> Result<Vec<ServerAddr>> {
         ensure!(
             !address.has_user_pass(),
             "--nats {}: every user of this host can read a command line; put USER:PASSWORD or the \
-             token in a file and name it by --nats-credentials",
+             token in a file and set --nats-credentials",
             address.host()
         );
         Ok(address)
@@ -174,7 +174,7 @@ fn addresses(servers: &str) -> Result<Vec<ServerAddr>> {
 fn certificates(file: &Path) -> Result<()> {
     let text = untrusted_file::read(file, LARGEST)?;
     let mut certificates = CertificateDer::pem_slice_iter(&text);
-    certificates.next().context("holds no certificate (PEM)")??;
+    certificates.next().context("contains no certificate (PEM)")??;
     Ok(())
 }
 
@@ -187,7 +187,7 @@ fn complain(servers: &[Server], has_complained: &AtomicBool) {
         })
         .collect();
     if !reasons.is_empty() && !has_complained.swap(true, Ordering::Relaxed) {
-        warn!("the NATS server is not to be had, and is tried again: {}", reasons.join("; "));
+        warn!("cannot connect to NATS, retrying: {}", reasons.join("; "));
     }
 }
 
@@ -196,14 +196,14 @@ fn complain(servers: &[Server], has_complained: &AtomicBool) {
 fn remedy(error: &str) -> &'static str {
     let says = |words: &str| error.to_lowercase().contains(words);
     if says("unknownissuer") {
-        "; name the authority that signed its certificate by --nats-ca"
+        "; trust the CA of its certificate with --nats-ca"
     } else if says("authorization violation") {
-        "; it does not know this user: see --nats-credentials"
+        "; unknown user or wrong secret: see --nats-credentials"
     } else if says("permissions violation") {
-        "; let this user do so, or use the user of this host's name: see docs/across-hosts.md"
+        "; grant this user the permission, or use this host's own user: see docs/across-hosts.md"
     } else if says("certificaterequired") || says("fatal alert: badcertificate") {
         // The second is what a server before Go 1.21 says to whom shows none.
-        "; it asks for a certificate: see --nats-certificate"
+        "; it requires a client certificate: see --nats-certificate"
     } else {
         ""
     }
@@ -216,13 +216,16 @@ fn say(event: &Event, has_complained: &AtomicBool) {
             has_complained.store(false, Ordering::Relaxed);
             info!("connected to the NATS server");
         }
-        Event::Disconnected => warn!("the NATS server is away; what is to be told waits"),
+        Event::Disconnected => warn!(
+            "disconnected from the NATS server; messages wait in the \
+                                      outbox"
+        ),
         // Told with its reason before the next attempt.
         Event::ClientError(_) => {}
         Event::ServerError(error) => {
             if !has_complained.swap(true, Ordering::Relaxed) {
                 let error = error.to_string();
-                warn!("the NATS server refuses: {}{}", error.escape_debug(), remedy(&error));
+                warn!("the NATS server reports: {}{}", error.escape_debug(), remedy(&error));
             }
         }
         other => info!("NATS: {other}"),

@@ -149,7 +149,7 @@ impl Fleet {
         let silent = self.hosts.iter().filter(|(_, host)| host.stored.later(SILENT) < now);
         let longest = silent.min_by_key(|(_, host)| host.stored).map(|(name, _)| name.clone());
         let full =
-            || Refused::new(Refusal::TooManyHosts, format!("{MAX_HOSTS} hosts tell already"));
+            || Refused::new(Refusal::TooManyHosts, format!("{MAX_HOSTS} hosts publish already"));
         self.forget(&longest.ok_or_else(full)?);
         Ok(())
     }
@@ -384,7 +384,10 @@ impl Host {
         self.missing = self.missing.saturating_add(missing);
         if *run != self.run {
             if self.last_run == Some(*run) && !std::mem::replace(&mut self.has_twin, true) {
-                warn!("two agents are called {}; give each its own --host-name", message.host);
+                warn!(
+                    "two agents use the host name {}; set a different --host-name for each",
+                    message.host
+                );
             }
             self.last_run = Some(self.run);
         }

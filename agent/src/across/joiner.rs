@@ -128,7 +128,7 @@ impl Joiner {
             *count += 1;
             if *count == 1 {
                 warn!(
-                    "message {} on {} does not count: {refused}; further ones like it are counted",
+                    "ignoring message {} on {}: {refused}; similar ones are only counted",
                     stored.sequence,
                     printable(subject)
                 );

@@ -87,7 +87,7 @@ impl Outbox {
         if size > MAX_PAYLOAD - HEADERS {
             // The server would refuse it again and again.
             self.stats.rejected(1);
-            warn!("a message of {size} bytes is dropped: the NATS server takes {MAX_PAYLOAD}");
+            warn!("dropped a message of {size} bytes: the limit is {MAX_PAYLOAD}");
             return;
         }
         self.put(message, size);

@@ -39,13 +39,13 @@ pub async fn publish(bus: Bus, outbox: Arc<Outbox>, host: String) {
         match told {
             Ok(()) => {
                 if outbox.stats().succeeded(1) {
-                    info!("what is to be told reaches the NATS server");
+                    info!("publishing to the NATS server");
                 }
                 outbox.done();
             }
             Err(error) => {
                 if outbox.stats().failed() {
-                    warn!("what is to be told waits: {error:#}");
+                    warn!("cannot publish, messages wait in the outbox: {error:#}");
                 }
                 has_stream = false;
                 sleep(PAUSE).await;
@@ -76,7 +76,7 @@ pub async fn publish_verdicts(
         }
         if let Err(error) = outcome {
             if outbox.stats().failed() {
-                warn!("verdicts wait: {error:#}");
+                warn!("cannot publish verdicts, retrying: {error:#}");
             }
             has_stream = false;
             sleep(PAUSE).await;
@@ -99,7 +99,7 @@ async fn tell_verdicts(
     let mut under_way = Vec::new();
     for message in messages {
         let verdict: Joined =
-            serde_json::from_slice(&message.payload).context("reading it again")?;
+            serde_json::from_slice(&message.payload).context("decoding a queued verdict")?;
         let subject = subject::of_verdict(&verdict.verdict.event.upstream.to_string());
         under_way.push((verdict, send(bus, subject, headers(message)?, message).await?));
     }
@@ -138,7 +138,7 @@ impl Publisher {
 /// The headers of a message, by which the server knows it again.
 fn headers(message: &Outgoing) -> Result<HeaderMap> {
     let id = HeaderValue::from_str(&message.id);
-    let id = id.map_err(|_| anyhow!("{:?} is no id of a message", message.id))?;
+    let id = id.map_err(|_| anyhow!("{:?} is not a message ID", message.id))?;
     let mut headers = HeaderMap::new();
     headers.insert(MESSAGE_ID, id);
     Ok(headers)

@@ -90,7 +90,7 @@ impl Reader {
                 Ok(None) => {}
                 Err(error) => {
                     if self.stats.failed() {
-                        warn!("reading from the NATS server: {error:#}");
+                        warn!("cannot read from the NATS server, retrying: {error:#}");
                     }
                     self.messages = None;
                     sleep(PAUSE).await;
@@ -106,9 +106,10 @@ impl Reader {
             self.stats.succeeded(0);
         }
         let Some(messages) = &mut self.messages else { return Ok(None) };
-        let Some(message) = messages.next().await else { bail!("the consumer has ended") };
-        let message = message.context("a message")?;
-        let info = message.info().map_err(|error| anyhow!("its place: {error}"))?;
+        let Some(message) = messages.next().await else { bail!("the consumer ended") };
+        let message = message.context("reading a message")?;
+        let info =
+            message.info().map_err(|error| anyhow!("reading a message's position: {error}"))?;
         let at = UnixMs((info.published.unix_timestamp_nanos() / 1_000_000) as u64);
         let sequence = info.stream_sequence;
         self.waiting = info.pending;
@@ -118,7 +119,8 @@ impl Reader {
         let expected = if self.last == 0 { sequence } else { self.last + 1 };
         if sequence > expected {
             warn!(
-                "{} messages were not read: they are too old, or another reader is called {} too",
+                "skipped {} messages: they were deleted before they were read, or another reader \
+                 also uses the name {}",
                 sequence - expected,
                 self.name
             );
@@ -138,14 +140,15 @@ impl Reader {
     async fn open(&mut self, stream: &Stream) -> Result<pull::Stream> {
         if let Ok(known) = stream.consumer_info(&self.name).await {
             self.acknowledged = self.acknowledged.max(known.ack_floor.stream_sequence);
-            stream.delete_consumer(&self.name).await.context("taking the consumer over")?;
+            stream.delete_consumer(&self.name).await.context("deleting the old consumer")?;
         }
         let deliver_policy = match self.acknowledged {
             0 => {
                 let begin =
                     i128::from(AgentClock::own().wall_now().earlier(LOOK_BACK).0) * 1_000_000;
                 let begin = datetime::from_nanos(begin);
-                let start_time = begin.map_err(|error| anyhow!("the time: {error}"))?;
+                let start_time =
+                    begin.map_err(|error| anyhow!("converting the start time: {error}"))?;
                 DeliverPolicy::ByStartTime { start_time }
             }
             sequence => DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 },
@@ -159,8 +162,8 @@ impl Reader {
             inactive_threshold: REMEMBERED,
             ..pull::Config::default()
         };
-        let consumer = stream.create_consumer(config).await.context("making the consumer")?;
-        consumer.messages().await.context("asking for messages")
+        let consumer = stream.create_consumer(config).await.context("creating the consumer")?;
+        consumer.messages().await.context("requesting messages")
     }
 
     async fn acknowledge(&mut self, now: UnixMs, message: jetstream::Message) -> Result<()> {

@@ -32,7 +32,7 @@ pub(super) fn give(options: ConnectOptions, file: &Path) -> Result<ConnectOption
         // async-nats does not see a block whose last line does not end.
         Secret::Credentials(text) => options
             .credentials(&format!("{text}\n"))
-            .context("is no credentials file with a JWT and a seed")?,
+            .context("not a credentials file with a JWT and a seed")?,
         Secret::Seed(seed) => options.nkey(seed.to_owned()),
         Secret::Password(user, password) => {
             options.user_and_password(user.to_owned(), password.to_owned())
@@ -49,7 +49,8 @@ impl<'a> Secret<'a> {
         }
         ensure!(
             !text.is_empty() && !text.contains('\n'),
-            "holds neither a JWT and its seed nor one line with a seed, USER:PASSWORD or a token"
+            "contains neither a JWT and its seed nor one line with a seed, USER:PASSWORD or a \
+             token"
         );
         Ok(match text.split_once(':') {
             Some((user, password)) => Self::Password(user, password),

@@ -20,7 +20,8 @@ pub fn check_host_name(name: &str) -> Result<()> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     ensure!(
         (1..=MAX_HOST_NAME).contains(&name.len()) && name.chars().all(is_plain),
-        "{name:?} is no name for a host: use 1 to {MAX_HOST_NAME} letters, digits, '-', '_' and '.'"
+        "{name:?} is not a valid host name: use 1 to {MAX_HOST_NAME} letters, digits, '-', '_' \
+         and '.'"
     );
     Ok(())
 }

@@ -48,7 +48,7 @@ impl Witness {
     /// When the kernel gives no random numbers.
     pub fn new(host: String, outbox: Arc<Outbox>) -> Result<Self> {
         let nonce: [u8; 16] = rand::generate(&SystemRandom::new())
-            .map_err(|_| anyhow!("the kernel gives no random numbers"))?
+            .map_err(|_| anyhow!("cannot read random numbers from the kernel"))?
             .expose();
         let nonce = format!("{:032x}", u128::from_be_bytes(nonce));
         let (growth, told) = Default::default();
@@ -95,7 +95,7 @@ impl Witness {
         let message = Message { version: VERSION, host, run, number, content };
         let json = match serde_json::to_vec(&message) {
             Ok(json) => json,
-            Err(error) => return warn!("a message for the bus cannot be written: {error}"),
+            Err(error) => return warn!("cannot encode a message for NATS, dropping it: {error}"),
         };
         if json.len() > MAX_PAYLOAD / 2
             && let Some(halves) = halves(&message.content)

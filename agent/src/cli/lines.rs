@@ -66,7 +66,8 @@ impl Lines {
 fn lose(lost: &AtomicU64, why: &str) {
     if lost.fetch_add(1, Ordering::Relaxed) == 0 {
         warn!(
-            "cannot write verdicts to standard output: {why}; they are lost, counters are unaffected"
+            "cannot write verdicts to standard output: {why}; they are lost, counters are \
+             unaffected"
         );
     }
 }

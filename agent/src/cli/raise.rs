@@ -198,7 +198,8 @@ fn told(plan: &Plan, is_undo: bool) -> String {
     lines.push("No process restarts, and no connection is closed.".to_owned());
     if !is_undo {
         lines.push(
-            "The limit lasts until the application calls listen(2) again: at a restart, and at some reloads."
+            "The limit lasts until the application calls listen(2) again: at a restart, and at \
+             some reloads."
                 .to_owned(),
         );
     }

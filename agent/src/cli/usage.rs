@@ -38,7 +38,8 @@ mod tests {
         for (words, told) in [
             (
                 "floodmark diagnose --durtion 5s",
-                "unexpected argument '--durtion' found; tip: a similar argument exists: '--duration'",
+                "unexpected argument '--durtion' found; tip: a similar argument exists: \
+                 '--duration'",
             ),
             (
                 "floodmark diagnose --duration x",

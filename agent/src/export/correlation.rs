@@ -89,9 +89,11 @@ async fn metrics(State(latest): State<Latest>) -> Response {
 async fn ready(State(latest): State<Latest>) -> Response {
     let correlation = latest.borrow().clone();
     if correlation.is_connected() {
-        (StatusCode::OK, format!("ready\n{} hosts tell\n", correlation.hosts.len())).into_response()
+        (StatusCode::OK, format!("ready\n{} hosts publish\n", correlation.hosts.len()))
+            .into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the NATS server is away\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: no connection to the NATS server\n")
+            .into_response()
     }
 }
 
@@ -100,12 +102,12 @@ pub(super) fn render(correlation: &Correlation) -> Result<String> {
     let mut gauge = |name, help, value| families.gauge(name, help, &[], value);
     gauge(
         "floodmark_correlate_connected",
-        "1 while messages are read from the bus.",
+        "Whether messages are read from the NATS server: 1 or 0.",
         f64::from(u8::from(correlation.is_connected())),
     );
     gauge(
         "floodmark_correlate_messages_waiting",
-        "Messages in the stream that are not read yet.",
+        "Messages in the NATS stream that are not read yet.",
         correlation.waiting as f64,
     );
     gauge(
@@ -113,23 +115,27 @@ pub(super) fn render(correlation: &Correlation) -> Result<String> {
         "Proxy events that wait for their verdict.",
         correlation.pending as f64,
     );
-    gauge("floodmark_correlate_hosts", "Hosts that tell.", correlation.hosts.len() as f64);
+    gauge(
+        "floodmark_correlate_hosts",
+        "Hosts that publish evidence.",
+        correlation.hosts.len() as f64,
+    );
     let refused = Refusal::ALL.into_iter().map(|refusal| {
         (refusal.name(), correlation.refusals.get(&refusal).copied().unwrap_or_default())
     });
     for (reason, count) in refused.chain([("skipped", correlation.skipped)]) {
         families.counter(
             "floodmark_correlate_messages_not_taken_total",
-            "Messages of the stream that were not used, by reason: the reader did not get them \
-             (skipped), or a check of what hosts send refused them.",
+            "Messages of the NATS stream that were not used, by reason: the reader did not \
+             receive them (skipped), or a check rejected them.",
             &[("reason", reason)],
             count,
         );
     }
     families.counter(
         "floodmark_correlate_parts_left_out_total",
-        "Listeners, addresses, events and losses in messages that a reader did not use: they exceed \
-         the limits of one host, or their time stamps are out of range.",
+        "Listeners, addresses, events and losses in messages that were not used because they \
+         exceed the limits of one host or their timestamps are out of range.",
         &[],
         correlation.left_out,
     );
@@ -150,23 +156,23 @@ fn about_a_host(families: &mut Families, host: &HostState) {
     let mut gauge = |name, help, value| families.gauge(name, help, &labels, value);
     gauge(
         "floodmark_correlate_host_silent_seconds",
-        "For how long a host has told nothing while others did.",
+        "Time, in seconds, since a host's last message while other hosts published.",
         host.silent_ms as f64 / 1000.0,
     );
     gauge(
         "floodmark_correlate_host_clock_offset_seconds",
-        "What is to be added to a host's clock to make it that of the bus.",
+        "Offset, in seconds, to add to a host's clock to get the NATS server's clock.",
         host.ahead_ms as f64 / 1000.0,
     );
     gauge(
         "floodmark_correlate_host_clock_error_seconds",
-        "How wrong that may be; windows are wider by the two largest together.",
+        "Uncertainty of the host's clock offset, in seconds.",
         host.error_ms as f64 / 1000.0,
     );
     families.counter(
         "floodmark_correlate_host_messages_missing_total",
-        "Messages of a host that never came: its outbox had no room for them, or the stream kept \
-         them for too short a time.",
+        "Messages of a host that never arrived: its outbox was full, or the stream deleted them \
+         before they were read.",
         &labels,
         host.missing,
     );

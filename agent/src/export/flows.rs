@@ -37,7 +37,7 @@ fn about_a_namespace(families: &mut Families, namespace: &Namespace) {
         if let Some(value) = value {
             families.gauge(
                 "floodmark_netns_sysctl",
-                "A namespace's settings that bound its queues.",
+                "Kernel settings of a namespace that limit its queues.",
                 &[("netns", name), ("sysctl", sysctl)],
                 f64::from(value),
             );
@@ -46,7 +46,7 @@ fn about_a_namespace(families: &mut Families, namespace: &Namespace) {
     if let Some(time_wait) = time_wait {
         families.gauge(
             "floodmark_netns_time_wait",
-            "Sockets of a namespace in TIME_WAIT; tcp_max_tw_buckets is as many as there may be.",
+            "Sockets of a namespace in TIME_WAIT. tcp_max_tw_buckets is their limit.",
             &[("netns", name)],
             f64::from(*time_wait),
         );
@@ -54,7 +54,7 @@ fn about_a_namespace(families: &mut Families, namespace: &Namespace) {
     if let Some(ports) = settings.ephemeral_ports() {
         families.gauge(
             "floodmark_netns_ephemeral_ports",
-            "Ports of ip_local_port_range that are not reserved.",
+            "Number of ports in ip_local_port_range that are not reserved.",
             &[("netns", name)],
             f64::from(ports),
         );
@@ -67,7 +67,7 @@ fn about_a_destination(families: &mut Families, view: &View, destination: &Desti
     let labels = [("netns", netns.as_str()), ("source", &from), ("destination", &to)];
     families.gauge(
         "floodmark_destination_ports_in_use",
-        "Ephemeral ports in use from one address to one destination, TIME_WAIT included.",
+        "Ephemeral ports in use from one address to one destination, including TIME_WAIT.",
         &labels,
         f64::from(*ports_in_use),
     );
@@ -87,8 +87,8 @@ fn about_a_peer(families: &mut Families, view: &View, report: &PeerReport) {
     let base = [("netns", netns.as_str()), ("port", &port), ("side", side), ("peer", &report.peer)];
     families.counter(
         "floodmark_peer_connections_opened_total",
-        "Connections established between a service and a peer; the side is this host's. Beyond \
-         the busiest, peers are `other`.",
+        "Connections established between a service and a peer, by this host's side. Peers beyond \
+         the busiest are counted as `other`.",
         &base,
         report.counts.opened,
     );
@@ -98,8 +98,8 @@ fn about_a_peer(families: &mut Families, view: &View, report: &PeerReport) {
     {
         families.counter(
             "floodmark_peer_connections_closed_total",
-            "Connections ended, by who closed first: this host, the peer, or neither (a reset, a \
-             timeout).",
+            "Connections that ended, by the side that closed first: this host, the peer, or \
+             neither (reset, timeout).",
             &[&base[..], &[("by", by)]].concat(),
             count,
         );
@@ -107,8 +107,8 @@ fn about_a_peer(families: &mut Families, view: &View, report: &PeerReport) {
     if let Some(median) = report.median_lifetime {
         families.gauge(
             "floodmark_peer_connection_lifetime_median_seconds",
-            "Median lifetime of the connections that ended in the last 15 seconds, within a \
-             factor of 1.4.",
+            "Median lifetime, in seconds, of connections that ended in the last 15 seconds, \
+             within a factor of 1.4.",
             &base,
             median,
         );

@@ -8,26 +8,26 @@ use crate::{agent::Snapshot, inventory::Lookups};
 pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     families.gauge(
         "floodmark_build_info",
-        "Always 1; the version is in its label.",
+        "Version of the agent, in the label `version`. Always 1.",
         &[("version", env!("CARGO_PKG_VERSION"))],
         1.0,
     );
     families.gauge(
         "floodmark_config_last_reload_successful",
-        "1 where all of the configuration that was read last is in force, 0 where not.",
+        "Whether the last configuration reload succeeded completely: 1 or 0.",
         &[],
         f64::from(u8::from(snapshot.configuration.is_in_force)),
     );
     families.gauge(
         "floodmark_config_last_reload_success_timestamp_seconds",
-        "When a configuration last came into force as a whole.",
+        "Unix time, in seconds, of the last complete configuration reload or start.",
         &[],
         snapshot.configuration.since.0 as f64 / 1000.0,
     );
     for standing in &snapshot.standings {
         families.gauge(
             "floodmark_signal_rung_info",
-            "Always 1; the rung of the ladder from which a signal is had.",
+            "Rung in use for a signal, in the label `rung`. Always 1.",
             &[("signal", standing.signal.name()), ("rung", standing.rung.name())],
             1.0,
         );
@@ -35,15 +35,16 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     for (signal, heard) in &snapshot.canary {
         families.gauge(
             "floodmark_canary_heard",
-            "1 where a signal told of every handshake that the agent lost on purpose at its start, \
-             0 where it did not; if it told of none it went down a rung.",
+            "Whether the self-test at the start saw every injected drop on this signal: 1 or 0. A \
+             signal that saw none uses a lower rung.",
             &[("signal", signal.name())],
             f64::from(u8::from(heard.is_exact())),
         );
     }
     families.gauge(
         "floodmark_last_sample_timestamp_seconds",
-        "When the kernel's counts were last read. Long ago, the agent is stuck.",
+        "Unix time, in seconds, of the last sample of the kernel's counters. An old value means \
+         that the agent is stuck.",
         &[],
         snapshot.report.window.to.0 as f64 / 1000.0,
     );
@@ -55,19 +56,19 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     );
     families.gauge(
         "floodmark_tick_duration_seconds",
-        "Time the last reading of the kernel's counts and its evaluation took.",
+        "Duration of the last tick in seconds: sampling the kernel's counters and evaluating them.",
         &[],
         snapshot.tick.as_secs_f64(),
     );
     families.gauge(
         "floodmark_tick_lateness_seconds",
-        "Time between when the last tick was due and when it started.",
+        "Delay between the planned and the actual start of the last tick, in seconds.",
         &[],
         snapshot.lateness.last.as_secs_f64(),
     );
     families.fractional_counter(
         "floodmark_tick_late_seconds_total",
-        "Sum of the lateness of all ticks since start.",
+        "Total delay of all ticks since the agent started, in seconds.",
         &[],
         snapshot.lateness.total.as_secs_f64(),
     );
@@ -75,16 +76,16 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     for (reason, count) in [("timeout", timed_out), ("skipped", skipped), ("cut", cut)] {
         families.counter(
             "floodmark_owner_lookups_failed_total",
-            "Processes with listening sockets that were not looked at, or only in part: they did not \
-             answer in time, were skipped since they or too many others did not lately, or have more \
-             descriptors, arguments or mappings than the limit.",
+            "Owner lookups that failed or are incomplete: the process did not answer in time \
+             (timeout), lookups are paused after earlier timeouts (skipped), or its descriptors, \
+             arguments or mappings exceed the limit (cut).",
             &[("reason", reason)],
             count,
         );
     }
     families.gauge(
         "floodmark_owner_lookups_stuck",
-        "Threads that wait for a process's files without an end; the agent starts at most 8.",
+        "Lookup threads that are blocked on a process's files; at most 8.",
         &[],
         stuck as f64,
     );
@@ -94,7 +95,7 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     {
         families.counter(
             "floodmark_events_lost_total",
-            "Detail events lost between kernel and agent; counts do not suffer from it.",
+            "Detail events lost between kernel and agent. Counters are unaffected.",
             &[("reason", what)],
             count,
         );
@@ -102,9 +103,9 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     for (program, count) in &snapshot.health.misses {
         families.counter(
             "floodmark_program_misses_total",
-            "How often the kernel skipped a program because one was running on the CPU already \
-             (recursion_misses), or the CPU was in another kprobe (missed, since Linux 6.7); what it \
-             would have seen is not counted.",
+            "Program runs that the kernel skipped, because another program ran on the CPU \
+             (recursion_misses) or the CPU was in another kprobe (missed, since Linux 6.7). Their \
+             losses are not attributed.",
             &[("program", program)],
             *count,
         );
@@ -112,8 +113,8 @@ pub(super) fn about_health(families: &mut Families, snapshot: &Snapshot) {
     let mut failed = |labels: &[(&str, &str)], count| {
         families.counter(
             "floodmark_attribution_failures_total",
-            "Counts in the kernel that could not be given to a listener or service; where a map had no \
-             room for them, which.",
+            "Counts that could not be attributed to a listener or service, by reason. For \
+             map_full, the label `map` names the full map.",
             labels,
             count,
         );

@@ -119,7 +119,8 @@ async fn metrics(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Respons
 async fn healthy(State(latest): State<Latest>) -> Response {
     match current(&latest) {
         Some(snapshot) if is_dead(snapshot.taken.elapsed()) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "sampling has come to a halt\n").into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, "no recent sample: the agent is stuck\n")
+                .into_response()
         }
         _ => "ok\n".into_response(),
     }
@@ -134,8 +135,8 @@ async fn ready(State(latest): State<Latest>) -> Response {
     let (status, mut text) = readiness(&snapshot, snapshot.taken.elapsed());
     for standing in &snapshot.standings {
         let heard = snapshot.canary.get(&standing.signal).map(|heard| match heard.is_exact() {
-            true => " heard the canary",
-            false => " did not hear all of the canary",
+            true => " self-test ok",
+            false => " self-test FAILED",
         });
         let (signal, rung) = (standing.signal.name(), standing.rung);
         let _ = writeln!(text, "{signal} {rung}{}", heard.unwrap_or_default());
@@ -144,16 +145,17 @@ async fn ready(State(latest): State<Latest>) -> Response {
         let _ = writeln!(text, "{}", printable(why));
     }
     for (name, stats) in &snapshot.outlets {
-        let state = if stats.is_connected.load(Ordering::Relaxed) { "is told" } else { "is away" };
+        let state =
+            if stats.is_connected.load(Ordering::Relaxed) { "connected" } else { "not connected" };
         let waiting = stats.waiting.load(Ordering::Relaxed);
-        let _ = writeln!(text, "{name} {state}, {waiting} messages wait");
+        let _ = writeln!(text, "{name} {state}, {waiting} messages waiting");
     }
     (status, text).into_response()
 }
 
 fn readiness(snapshot: &Snapshot, age: Duration) -> (StatusCode, String) {
     if snapshot.standings.iter().all(|standing| standing.rung == Rung::None) {
-        let text = "not ready: no signal can be had, see `floodmark doctor`\n";
+        let text = "not ready: no signal is available, see `floodmark doctor`\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
     }
     if age > STALE {

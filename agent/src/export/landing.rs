@@ -39,7 +39,7 @@ pub(super) fn page(snapshot: Option<&Snapshot>) -> Response {
             }
             body {
                 h1 { "Floodmark" }
-                p.sub { "version " (env!("CARGO_PKG_VERSION")) ": which listener dropped whose connections, why, and which proxy marking that explains" }
+                p.sub { "version " (env!("CARGO_PKG_VERSION")) ": connections that the kernel drops silently, by listener and cause, and the peers that proxies mark as down" }
                 nav {
                     a href="metrics" { "metrics" } " " a href="readyz" { "readiness" } " "
                     a href="healthz" { "health" } " " a href="api/v1/report" { "report (JSON)" }

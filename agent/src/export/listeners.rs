@@ -17,8 +17,8 @@ pub(super) fn about_listeners(families: &mut Families, view: &View) {
     for (kind, left_out) in [("tcp", listeners), ("unix", unix_listeners), ("netns", namespaces)] {
         families.gauge(
             "floodmark_inventory_left_out",
-            "Listeners and network namespaces of this host that the inventory does not keep, beyond \
-             its limits; listeners in trouble are kept first.",
+            "Listeners and network namespaces of this host that exceed the limits of the \
+             inventory. Listeners in trouble are kept first.",
             &[("kind", kind)],
             left_out as f64,
         );
@@ -26,8 +26,8 @@ pub(super) fn about_listeners(families: &mut Families, view: &View) {
     for (kind, left_out) in left_out {
         families.gauge(
             "floodmark_listeners_not_exported",
-            "Listeners, and Unix paths without one, left out of this scrape: beyond those in \
-             trouble and the busiest.",
+            "Listeners, and Unix paths without a listener, that exceed the export limit. Those in \
+             trouble and the busiest are exported.",
             &[("kind", kind)],
             left_out as f64,
         );
@@ -40,24 +40,24 @@ fn about_a_listener(families: &mut Families, listener: &Listener) {
     let mut gauge = |name, help, value| families.gauge(name, help, &base, value);
     gauge(
         "floodmark_listener_accept_queue_length",
-        "Completed connections that wait for accept(2).",
+        "Completed connections that wait for accept(2), at the last sample.",
         f64::from(listener.queue.len),
     );
     gauge(
         "floodmark_listener_accept_queue_limit",
-        "Limit of a listener's accept queue: the smaller of its backlog and somaxconn. One more \
-         fits in.",
+        "Limit of a listener's accept queue in connections: the smaller of its backlog and \
+         somaxconn. The queue holds one more.",
         f64::from(listener.queue.limit),
     );
     gauge(
         "floodmark_listener_accept_queue_occupancy_ratio",
-        "Share of the accept queue in use; at 1 it is full.",
+        "Used share of the accept queue, from 0 to 1. At 1 it is full.",
         listener.occupancy(),
     );
     if let Some(length) = listener.syn_queue {
         gauge(
             "floodmark_listener_syn_queue_length",
-            "Handshakes towards a listener's address that wait for their final ACK.",
+            "Handshakes to a listener's address that wait for their final ACK.",
             f64::from(length),
         );
     }
@@ -75,15 +75,15 @@ fn about_its_limit(families: &mut Families, base: &[(&str, &str)], listener: &Li
         let inferred = if listener.backlog.inferred { "true" } else { "false" };
         families.gauge(
             "floodmark_listener_backlog",
-            "Backlog asked for in listen(2); where nobody saw that it is inferred from the limit, \
-             and may be more where somaxconn is the limit.",
+            "Backlog argument of listen(2). If `inferred` is true, it is derived from the limit, \
+             and the argument may be larger if somaxconn sets the limit.",
             &[base, &[("inferred", inferred)]].concat(),
             f64::from(asked),
         );
     }
     families.counter(
         "floodmark_listener_limit_changes_total",
-        "How often a listener's limit was seen to change: listen(2) again, with another backlog.",
+        "Observed changes of a listener's limit by another call of listen(2).",
         base,
         u64::from(listener.limit_changes),
     );
@@ -93,26 +93,28 @@ fn about_its_depth(families: &mut Families, base: &[(&str, &str)], listener: &Li
     let Some(depth) = &listener.depth else { return };
     families.gauge(
         "floodmark_listener_accept_queue_high",
-        "Deepest accept queue since the agent started, taken at each enqueue.",
+        "Maximum length of the accept queue since the agent started, measured at each enqueue.",
         base,
         f64::from(depth.high),
     );
     families.gauge(
         "floodmark_listener_accept_queue_high_since_scrape",
-        "Deepest accept queue since the last scrape, whoever made that, taken at each enqueue.",
+        "Maximum length of the accept queue since the last scrape by any client, measured at each \
+         enqueue.",
         base,
         f64::from(depth.high_since_scrape),
     );
     families.gauge(
         "floodmark_listener_syn_queue_high",
-        "Longest SYN queue since the agent started, taken as connections leave it.",
+        "Maximum length of the SYN queue since the agent started, measured when connections leave \
+         it.",
         base,
         f64::from(depth.syn_queue_high),
     );
     if depth.accepted() > 0 {
         families.waits(
             "floodmark_listener_accept_wait_seconds",
-            "Time that accepted connections had waited in the accept queue.",
+            "Time that accepted connections waited in the accept queue, in seconds.",
             base,
             &depth.waits,
             depth.waited_ns as f64 / 1e9,
@@ -131,14 +133,14 @@ fn about_a_unix_listener(families: &mut Families, unix: &UnixListener) {
     );
     families.gauge(
         "floodmark_unix_listener_queue_limit",
-        "Limit of a Unix listener's queue. One more fits in.",
+        "Limit of a Unix listener's queue in connections. The queue holds one more.",
         &base,
         f64::from(unix.queue.limit),
     );
     if let Some(refused) = unix.refused {
         families.counter(
             "floodmark_unix_listener_refused_total",
-            "Connects refused with EAGAIN since the listener's queue was full, by its path.",
+            "Connects that failed with EAGAIN because the listener's queue was full, by its path.",
             &base,
             refused,
         );
@@ -149,8 +151,8 @@ fn about_a_unix_listener(families: &mut Families, unix: &UnixListener) {
 fn about_a_deserted_path(families: &mut Families, path: &DesertedPath) {
     families.counter(
         "floodmark_unix_path_refused_total",
-        "Connects refused with ECONNREFUSED since nobody listened at the path, by the clients' \
-         namespace and the path they gave.",
+        "Connects that failed with ECONNREFUSED because no socket listens at the path, by the \
+         clients' namespace and path.",
         &[("netns", &path.netns_name), ("path", &path.path)],
         path.refused,
     );
@@ -186,7 +188,7 @@ fn info(
         labels.iter().map(|(name, text)| (*name, text.as_str())).collect();
     families.gauge(
         name,
-        "Always 1; who holds a listener. With several holders, the one with the lowest pid.",
+        "Owner of a listener, in the labels; of several, the one with the lowest pid. Always 1.",
         &[base, more, &owner].concat(),
         1.0,
     );

@@ -26,14 +26,15 @@ pub(super) fn about_losses(families: &mut Families, report: &ListenerReport) {
     }
     families.counter(
         "floodmark_listener_connections_hit_total",
-        "Connections that lost a handshake segment, each counted at its first. An upper bound \
-         where thousands are hit at once.",
+        "Connections that lost a handshake segment, counted at the first loss. An upper bound if \
+         thousands are affected at the same time.",
         &base,
         report.tally.connections,
     );
     families.gauge(
         "floodmark_listener_accept_queue_high_at_drop",
-        "Deepest accept queue of a listener seen at a drop since the agent started.",
+        "Maximum length of a listener's accept queue since the agent started, measured at each \
+         drop.",
         &base,
         f64::from(report.queue_high),
     );
@@ -49,8 +50,8 @@ pub(super) fn about_overflows(families: &mut Families, snapshot: &Snapshot) {
     for (id, listener) in listeners {
         families.counter(
             "floodmark_listener_overflows_total",
-            "Handshake segments that found a listener's accept queue full: its \
-             floodmark_listener_drops_total of cause accept_queue_full, at 0 from the start.",
+            "Handshake segments that found a listener's accept queue full. Equals \
+             floodmark_listener_drops_total with cause accept_queue_full, and starts at 0.",
             &[
                 ("netns", &listener.netns_name),
                 ("listener", &listener.id.addr.to_string()),
@@ -73,15 +74,16 @@ fn about_a_class(families: &mut Families, base: &[(&str, &str); 3], class: Class
     if counters.contains(&Counter::ListenDrops) {
         families.counter(
             "floodmark_listener_drops_total",
-            "Handshake segments dropped at a listener. Summed over listeners it is the growth of \
-             the namespace's ListenDrops, and of ListenOverflows for cause accept_queue_full.",
+            "Handshake segments dropped at a listener. The sum over a namespace's listeners is \
+             the growth of its ListenDrops, and for cause accept_queue_full of its \
+             ListenOverflows.",
             &[labels[0], labels[1], labels[2], labels[3], labels[4], ("effect", effect.name())],
             count,
         );
     } else if counters.contains(&Counter::SynRetrans) {
         families.counter(
             "floodmark_listener_synack_retransmits_total",
-            "SYN/ACKs sent again by a listener (tcp_rtx_synack), by what made it necessary.",
+            "SYN/ACKs that a listener retransmitted (tcp_rtx_synack), by cause.",
             &[netns, listener, inode, ("cause", cause)],
             count,
         );
@@ -96,14 +98,14 @@ fn about_a_class(families: &mut Families, base: &[(&str, &str); 3], class: Class
     } else if counters.is_empty() {
         families.counter(
             "floodmark_listener_requests_expired_total",
-            "Pending requests given up by their timer (reqsk_timer_handler).",
+            "Pending handshakes that expired (reqsk_timer_handler), by cause.",
             &[netns, listener, inode, ("cause", cause)],
             count,
         );
     } else {
         families.counter(
             "floodmark_listener_handshake_events_total",
-            "What else befell handshakes at a listener: SYN cookies, deferred ACKs, resets.",
+            "Other handshake events at a listener: SYN cookies, deferred ACKs, resets.",
             &labels,
             count,
         );
@@ -119,16 +121,16 @@ pub(super) fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
             let labels = [("netns", name.as_str()), ("mib", counter.name())];
             families.counter(
                 "floodmark_kernel_mib_total",
-                "Growth of the kernel's own counters (TcpExt) of a namespace since the agent \
-                 started.",
+                "Growth of a namespace's kernel counters (TcpExt) since the agent started.",
                 &labels,
                 kernel[counter],
             );
             let rest = report.and_then(|report| report.unattributed.get(counter.name()));
             families.gauge(
                 "floodmark_kernel_mib_unattributed",
-                "Growth of a counter minus what was attributed to listeners; may be negative. \
-                 Other than 0 for longer than a scrape, something is not seen.",
+                "Growth of a kernel counter minus the counts attributed to listeners. Negative if \
+                 too much was attributed. Nonzero for longer than one scrape means that losses \
+                 are missed.",
                 &labels,
                 rest.copied().unwrap_or(0) as f64,
             );
@@ -140,7 +142,7 @@ pub(super) fn about_namespaces(families: &mut Families, snapshot: &Snapshot) {
 pub(super) fn about_namespaces_left_out(families: &mut Families, snapshot: &Snapshot) {
     families.gauge(
         "floodmark_netns_not_exported",
-        "Network namespaces left out of this scrape, beyond those that lost something.",
+        "Network namespaces that exceed the export limit. Those with losses are exported first.",
         &[],
         snapshot.namespaces_left_out as f64,
     );
@@ -156,8 +158,8 @@ pub(super) fn about_services(families: &mut Families, snapshot: &Snapshot) {
         for (event, count) in &service.counts {
             families.counter(
                 "floodmark_connection_events_total",
-                "Connections that entered TIME_WAIT or FIN_WAIT2, how those ended, and SYNs sent \
-                 again, by the service's port (the lower one) and the side this host is on.",
+                "TIME_WAIT and FIN_WAIT2 entries, how they ended, and retransmitted SYNs, by the \
+                 service's port (the lower one) and this host's side.",
                 &[("netns", netns), ("port", &port), ("side", side), ("event", event)],
                 *count,
             );
@@ -168,7 +170,7 @@ pub(super) fn about_services(families: &mut Families, snapshot: &Snapshot) {
     for (netns, no_port) in no_port.take(SERVICES_EXPORTED) {
         families.counter(
             "floodmark_connect_no_port_total",
-            "Connects that failed with EADDRNOTAVAIL: no ephemeral port left towards the \
+            "Connects that failed with EADDRNOTAVAIL because no ephemeral port was left for the \
              destination.",
             &[
                 ("netns", netns),

@@ -48,7 +48,7 @@ fn families(snapshot: &Snapshot) -> Families {
     exported.for_each(|listener| about_losses(&mut families, listener));
     families.gauge(
         "floodmark_listener_losses_not_exported",
-        "Listeners with losses left out of this scrape, beyond those that lost most.",
+        "Listeners with losses that exceed the export limit. Those with most losses are exported.",
         &[],
         snapshot.losers().skip(snapshot.listeners_exported).count() as f64,
     );

@@ -113,23 +113,23 @@ pub async fn export_logs(channel: Channel, outbox: Arc<Records>, host: String) {
                 let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
                 if rejected > 0 {
                     stats.rejected(rejected);
-                    warn!("the Collector rejects {rejected} records: {}", partial.error_message);
+                    warn!("the Collector rejected {rejected} records: {}", partial.error_message);
                 }
                 if stats.succeeded(count - usize::try_from(rejected).unwrap_or(0).min(count)) {
-                    info!("records reach the Collector");
+                    info!("connected to the Collector");
                 }
                 outbox.done();
                 pause = PAUSE;
             }
             Err(status) if is_final(&status) => {
-                warn!("the Collector refuses {count} records: {}", reason(&status));
+                warn!("the Collector rejected {count} records: {}", reason(&status));
                 stats.failed();
                 stats.rejected(count as u64);
                 outbox.done();
             }
             Err(status) => {
                 if stats.failed() {
-                    warn!("records for the Collector wait: {}", reason(&status));
+                    warn!("cannot send records to the Collector, retrying: {}", reason(&status));
                 }
                 sleep(pause).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);

@@ -11,24 +11,32 @@ pub(super) fn about_outlet(families: &mut Families, outlet: &str, stats: &Outlet
     let labels = [("outlet", outlet)];
     families.gauge(
         "floodmark_outlet_connected",
-        "1 where the last attempt to hand something over succeeded.",
+        "Whether the last attempt to send succeeded: 1 or 0.",
         &labels,
         f64::from(u8::from(stats.is_connected.load(Ordering::Relaxed))),
     );
     for (name, help, count) in [
-        ("floodmark_outlet_sent_total", "Messages handed over and acknowledged.", &stats.sent),
+        ("floodmark_outlet_sent_total", "Messages sent and acknowledged.", &stats.sent),
         (
             "floodmark_outlet_dropped_total",
-            "Messages thrown away: the outbox was full, or the receiver would not have them.",
+            "Messages dropped because the outbox was full or the receiver rejected them.",
             &stats.dropped,
         ),
-        ("floodmark_outlet_errors_total", "Failed attempts to hand over.", &stats.errors),
+        ("floodmark_outlet_errors_total", "Failed attempts to send.", &stats.errors),
     ] {
         families.counter(name, help, &labels, read(count));
     }
     for (name, help, count) in [
-        ("floodmark_outlet_waiting", "Messages that wait to be handed over.", &stats.waiting),
-        ("floodmark_outlet_waiting_bytes", "The size of those.", &stats.waiting_bytes),
+        (
+            "floodmark_outlet_waiting",
+            "Messages in the outbox that wait to be sent.",
+            &stats.waiting,
+        ),
+        (
+            "floodmark_outlet_waiting_bytes",
+            "Size of the messages in the outbox, in bytes.",
+            &stats.waiting_bytes,
+        ),
     ] {
         families.gauge(name, help, &labels, read(count) as f64);
     }

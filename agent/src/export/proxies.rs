@@ -18,7 +18,7 @@ pub(super) fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
     for ((proxy, event), count) in &snapshot.proxy_events {
         families.counter(
             "floodmark_proxy_events_total",
-            "What proxies said of their upstreams.",
+            "Events that proxies reported about their upstreams.",
             &[("proxy", proxy.name()), ("event", event)],
             *count,
         );
@@ -27,7 +27,8 @@ pub(super) fn about_proxies(families: &mut Families, snapshot: &Snapshot) {
     for ((proxy, upstream, event, cause), at) in &snapshot.last_verdicts {
         families.gauge(
             "floodmark_last_verdict_timestamp_seconds",
-            "When the newest proxy event with a cause was, by the proxy's clock.",
+            "Unix time, in seconds, of the newest proxy event with this cause, by the proxy's \
+             clock.",
             &[
                 ("proxy", proxy.name()),
                 ("upstream", upstream),
@@ -44,7 +45,7 @@ pub(super) fn about_verdicts(families: &mut Families, verdicts: &BTreeMap<Verdic
     for (kind, count) in verdicts {
         families.counter(
             "floodmark_verdicts_total",
-            "Proxy events by the cause found for them.",
+            "Proxy events by cause and confidence of their verdict.",
             &[
                 ("proxy", kind.proxy.name()),
                 ("upstream", &kind.upstream),
@@ -68,20 +69,20 @@ pub(super) fn about_cycles(families: &mut Families, cycles: &[Cycle]) {
         ];
         families.counter(
             "floodmark_upstream_outages_total",
-            "Times a group of peers had none left, by the proxy's word.",
+            "Outages of a group of peers: the proxy reported that it had no live peer left.",
             &labels,
             cycle.outages,
         );
         families.gauge(
             "floodmark_upstream_without_peer_ratio",
-            "Share of the time without a live peer, over the last outages.",
+            "Share of time without a live peer during the last outages, from 0 to 1.",
             &labels,
             cycle.share_without_peer,
         );
         if let Some(period) = cycle.period_ms {
             families.gauge(
                 "floodmark_upstream_outage_period_seconds",
-                "Mean interval between outages that come at intervals alike.",
+                "Mean interval between periodic outages, in seconds.",
                 &labels,
                 period as f64 / 1000.0,
             );
@@ -97,61 +98,60 @@ pub(super) fn about_sources(families: &mut Families, snapshot: &Snapshot) {
         count("floodmark_source_lines_total", "Lines read from a proxy's log.", read(&stats.lines));
         count(
             "floodmark_source_events_total",
-            "Lines of a proxy's log that told of an upstream.",
+            "Lines of a proxy's log that contained an event about an upstream.",
             read(&stats.events),
         );
         count(
             "floodmark_source_events_unverified_total",
-            "Events read from a proxy's log whose writer the agent cannot check; their verdicts have \
-             medium confidence at most.",
+            "Events of a proxy's log whose writer the agent cannot verify. Their verdicts have at \
+             most medium confidence.",
             read(&stats.events_unverified),
         );
         count(
             "floodmark_source_lines_foreign_total",
-            "Lines in the form of an event that are not, or may not be, the proxy's own; they are no \
-             event.",
+            "Lines that look like an event but may not be written by the proxy. They are ignored.",
             read(&stats.lines_foreign),
         );
         count(
             "floodmark_source_lines_old_total",
-            "Lines in the form of an event that were written more than ten minutes before they were \
-             read; they are no event.",
+            "Lines that look like an event but were written more than ten minutes before they \
+             were read. They are ignored.",
             read(&stats.lines_old),
         );
         count(
             "floodmark_source_lines_too_long_total",
-            "Lines of a proxy's log thrown away for their length.",
+            "Lines of a proxy's log that were ignored because they are too long.",
             read(&stats.lines_too_long),
         );
         count(
             "floodmark_source_lines_cut_total",
-            "Lines the proxy itself had cut; one that lost its upstream is no event.",
+            "Lines that the proxy itself truncated. They are ignored if the upstream is missing.",
             read(&stats.lines_cut),
         );
         count(
             "floodmark_source_lines_dropped_total",
-            "Syslog messages the kernel threw away because the socket's buffer was full, and \
-             connections refused because there were too many.",
+            "Syslog messages that the kernel dropped because the socket's buffer was full, and \
+             syslog connections rejected above the limit.",
             read(&stats.dropped),
         );
         count(
             "floodmark_source_skipped_bytes_total",
-            "Bytes of a proxy's log that were skipped because more than 4 GiB waited to be read.",
+            "Bytes of a proxy's log that were skipped because more than 4 GiB were unread.",
             read(&stats.skipped_bytes),
         );
         count(
             "floodmark_source_rotations_total",
-            "Rotations of a proxy's log that were followed.",
+            "Rotations of a proxy's log.",
             read(&stats.rotations),
         );
         count(
             "floodmark_source_errors_total",
-            "Failed reads and opens of a proxy's log.",
+            "Failed attempts to open or read a proxy's log.",
             read(&stats.errors),
         );
         families.gauge(
             "floodmark_source_lag_bytes",
-            "Bytes of a proxy's log written and not read yet.",
+            "Bytes of a proxy's log that are written but not read yet.",
             &labels,
             read(&stats.lag_bytes) as f64,
         );

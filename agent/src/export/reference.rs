@@ -27,10 +27,13 @@ const WRITE: &str = "FLOODMARK_WRITE_DOCS";
 /// What of the kernel's own counters a family adds up to, or where else the same can be read.
 const KERNEL_SIDE: [(&str, &str); 21] = [
     ("floodmark_listener_drops_total", "`ListenDrops` of the namespace, summed over its listeners"),
-    ("floodmark_listener_overflows_total", "`ListenOverflows` of the namespace, summed likewise"),
+    (
+        "floodmark_listener_overflows_total",
+        "`ListenOverflows` of the namespace, summed over its listeners",
+    ),
     (
         "floodmark_listener_synack_retransmits_total",
-        "with `syn_repeated` of floodmark_connection_events_total: `TCPSynRetrans`",
+        "`TCPSynRetrans`, together with `syn_repeated` of floodmark_connection_events_total",
     ),
     (
         "floodmark_listener_handshake_events_total",
@@ -42,7 +45,7 @@ const KERNEL_SIDE: [(&str, &str); 21] = [
     ("floodmark_unix_listener_queue_length", "`Recv-Q` of `ss -lx`"),
     ("floodmark_unix_listener_queue_limit", "`Send-Q` of `ss -lx`"),
     ("floodmark_kernel_mib_total", "the counter itself, in /proc/net/netstat of the namespace"),
-    ("floodmark_kernel_mib_unattributed", "the counter minus what was attributed"),
+    ("floodmark_kernel_mib_unattributed", "the counter minus the attributed counts"),
     ("floodmark_netns_sysctl", "the setting itself, in /proc/sys of the namespace"),
     ("floodmark_netns_time_wait", "`tw` in /proc/net/sockstat of the namespace"),
     ("floodmark_netns_ephemeral_ports", "net.ipv4.ip_local_port_range, less reserved ports"),
@@ -128,8 +131,9 @@ const OF_CLASSES: [&str; 5] =
 
 fn handshakes() -> String {
     let mut table = String::from(
-        "\n## What becomes of handshakes\n\nEach count of a row moves each counter of the row by \
-         one.\n\n| metric | stage | cause | effect | counters of the kernel |\n| --- | --- | --- | --- | --- |\n",
+        "\n## Handshake classes and kernel counters\n\nEach count in a row increments each kernel \
+         counter in that row by one.\n\n| metric | stage | cause | effect | kernel counters |\n| \
+         --- | --- | --- | --- | --- |\n",
     );
     for class in Class::ALL {
         let mut only = snapshot();
@@ -156,9 +160,9 @@ fn handshakes() -> String {
 
 fn connections() -> String {
     let mut table = String::from(
-        "\n## What becomes of connections\n\nThe label `event` of floodmark_connection_events_total. \
-         Before Linux 5.18 TIME_WAIT is counted when it ends.\n\n\
-         | event | counter of the kernel | before 5.18 |\n| --- | --- | --- |\n",
+        "\n## Connection events and kernel counters\n\nValues of the label `event` of \
+         floodmark_connection_events_total. Before Linux 5.18, the kernel counts TIME_WAIT when \
+         it ends.\n\n| event | kernel counter | before 5.18 |\n| --- | --- | --- |\n",
     );
     for class in ServiceClass::ALL {
         let counter = |at_expiry| {
@@ -184,7 +188,7 @@ fn the_documentation_of_metrics_is_what_is_exported() {
         return;
     }
     let written = fs::read_to_string(&file).unwrap_or_default();
-    assert!(written == page, "docs/metrics.md is not current: cargo xtask docs writes it anew");
+    assert!(written == page, "docs/metrics.md is out of date: run `cargo xtask docs`");
 }
 
 /// Names of metrics in `text`, without what the histograms' samples add.

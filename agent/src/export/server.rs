@@ -87,7 +87,7 @@ fn raise_descriptor_limit() {
         setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(DESCRIPTORS)), hard)
     });
     if let Err(error) = raised {
-        warn!("the limit of file descriptors cannot be raised: {error}");
+        warn!("cannot raise the limit of file descriptors: {error}");
     }
 }
 
@@ -114,12 +114,12 @@ pub(super) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let listener =
-        tokio::net::TcpListener::from_std(listener).context("watching the HTTP socket")?;
-    let addr = listener.local_addr().context("asking for the HTTP socket's address")?;
+        tokio::net::TcpListener::from_std(listener).context("registering the HTTP socket")?;
+    let addr = listener.local_addr().context("reading the HTTP socket's address")?;
     if !addr.ip().is_loopback() && !web.authenticates {
         warn!(
-            "no password is asked for at {addr}: anybody who reaches it reads what is served. Listen on \
-             loopback, or see \"TLS and passwords\" in docs/security.md"
+            "no authentication at {addr}: every client that reaches it can read the data. Listen \
+             on loopback, or see \"TLS and passwords\" in docs/security.md"
         );
     }
     let pages = match Hosts::of(addr, &web.allowed_hosts) {
@@ -158,7 +158,7 @@ pub(super) async fn serve(
 
 fn tell_crowded_out(count: u64) {
     if count > 0 {
-        warn!("closed {count} HTTP connections in the last minute, since others needed room");
+        warn!("closed {count} HTTP connections in the last minute to make room for others");
     }
 }
 

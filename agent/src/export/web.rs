@@ -78,8 +78,8 @@ impl WebConfig {
         for (user, hash) in &file.basic_auth_users {
             ensure!(
                 hash.parse::<bcrypt::HashParts>().is_ok(),
-                "{shown}: basic_auth_users: what stands for {user} is no bcrypt hash; make one with \
-                 `htpasswd -nBC 10 {user}`"
+                "{shown}: basic_auth_users: the password of {user} is no bcrypt hash; create one \
+                 with `htpasswd -nBC 10 {user}`"
             );
         }
         let tls = tls.with_context(|| format!("{shown}: tls_server_config"))?;
@@ -137,7 +137,7 @@ impl Web {
         match (&self.tls, config.tls) {
             (Some(tls), Some(new)) => tls.replace(new),
             (None, None) => {}
-            _ => anyhow::bail!("whether TLS is spoken has changed, which takes a restart"),
+            _ => anyhow::bail!("enabling or disabling TLS takes a restart"),
         }
         self.users.change(config.users);
         Ok(())

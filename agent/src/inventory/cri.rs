@@ -47,9 +47,9 @@ pub(super) fn names(socket: &Path, runtime: Runtime) -> Result<PodNames> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("cri".to_owned());
         let handle = thread.spawn_scoped(scope, asked).context("starting a thread")?;
-        handle.join().map_err(|_| anyhow!("asking the container runtime panicked"))?
+        handle.join().map_err(|_| anyhow!("the container runtime's thread panicked"))?
     })
-    .with_context(|| format!("asking the container runtime at {}", socket.display()))
+    .with_context(|| format!("querying the container runtime at {}", socket.display()))
 }
 
 async fn list(socket: &Path) -> Result<Vec<Container>> {
@@ -140,7 +140,7 @@ mod tests {
         let (found, runtime) = find(root.path()).unwrap();
         assert_eq!((&found, runtime), (&path, Runtime::CriO));
         let error = format!("{:#}", names(&found, runtime).unwrap_err());
-        assert!(error.starts_with("asking the container runtime at ") && !error.contains('\n'));
+        assert!(error.starts_with("querying the container runtime at ") && !error.contains('\n'));
     }
 
     /// A process that ends with the value.

@@ -246,9 +246,9 @@ impl OwnerSearch {
     fn say(&mut self, owner: &Owner) {
         if !std::mem::replace(&mut self.has_said, true) {
             warn!(
-                "process {} ({:?}) cannot be looked at within {} s: its executable or memory may be \
-                 on a file server that does not answer. Which server program it is stays unknown. \
-                 Further ones are counted in floodmark_owner_lookups_failed_total",
+                "cannot inspect process {} ({:?}) within {} s: its executable or memory may be on \
+                 a file server that does not respond. Its server program is unknown. \
+                 floodmark_owner_lookups_failed_total counts further cases",
                 owner.pid,
                 owner.command,
                 DEADLINE.as_secs()

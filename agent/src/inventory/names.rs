@@ -80,7 +80,7 @@ impl Names {
 
     fn say(&mut self, why: &str) {
         if !std::mem::replace(&mut self.said, true) {
-            warn!("some pods stay without names, which are not in /var/log/pods: {why}");
+            warn!("some pods have no name, because it is not in /var/log/pods: {why}");
         }
     }
 }
@@ -101,7 +101,7 @@ fn look(root: &Path, wanted: &Workload) -> (PodNames, Option<String>) {
     }
     let answer = match cri::find(root) {
         Some((socket, runtime)) => cri::names(&socket, runtime).map_err(|e| format!("{e:#}")),
-        None => Err("there is no CRI socket to ask".to_owned()),
+        None => Err("there is no CRI socket".to_owned()),
     };
     match answer {
         Ok(more) => {

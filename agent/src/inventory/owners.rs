@@ -204,8 +204,8 @@ fn say_partial() {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
         warn!(
-            "the owners of some sockets are out of sight: this takes CAP_SYS_PTRACE and \
-             CAP_DAC_READ_SEARCH, and where /proc is mounted with hidepid its group as well"
+            "cannot see the owners of some sockets; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, \
+             and if /proc is mounted with hidepid, add the agent to its group"
         );
     });
 }

@@ -106,7 +106,7 @@ impl Paths {
         self.asked = Some((since, asked + 1));
         let netns = namespaces.iter().find(|known| known.id == netns)?.clone();
         let answer = visit(&[netns], |_| path_here(to)).ok()?.pop()?;
-        answer.inspect_err(|error| debug!("the way to {to} is unknown: {error:#}")).ok()
+        answer.inspect_err(|error| debug!("the path to {to} is unknown: {error:#}")).ok()
     }
 }
 

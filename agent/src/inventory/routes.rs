@@ -115,7 +115,7 @@ impl Routes {
             self.budget.spent += took;
             match answer {
                 Ok(translations) => found.extend(translations),
-                Err(error) => debug!("{addr} may be translated: {error:#}"),
+                Err(error) => debug!("cannot check whether {addr} is translated: {error:#}"),
             }
         }
         if self.known.len() >= MOST {

@@ -110,7 +110,7 @@ impl SocketUnits {
         };
         match thread::Builder::new().name("socket-units".to_owned()).spawn(read) {
             Ok(_) => self.reading = Some(receiver),
-            Err(error) => debug!("socket units are not read: {error}"),
+            Err(error) => debug!("cannot read socket units: {error}"),
         }
     }
 }

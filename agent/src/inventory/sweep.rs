@@ -133,7 +133,7 @@ impl Inventory {
         error: &anyhow::Error,
     ) {
         if !silent.contains(&(netns.id, what)) {
-            warn!("{what} listeners of network namespace {} unknown: {error:#}", netns.name);
+            warn!("cannot list {what} listeners of network namespace {}: {error:#}", netns.name);
         }
         self.unlisted.insert((netns.id, what));
     }
@@ -184,7 +184,10 @@ impl Listener {
             self.limit_changes += 1;
             let (addr, netns) = (self.id.addr, &self.netns_name);
             let (old, new) = (known.queue.limit, self.queue.limit);
-            info!("{addr} in {netns} listens anew: its queue takes {new} now, and took {old}");
+            info!(
+                "{addr} in {netns} called listen(2) again: the limit of its queue changed from \
+                   {old} to {new}"
+            );
         }
     }
 }

@@ -99,10 +99,10 @@ impl Canary {
             let is_prepared = prepared.is_ok();
             // Fails only where nobody waits any more.
             let _ = sender.send(prepared);
-            ensure!(is_prepared, "no namespace");
+            ensure!(is_prepared, "the network namespace could not be prepared");
             song::sing()
         })?;
-        let nest = receiver.recv().context("the canary's thread ended early")??;
+        let nest = receiver.recv().context("the self-test's thread ended early")??;
         Ok(Self { nest, singer })
     }
 
@@ -122,7 +122,7 @@ impl Canary {
     ///
     /// When it could not sing.
     pub fn finish(self) -> Result<(Song, Nest)> {
-        let song = self.singer.join().map_err(|_| anyhow!("the canary's thread panicked"))??;
+        let song = self.singer.join().map_err(|_| anyhow!("the self-test's thread panicked"))??;
         Ok((song, self.nest))
     }
 }

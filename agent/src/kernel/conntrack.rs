@@ -52,7 +52,7 @@ pub fn translations_here(destination: SocketAddr) -> Result<Vec<Translation>> {
     let mut socket = Socket::new(NETLINK_NETFILTER).context("opening a netfilter socket")?;
     socket.bind_auto().context("binding a netfilter socket")?;
     socket.connect(&NetlinkAddr::new(0, 0)).context("connecting a netfilter socket")?;
-    socket.send(&request(destination), 0).context("asking conntrack")?;
+    socket.send(&request(destination), 0).context("sending a conntrack request")?;
     let mut found = Vec::new();
     let mut seen = 0;
     let mut buffer = Vec::with_capacity(DATAGRAM);
@@ -113,10 +113,10 @@ fn request(destination: SocketAddr) -> Vec<u8> {
 fn take(mut bytes: &[u8], each: &mut impl FnMut(&[ConntrackAttribute])) -> Result<bool> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes)
-            .map_err(|error| anyhow!("conntrack's answer cannot be read: {error}"))?;
+            .map_err(|error| anyhow!("cannot decode conntrack's answer: {error}"))?;
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => bail!("conntrack does not tell: {error}"),
+            NetlinkPayload::Error(error) => bail!("conntrack answered with an error: {error}"),
             NetlinkPayload::InnerMessage(NetfilterMessage {
                 inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
                 ..

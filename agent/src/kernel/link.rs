@@ -38,7 +38,7 @@ pub fn cast(btf: &Btf) -> Option<u32> {
 /// When it is no object, or an offset is too large for an instruction.
 pub fn link(object: &[u8], layout: &Layout, cast: Option<u32>) -> Result<Vec<u8>> {
     let sections: Vec<(u64, u64)> = File::parse(object)
-        .context("the object's sections")?
+        .context("reading the object's sections")?
         .sections()
         .filter(|section| section.kind() == SectionKind::Text)
         .filter_map(|section| section.file_range())
@@ -62,7 +62,7 @@ fn fill_in(instruction: &mut [u8; INSTRUCTION], layout: &Layout, cast: Option<u3
             ((offset - OPEN_OFFSET) / OPEN_STEP, (offset - OPEN_OFFSET) % OPEN_STEP);
         if let Some(member) = value(layout, usize::from(number.cast_unsigned()))? {
             let Ok(offset) = i16::try_from(member + u64::from(further.cast_unsigned())) else {
-                bail!("{member} is too far into a structure for an instruction");
+                bail!("the offset of {member} is too large for an instruction");
             };
             instruction[2..4].copy_from_slice(&offset.to_le_bytes());
         }
@@ -70,7 +70,7 @@ fn fill_in(instruction: &mut [u8; INSTRUCTION], layout: &Layout, cast: Option<u3
         let value = value(layout, (operand - OPEN_NUMBER).cast_unsigned() as usize)?;
         // Sign-extended by the instruction, as it must be for what is absent.
         let Ok(value) = i32::try_from(value.unwrap_or(ABSENT).cast_signed()) else {
-            bail!("a constant of this kernel's is too large for an instruction");
+            bail!("a constant of this kernel is too large for an instruction");
         };
         instruction[4..].copy_from_slice(&value.to_le_bytes());
     } else if let (CALL, 0, RDONLY_CAST, Some(function)) =

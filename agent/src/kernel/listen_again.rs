@@ -25,14 +25,14 @@ const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 pub enum Refusal {
     /// No process holds it, as far as this one can see.
     #[error(
-        "no process is found that holds the socket: run it as root, and in the host's PID namespace"
+        "cannot find the process that holds the socket: run as root, in the host's PID namespace"
     )]
     NoHolder,
     /// The processes that held it have ended or closed it.
-    #[error("the socket was closed meanwhile: look again with `floodmark listeners`")]
+    #[error("the socket was closed in the meantime: run `floodmark listeners` again")]
     Closed,
     /// The process may not be touched.
-    #[error("pid {pid} does not let its descriptors be duplicated: {why}")]
+    #[error("cannot duplicate a descriptor of pid {pid}: {why}")]
     Denied {
         /// The process.
         pid: u32,
@@ -40,10 +40,10 @@ pub enum Refusal {
         why: &'static str,
     },
     /// The kernel does not have the system call.
-    #[error("this kernel has no pidfd_getfd(2): it takes Linux 5.6 or newer")]
+    #[error("this kernel has no pidfd_getfd(2): Linux 5.6 or newer is needed")]
     TooOld,
     /// It does not listen any more, or is no plain TCP socket.
-    #[error("the socket no longer listens, or does not speak plain TCP")]
+    #[error("the socket no longer listens, or is not plain TCP")]
     NotListening,
     /// A system call failed.
     #[error("{call}: {error}")]
@@ -136,12 +136,12 @@ fn why_denied() -> &'static str {
     let scope = fs::read_to_string(PTRACE_SCOPE).unwrap_or_default();
     let has_ptrace = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_PTRACE);
     match (scope.trim(), has_ptrace) {
-        ("3", _) => "kernel.yama.ptrace_scope is 3, which forbids it to everybody until a reboot",
+        ("3", _) => "kernel.yama.ptrace_scope is 3, which denies it to everyone until a reboot",
         (_, Ok(true)) => {
-            "a security module or seccomp filter forbids it, or the process is in a user namespace \
-             above this one"
+            "a security module or seccomp filter denies it, or the process is in a parent user \
+             namespace"
         }
-        _ => "it takes CAP_SYS_PTRACE: run it as root",
+        _ => "CAP_SYS_PTRACE is needed: run as root",
     }
 }
 

@@ -204,7 +204,7 @@ fn on_a_thread<T: Send>(tour: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("netns".to_owned());
         let handle = thread.spawn_scoped(scope, tour).context("starting a thread")?;
-        handle.join().map_err(|_| anyhow!("looking into the network namespaces panicked"))
+        handle.join().map_err(|_| anyhow!("the thread that visits network namespaces panicked"))
     })
 }
 
@@ -247,7 +247,7 @@ impl Traveller {
                 None
             }
             Err(error) => {
-                debug!("network namespace {inode} has gone: {error}");
+                debug!("network namespace {inode} no longer exists: {error}");
                 None
             }
         }
@@ -273,7 +273,7 @@ fn say_partial() {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
         warn!(
-            "some network namespaces are out of sight, with their listeners: this takes \
+            "cannot enter some network namespaces, so their listeners are missing; grant \
              CAP_SYS_ADMIN and CAP_SYS_PTRACE in the host's own user namespace"
         );
     });

@@ -83,9 +83,7 @@ impl Object {
                     && reach.highest == Rung::Fentry
                     && let Err(reason) = loaded.attach(&NAMESPACES)
                 {
-                    warn!(
-                        "network namespaces are told apart by their inode numbers alone: {reason}"
-                    );
+                    warn!("network namespaces are identified by inode number only: {reason}");
                 }
                 let (mut standings, mut taken) = (Vec::new(), BTreeMap::new());
                 for (signal, ways) in LADDER {
@@ -188,7 +186,7 @@ impl Object {
     /// Takes the maps out; `None` where the kernel takes no BPF.
     pub fn take_maps(&mut self) -> Result<Option<Maps>> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(None) };
-        let messages = EbpfLogger::init(ebpf).context("the programs' messages")?;
+        let messages = EbpfLogger::init(ebpf).context("reading the programs' log messages")?;
         let mut take = |name: &str| -> Result<Map> {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
@@ -264,6 +262,6 @@ fn raise_memlock_limit() {
     // SAFETY: setrlimit reads the struct it is given.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
     if result != 0 {
-        debug!("RLIMIT_MEMLOCK stays as it is: {}", std::io::Error::last_os_error());
+        debug!("cannot raise RLIMIT_MEMLOCK: {}", std::io::Error::last_os_error());
     }
 }

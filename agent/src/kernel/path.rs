@@ -91,7 +91,7 @@ pub fn path_here(to: IpAddr) -> Result<Path> {
     socket.connect(&NetlinkAddr::new(0, 0)).context("connecting a route socket")?;
     let route = match ask(&socket, route_request(to))? {
         Ok(RouteNetlinkMessage::NewRoute(route)) => route,
-        Ok(_) => return Err(anyhow!("the kernel answers something else than a route")),
+        Ok(_) => return Err(anyhow!("the kernel's answer is not a route")),
         Err(errno) => return without_route(errno),
     };
     let Some((addr, is_gateway, link)) = next_hop(&route, to) else { return Ok(Path::Local) };
@@ -107,7 +107,7 @@ fn without_route(errno: i32) -> Result<Path> {
     match errno {
         libc::ENETUNREACH => Ok(Path::NoRoute),
         libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL => Ok(Path::Refused { errno }),
-        _ => Err(std::io::Error::from_raw_os_error(errno)).context("asking for a route"),
+        _ => Err(std::io::Error::from_raw_os_error(errno)).context("requesting a route"),
     }
 }
 
@@ -173,21 +173,21 @@ fn ask(socket: &Socket, request: RouteNetlinkMessage) -> Result<Result<RouteNetl
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("asking for a way")?;
+    socket.send(&bytes, 0).context("requesting a route or neighbour")?;
     let mut buffer = Vec::with_capacity(DATAGRAM);
-    socket.recv(&mut buffer, 0).context("reading a way")?;
+    socket.recv(&mut buffer, 0).context("reading a route or neighbour")?;
     answer(&buffer)
 }
 
 fn answer(bytes: &[u8]) -> Result<Result<RouteNetlinkMessage, i32>> {
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
-        .map_err(|error| anyhow!("a way cannot be read: {error}"))?;
+        .map_err(|error| anyhow!("cannot decode a route or neighbour: {error}"))?;
     match message.payload {
         NetlinkPayload::InnerMessage(answer) => Ok(Ok(answer)),
         NetlinkPayload::Error(error) => {
             Ok(Err(error.code.map_or(0, |code| code.get().saturating_neg())))
         }
-        _ => Err(anyhow!("the kernel says nothing of a way")),
+        _ => Err(anyhow!("the kernel returned no route or neighbour")),
     }
 }
 

@@ -148,7 +148,7 @@ pub(super) fn dump(
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("asking sock_diag")?;
+    socket.send(&bytes, 0).context("sending a sock_diag request")?;
     let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {
         buffer.clear();
@@ -163,7 +163,7 @@ pub(super) fn dump(
 fn take_datagram(mut bytes: &[u8], take: &mut impl FnMut(SockDiagMessage)) -> Result<bool> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
-            .map_err(|error| anyhow!("sock_diag's answer cannot be read: {error}"))?;
+            .map_err(|error| anyhow!("cannot decode sock_diag's answer: {error}"))?;
         match message.payload {
             // netlink_dump() hands a dump's failure over in the message that ends it.
             NetlinkPayload::Done(done) if done.code < 0 => bail!(refusal(done.code)),

@@ -164,7 +164,7 @@ impl KernelSource {
             lower_rung: LowerRung::default(),
             sampled: UnixMs::now(),
             ring_full: 0,
-            canary: Canary::None("none was let go".to_owned()),
+            canary: Canary::None("it was not requested".to_owned()),
             causes: CauseWatch::default(),
         };
         source.take_baseline(namespaces)?;
@@ -195,7 +195,7 @@ impl KernelSource {
     /// When there is none, and why.
     pub fn heard(&self) -> Result<Option<&BTreeMap<Signal, Heard>>> {
         match &self.canary {
-            Canary::None(why) => Err(anyhow!("no canary: {why}")),
+            Canary::None(why) => Err(anyhow!("the self-test did not run: {why}")),
             Canary::Singing(..) => Ok(None),
             Canary::Heard(heard) => Ok(Some(heard)),
         }
@@ -414,13 +414,13 @@ impl KernelSource {
         let heard = compare(self.standings(), &song, &echo);
         nests.push(nest);
         if heard.values().any(Heard::is_in_part) && nests.len() < CANARIES {
-            debug!("canary number {} was heard in part: {heard:?}", nests.len());
+            debug!("self-test {} saw only a part of the drops: {heard:?}", nests.len());
             self.canary = Canary::release(nests);
             return Ok(());
         }
         for (signal, heard) in heard.iter().filter(|(_, heard)| !heard.is_exact()) {
             let reason =
-                format!("the canary's test failed: {} heard of {}", heard.heard, heard.happened);
+                format!("self-test failed: saw {} of {} drops", heard.heard, heard.happened);
             warn!("{}: {reason}", signal.name());
             if heard.is_deaf() {
                 self.object.demote(*signal, &reason)?;
@@ -534,7 +534,7 @@ impl KernelSource {
             let raw = match raw {
                 Ok(raw) => raw,
                 Err(error) => {
-                    warn!("counters of network namespace {} not read: {error}", netns.name);
+                    warn!("cannot read the counters of network namespace {}: {error}", netns.name);
                     continue;
                 }
             };

@@ -37,7 +37,7 @@ impl Directory {
             let (known, asking) = (Arc::downgrade(&place), asking.clone());
             let ask = move || keep_current(&path, &known, asking);
             if let Err(error) = essential::thread("haproxy", ask) {
-                warn!("addresses of HAProxy's servers: starting a thread: {error}");
+                warn!("cannot read the addresses of HAProxy's servers: starting a thread: {error}");
             }
             place
         };
@@ -73,7 +73,10 @@ fn keep_current(path: &Path, known: &Weak<Mutex<Servers>>, asking: Sender<Infall
             }
             Err(error) => {
                 if !std::mem::replace(&mut has_complained, true) {
-                    warn!("addresses of HAProxy's servers: {}: {error}", path.display());
+                    warn!(
+                        "cannot read the addresses of HAProxy's servers from {}: {error}",
+                        path.display()
+                    );
                 }
             }
         }

@@ -75,13 +75,13 @@ impl Source {
     /// When it is none of these.
     pub fn of_syslog(text: &str) -> Result<Self> {
         const FORMS: &str = "write it as udp://ADDR:PORT, tcp://ADDR:PORT or unix:///PATH, with \
-                             DIALECT= before it where only one may speak there";
+                             put DIALECT= in front to accept only one format";
         let (scheme, rest) = text.split_once("://").context(FORMS)?;
         let (format, scheme) = match scheme.split_once('=') {
             Some((format, scheme)) => (format.parse().map_err(anyhow::Error::msg)?, scheme),
             None => (Format::default(), scheme),
         };
-        let addr = || rest.parse().with_context(|| format!("{rest} is no ADDR:PORT"));
+        let addr = || rest.parse().with_context(|| format!("{rest} is not ADDR:PORT"));
         Ok(match scheme {
             "udp" => Self::SyslogUdp(format, addr()?),
             "tcp" => Self::SyslogTcp(format, addr()?),

@@ -83,7 +83,7 @@ impl Uprobes {
     /// release candidate, whose version aya cannot read and which it therefore gives no cookies.
     pub fn load() -> Result<Self> {
         KernelVersion::current()
-            .map_err(|error| anyhow!("{error}, without which uprobes get no cookie"))?;
+            .map_err(|error| anyhow!("{error}: uprobes need it for their cookie"))?;
         let constants = constants().context("reading the kernel's BTF")?;
         let mut loader = EbpfLoader::new();
         for (name, value) in &constants {
@@ -187,11 +187,11 @@ impl Uprobes {
         for binary in running.new {
             let links = match self.attach(&binary) {
                 Ok(links) => {
-                    info!("uprobes in {} ({})", binary.shown, binary.version);
+                    info!("attached uprobes to {} ({})", binary.shown, binary.version);
                     links
                 }
                 Err(error) => {
-                    warn!("no uprobes in {}: {error:#}", binary.shown);
+                    warn!("cannot attach uprobes to {}: {error:#}", binary.shown);
                     SourceStats::count(&self.stats.errors);
                     Vec::new()
                 }
@@ -226,7 +226,10 @@ impl Uprobes {
                 }
             }
         }
-        anyhow::ensure!(!links.is_empty(), "it exports none of the functions (a static build?)");
+        anyhow::ensure!(
+            !links.is_empty(),
+            "it exports none of the functions; is it a static build?"
+        );
         Ok(links)
     }
 
@@ -235,7 +238,7 @@ impl Uprobes {
         for identity in binary::of_process(pid) {
             let links = self.attached.insert(identity, Vec::new()).unwrap_or_default();
             if !links.is_empty() {
-                warn!("uprobes taken out of nginx (pid {pid}): {why}");
+                warn!("detached uprobes from nginx (pid {pid}): {why}");
             }
             self.detach(links);
         }

@@ -82,11 +82,11 @@ impl Plan {
         if plan.changes().next().is_none() {
             ensure!(
                 most <= backlog,
-                "{} takes {most} connections already, and raise does not lower it to {backlog}: give \
-                 --backlog more, or --undo to restore what it took before",
+                "{} takes {most} connections already, and raise does not lower the limit to \
+                 {backlog}; use a larger --backlog, or --undo to restore the earlier limit",
                 plan.place()
             );
-            plan.notes.push(format!("it takes {backlog} connections already"));
+            plan.notes.push(format!("its limit is already {backlog}"));
             return Ok(plan);
         }
         let somaxconn = group.first().and_then(|socket| socket.somaxconn);
@@ -160,7 +160,7 @@ impl Plan {
         for socket in self.changes() {
             let outcome = listen_again(&socket.pids, socket.inode, socket.cookie, socket.limit.to);
             if let Err(refusal) = outcome {
-                short.push(format!("socket {} stays: {refusal}", socket.inode));
+                short.push(format!("socket {} is unchanged: {refusal}", socket.inode));
             }
         }
         if let Some(Err(error)) = lowered.map(|change| self.set_somaxconn(netns, change)) {
@@ -176,14 +176,14 @@ impl Plan {
         let what = || format!("setting net.core.somaxconn of {} to {}", self.netns_name, change.to);
         // Whose file it is goes by the thread's namespace (kernel: net/sysctl_net.c).
         let outcome = visit(std::slice::from_ref(netns), |_| set_somaxconn_here(change.to))?.pop();
-        outcome.context("the namespace cannot be entered").with_context(what)?.with_context(what)
+        outcome.context("cannot enter the network namespace").with_context(what)?.with_context(what)
     }
 
     /// The sockets that listen there now.
     fn look(&self, netns: &Netns) -> Result<Vec<ListenSocket>> {
         let look = |_: &Netns| listeners_among(&[Family::of(self.addr)]);
         let there = visit(std::slice::from_ref(netns), look)?.pop();
-        let mut there = there.context("the namespace cannot be entered any more")??;
+        let mut there = there.context("cannot enter the network namespace any more")??;
         there.retain(|socket| socket.addr == self.addr);
         Ok(there)
     }
@@ -198,15 +198,15 @@ impl Plan {
             match limit {
                 Some(limit) if limit == socket.limit.to => {}
                 Some(limit) => missing.push(format!(
-                    "socket {} takes {limit}, not {}",
+                    "socket {} has the limit {limit}, not {}",
                     socket.inode, socket.limit.to
                 )),
-                None => missing.push(format!("socket {} was closed meanwhile", socket.inode)),
+                None => missing.push(format!("socket {} was closed in the meantime", socket.inode)),
             }
         }
         let new = there.iter().filter(|now| planned(now.cookie).is_none()).count();
         if new > 0 {
-            missing.push(format!("{new} more began to listen there meanwhile: run it again"));
+            missing.push(format!("new sockets listen there ({new}): run the command again"));
         }
         missing
     }
@@ -273,9 +273,9 @@ pub(crate) mod tests {
         assert_eq!(
             missing,
             [
-                "socket 2 takes 128, not 1024",
-                "socket 3 was closed meanwhile",
-                "1 more began to listen there meanwhile: run it again"
+                "socket 2 has the limit 128, not 1024",
+                "socket 3 was closed in the meantime",
+                "new sockets listen there (1): run the command again"
             ]
         );
     }

@@ -44,7 +44,7 @@ impl Place {
     /// When it cannot be entered.
     pub fn of(netns: &Netns) -> Result<Self> {
         let cookie = visit(std::slice::from_ref(netns), |_| cookie_here())?.pop();
-        let cookie = cookie.with_context(|| format!("{} cannot be entered", netns.name))?;
+        let cookie = cookie.with_context(|| format!("cannot enter {}", netns.name))?;
         Ok(Self { inode: netns.id.inode(), cookie })
     }
 }
@@ -114,7 +114,7 @@ impl Raised {
             raised(listener).filter(|socket| socket.to == limit).map_or(limit, |socket| socket.from)
         })?;
         if sockets.is_none() {
-            plan.notes.push("nothing was raised there since the host started".to_owned());
+            plan.notes.push("nothing has been raised there since the host started".to_owned());
             return Ok(plan);
         }
         let new = group.iter().filter(|listener| raised(listener).is_none()).count();
@@ -133,9 +133,13 @@ impl Raised {
             plan.somaxconn = Some(Change { from: now, to: known.from });
             return;
         }
-        let why = if others { "other listeners there are raised" } else { "it was set anew since" };
+        let why = if others {
+            "other listeners there are still raised"
+        } else {
+            "it has been changed since"
+        };
         let was = known.from;
-        plan.notes.push(format!("net.core.somaxconn, which was {was}, stays {now}: {why}"));
+        plan.notes.push(format!("net.core.somaxconn stays {now} instead of {was}: {why}"));
     }
 
     /// Forgets a listener, and with the last of its namespace what `somaxconn` was.
@@ -160,20 +164,20 @@ fn notes_on_sockets(plan: &Plan, new: usize, changed: usize) -> Vec<String> {
     let mut notes = Vec::new();
     if new > 0 {
         notes.push(format!(
-            "{new} of {all} sockets there are new since: the process restarted, and what its queue \
-             takes is its own choice"
+            "{new} of {all} sockets there are new: the process restarted and set their limits \
+             itself"
         ));
     }
     if changed > 0 {
         notes.push(format!(
-            "{changed} of {all} sockets there were listened on again since by the application itself"
+            "for {changed} of {all} sockets there, the application has called listen(2) again"
         ));
     }
     let overfull = plan.changes().filter(|socket| socket.waiting > socket.limit.to);
     notes.extend(overfull.map(|socket| {
         format!(
-            "{} connections wait on socket {}, more than {}: they are kept, but new ones are dropped \
-             until enough have been accepted",
+            "{} connections wait on socket {}, more than {}: they stay in the queue, but new ones \
+             are dropped until enough have been accepted",
             socket.waiting, socket.inode, socket.limit.to
         )
     }));
@@ -194,7 +198,7 @@ impl Memory {
     ///
     /// When the directory cannot be made or locked.
     pub fn open(directory: &Path) -> Result<Self> {
-        let what = || format!("keeping what --undo needs in {}", directory.display());
+        let what = || format!("writing the data for --undo to {}", directory.display());
         let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
         let lock = made.and_then(|()| File::open(directory)).with_context(what)?;
         let begun = Instant::now();
@@ -202,7 +206,7 @@ impl Memory {
             // Any process that can read the directory can lock it, without end.
             ensure!(
                 begun.elapsed() < PATIENCE,
-                "{} is locked: is another `floodmark raise` at work?",
+                "{} is locked: is another `floodmark raise` running?",
                 directory.display()
             );
             thread::sleep(Duration::from_millis(50));
@@ -216,7 +220,7 @@ impl Memory {
     ///
     /// When it cannot be read or was not written by this command.
     pub fn read(&self) -> Result<Raised> {
-        let what = || format!("reading {}: move it away to go on", self.path.display());
+        let what = || format!("reading {}: move it away to continue", self.path.display());
         match untrusted_file::read(&self.path, LARGEST) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(what),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Raised::default()),
@@ -232,7 +236,7 @@ impl Memory {
     pub fn write(&self, raised: &Raised) -> Result<()> {
         let what = || {
             format!(
-                "keeping what --undo needs in {}: choose a directory with --state-dir",
+                "writing the data for --undo to {}: set another directory with --state-dir",
                 self.path.display()
             )
         };
@@ -296,8 +300,8 @@ mod tests {
         let plan = undo(&raised, &[listener(3, 1024, 4096), listener(2, 511, 4096)]);
         assert!(plan.is_empty(), "{plan:?}");
         let [restarted, reloaded] = &plan.notes[..] else { panic!("{:?}", plan.notes) };
-        assert!(restarted.starts_with("1 of 2 sockets there are new since"), "{restarted}");
-        assert!(reloaded.starts_with("1 of 2 sockets there were listened on again"), "{reloaded}");
+        assert!(restarted.starts_with("1 of 2 sockets there are new"), "{restarted}");
+        assert!(reloaded.starts_with("for 1 of 2 sockets there, the application"), "{reloaded}");
     }
 
     #[test]
@@ -307,7 +311,8 @@ mod tests {
         let now = listener(1, 1024, 4096);
         let other = Place { inode: 1, cookie: Some(2) };
         let was_not_raised = |plan: &Plan| {
-            plan.is_empty() && plan.notes == ["nothing was raised there since the host started"]
+            plan.is_empty()
+                && plan.notes == ["nothing has been raised there since the host started"]
         };
         assert!(was_not_raised(&raised.undo(other, &[&now]).unwrap()));
         let mut elsewhere = now.clone();
@@ -330,13 +335,17 @@ mod tests {
         raise(&mut raised, &[at_81(5, 1024)], 512);
         let first = undo(&raised, &[listener(1, 1024, 1024)]);
         assert_eq!(first.somaxconn, None);
-        assert!(first.notes[0].contains("other listeners there are raised"), "{:?}", first.notes);
+        assert!(
+            first.notes[0].contains("other listeners there are still raised"),
+            "{:?}",
+            first.notes
+        );
         raised.forget(HERE, first.addr);
         let last = undo(&raised, &[at_81(512, 1024)]);
         assert_eq!(last.somaxconn, Some(Change { from: 1024, to: 128 }));
         let anew = undo(&raised, &[at_81(512, 2048)]);
         assert_eq!(anew.somaxconn, None);
-        assert!(anew.notes[0].contains("it was set anew since"), "{:?}", anew.notes);
+        assert!(anew.notes[0].contains("it has been changed since"), "{:?}", anew.notes);
     }
 
     #[test]
@@ -365,6 +374,6 @@ mod tests {
         assert!(!below.join(FILE).exists());
         fs::write(below.join(FILE), "{").unwrap();
         let error = format!("{:#}", memory.read().unwrap_err());
-        assert!(error.contains("move it away to go on"), "{error}");
+        assert!(error.contains("move it away to continue"), "{error}");
     }
 }

@@ -43,11 +43,11 @@ const RESPITE: Duration = Duration::from_millis(100);
 pub fn serve(path: &Path, hindsight: Hindsight) -> Result<impl Future<Output = ()> + use<>> {
     if let Some(directory) = path.parent() {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.with_context(|| format!("making {}", directory.display()))?;
+        made.with_context(|| format!("creating {}", directory.display()))?;
     }
     anyhow::ensure!(
         UnixStream::connect(path).is_err(),
-        "another agent answers at {}: choose another --socket",
+        "another agent uses {}: set another --socket",
         path.display()
     );
     // Left behind by one that was killed.
@@ -66,7 +66,7 @@ pub fn serve(path: &Path, hindsight: Hindsight) -> Result<impl Future<Output = (
             };
             match timeout(PATIENCE, answer(client, &hindsight)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("a client of the agent's socket: {error}"),
+                Ok(Err(error)) => warn!("cannot answer a client of the agent's socket: {error}"),
                 Err(_) => warn!("a client of the agent's socket took too long"),
             }
         }
@@ -113,7 +113,8 @@ async fn answer(mut client: AsyncStream, hindsight: &Hindsight) -> io::Result<()
 pub fn fetch(path: &Path) -> Result<impl Read + use<>> {
     let mut stream = UnixStream::connect(path).with_context(|| {
         format!(
-            "no agent answers at {}; `floodmark run` does, unless --hindsight is 0 (see --socket)",
+            "no agent answers at {}; check that `floodmark run` runs with the same --socket, and \
+             that --hindsight is not 0",
             path.display()
         )
     })?;

@@ -117,7 +117,7 @@ fn play(args: &AcrossArgs) -> Result<Played> {
             what,
             holds: of("connected") == Some(0.0)
                 && waiting.is_some_and(|waiting| waiting > 0.0)
-                && ready.contains(&format!("{outlet} is away")),
+                && ready.contains(&format!("{outlet} not connected")),
             detail: format!("{} messages wait", waiting.unwrap_or_default()),
         });
     }

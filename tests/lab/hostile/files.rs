@@ -165,7 +165,7 @@ fn swapped_module(target: &Target, kind: &str) -> Result<Vec<Check>> {
     let served = match target.serve(&["--nginx-uprobes"]) {
         Err(error) => {
             let log = fs::read_to_string(target.directory().join("log")).unwrap_or_default();
-            let needs = log.lines().find(|line| line.contains("watching nginx by uprobes"));
+            let needs = log.lines().find(|line| line.contains("observing nginx with uprobes"));
             let needs = needs.with_context(|| format!("{error:#}"))?;
             return Ok(vec![Check::that(
                 "uprobes are possible here",

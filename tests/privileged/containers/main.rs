@@ -81,7 +81,7 @@ fn root_a_pods_listener_has_the_names_that_the_runtime_knows() {
         "pod": {"uid": uid, "namespace": pod.0, "name": pod.1},
     });
     assert_eq!(*workload(&listener, &container), named);
-    assert!(!said.contains("pods stay without names"));
+    assert!(!said.contains("pods have no name"));
     // The pod's own namespace, which containerd made for it.
     let name = listener["netns_name"].as_str().unwrap();
     assert!(name.starts_with("cni-"), "{name}");
@@ -94,5 +94,5 @@ fn root_a_pods_listener_has_the_names_that_the_runtime_knows() {
         "pod": {"uid": uid, "namespace": null, "name": null},
     });
     assert_eq!(*workload(&listener, &container), unnamed);
-    assert_eq!(said.matches("some pods stay without names").count(), 1, "{said}");
+    assert_eq!(said.matches("some pods have no name").count(), 1, "{said}");
 }

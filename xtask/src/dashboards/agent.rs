@@ -7,40 +7,41 @@ pub fn dashboard() -> Dashboard {
     Dashboard {
         uid: "floodmark-agent",
         title: "Floodmark: agents",
-        description: "Whether agents watch, from which rung, what escapes them and what they cost.",
+        description: "State of the agents: samples, rungs, missed losses and cost.",
         variables: &[("instance", "floodmark_build_info")],
-        rows: vec![("Watching", watching()), ("Evidence", evidence()), ("Cost", cost())],
+        rows: vec![("State", watching()), ("Evidence", evidence()), ("Cost", cost())],
     }
 }
 
 fn watching() -> Vec<Panel> {
     vec![
-        Panel::stat("Up", "short", "1 where the last scrape succeeded.")
+        Panel::stat("Up", "short", "Whether the last scrape succeeded: 1 or 0.")
             .query("up{job=~\".*floodmark.*\", instance=~\"$instance\"}", "{{instance}}")
             .red_below(1.0),
-        Panel::stat("Last sample", "s", "How long ago the kernel's counts were last read.")
+        Panel::stat("Last sample", "s", "Time since the kernel's counters were last read.")
             .query(
                 "time() - floodmark_last_sample_timestamp_seconds{instance=~\"$instance\"}",
                 "{{instance}}",
             )
             .red_from(60.0),
-        Panel::stat("Configuration", "short", "1 where the configuration that was read last is in force.")
-            .query(
-                "floodmark_config_last_reload_successful{instance=~\"$instance\"}",
-                "{{instance}}",
-            )
-            .red_below(1.0),
+        Panel::stat(
+            "Configuration",
+            "short",
+            "Whether the last configuration reload succeeded: 1 or 0.",
+        )
+        .query("floodmark_config_last_reload_successful{instance=~\"$instance\"}", "{{instance}}")
+        .red_below(1.0),
         Panel::stat("Version", "short", "Agents by version.").query(
             "count by (version) (floodmark_build_info{instance=~\"$instance\"})",
             "{{version}}",
         ),
-        Panel::table("Rungs", "short", "From which rung of the ladder each signal is had.")
+        Panel::table("Rungs", "short", "Rung in use for each signal.")
             .query("floodmark_signal_rung_info{instance=~\"$instance\"}", "")
             .wide(12),
         Panel::table(
-            "Canary",
+            "Self-test",
             "short",
-            "1 where a signal told of every handshake that was lost on purpose when the agent began.",
+            "Whether the self-test at the start saw every injected drop on this signal: 1 or 0.",
         )
         .query("floodmark_canary_heard{instance=~\"$instance\"}", "")
         .wide(12)
@@ -53,18 +54,20 @@ fn evidence() -> Vec<Panel> {
         Panel::plot(
             "Unattributed",
             "short",
-            "What of the kernel's counters belongs to nobody. ListenOverflows and ListenDrops must be 0.",
+            "Growth of kernel counters that is not attributed. ListenOverflows and ListenDrops \
+             must be 0.",
         )
         .query(
-            "sum by (instance, mib) (abs(floodmark_kernel_mib_unattributed{instance=~\"$instance\"}))",
+            "sum by (instance, mib) \
+             (abs(floodmark_kernel_mib_unattributed{instance=~\"$instance\"}))",
             "{{instance}} {{mib}}",
         ),
-        Panel::plot("The kernel's counters", "cps", "Their growth per second, over all namespaces.").query(
+        Panel::plot("Kernel counters", "cps", "Growth per second, summed over all namespaces.").query(
             "sum by (mib) (rate(floodmark_kernel_mib_total{instance=~\"$instance\"}\
              [$__rate_interval]))",
             "{{mib}}",
         ),
-        Panel::plot("Lost", "cps", "Detail events and attributions that were lost, per second.")
+        Panel::plot("Lost", "cps", "Lost detail events and failed attributions per second.")
             .query(
                 "sum by (instance, reason) (rate(floodmark_events_lost_total{instance=~\"$instance\"}\
                  [$__rate_interval]))",
@@ -75,7 +78,7 @@ fn evidence() -> Vec<Panel> {
                  instance=~\"$instance\"}[$__rate_interval]))",
                 "{{instance}} attributions: {{reason}}",
             ),
-        Panel::plot("Left out", "short", "Listeners beyond the number that is exported.")
+        Panel::plot("Not exported", "short", "Listeners beyond the export limit.")
             .query(
                 "floodmark_listeners_not_exported{instance=~\"$instance\"}",
                 "{{instance}} {{kind}}",
@@ -85,9 +88,9 @@ fn evidence() -> Vec<Panel> {
                 "{{instance}} with losses",
             ),
         Panel::plot(
-            "Troubles with logs",
+            "Log problems",
             "cps",
-            "Failed reads, lines too long or cut, syslog messages thrown away; per second.",
+            "Failed reads, lines that are too long, and dropped syslog messages per second.",
         )
         .query(
             "sum by (instance, source) (rate(floodmark_source_errors_total{instance=~\"$instance\"}\
@@ -122,13 +125,14 @@ fn cost() -> Vec<Panel> {
             "process_open_fds{job=~\".*floodmark.*\", instance=~\"$instance\"}",
             "{{instance}}",
         ),
-        Panel::plot("Time of a tick", "s", "How long reading and judging takes, each second.")
+        Panel::plot("Tick duration", "s", "Duration of sampling and evaluation, once a second.")
             .query("floodmark_tick_duration_seconds{instance=~\"$instance\"}", "{{instance}}"),
-        Panel::plot("Samples per scrape", "short", "How many series an agent exports.").query(
-            "scrape_samples_scraped{job=~\".*floodmark.*\", instance=~\"$instance\"}",
-            "{{instance}}",
-        ),
-        Panel::plot("Time of a scrape", "s", "How long a scrape takes.").query(
+        Panel::plot("Samples per scrape", "short", "Number of series that an agent exports.")
+            .query(
+                "scrape_samples_scraped{job=~\".*floodmark.*\", instance=~\"$instance\"}",
+                "{{instance}}",
+            ),
+        Panel::plot("Scrape duration", "s", "Duration of a scrape.").query(
             "scrape_duration_seconds{job=~\".*floodmark.*\", instance=~\"$instance\"}",
             "{{instance}}",
         ),

@@ -7,8 +7,8 @@ pub fn dashboard() -> Dashboard {
     Dashboard {
         uid: "floodmark-fleet",
         title: "Floodmark: fleet",
-        description: "Which listeners lose connections, which proxies give up on which peers and why, and \
-                      which tables fill up.",
+        description: "Listeners that lose connections, peers that proxies mark as down with the \
+                      causes, and tables that fill up.",
         variables: &[("instance", "floodmark_build_info")],
         rows: vec![
             ("Now", now()),
@@ -21,22 +21,23 @@ pub fn dashboard() -> Dashboard {
 
 fn now() -> Vec<Panel> {
     vec![
-        Panel::stat("Agents that answer", "short", "Agents whose last scrape succeeded.")
+        Panel::stat("Agents up", "short", "Agents whose last scrape succeeded.")
             .query("sum(up{job=~\".*floodmark.*\", instance=~\"$instance\"})", "agents"),
         Panel::stat(
-            "Listeners that overflow",
+            "Overflowing listeners",
             "short",
-            "Listeners whose accept queue was found full within 5 minutes.",
+            "Listeners whose accept queue was full within the last 5 minutes.",
         )
         .query(
-            "count(listener:floodmark_overflows:increase5m{instance=~\"$instance\"} > 0) or vector(0)",
+            "count(listener:floodmark_overflows:increase5m{instance=~\"$instance\"} > 0) or \
+             vector(0)",
             "listeners",
         )
         .red_from(1.0),
         Panel::stat(
             "Groups without a live peer",
             "short",
-            "Groups of peers of which a proxy said within 2 minutes that none is alive.",
+            "Groups for which a proxy reported no live peer within the last 2 minutes.",
         )
         .query(
             "count(time() - floodmark_last_verdict_timestamp_seconds{event=\"no_live_peers\", \
@@ -44,7 +45,7 @@ fn now() -> Vec<Panel> {
             "groups",
         )
         .red_from(1.0),
-        Panel::stat("Alerts", "short", "Alerts of Floodmark's that fire.")
+        Panel::stat("Alerts", "short", "Firing Floodmark alerts.")
             .query(
                 "count(ALERTS{alertname=~\"Floodmark.*\", alertstate=\"firing\", \
                  instance=~\"$instance\"}) or vector(0)",
@@ -57,10 +58,10 @@ fn now() -> Vec<Panel> {
 fn listeners() -> Vec<Panel> {
     vec![
         Panel::table(
-            "Listeners that overflow",
+            "Overflowing listeners",
             "short",
-            "Handshake segments that found the accept queue full, in 5 minutes, with the listener's \
-             owner and which bound makes its queue so short.",
+            "Handshake segments that found the accept queue full in 5 minutes, with the \
+             listener's owner and the setting that limits its queue.",
         )
         .query("topk(20, listener:floodmark_overflows:increase5m{instance=~\"$instance\"} > 0)", ""),
         Panel::plot(
@@ -86,7 +87,7 @@ fn listeners() -> Vec<Panel> {
         Panel::plot(
             "Fullest accept queues",
             "percentunit",
-            "Share of the accept queue in use; with --watch-connections the highest since the last \
+            "Used share of the accept queue; with --watch-connections, the maximum since the last \
              scrape. At 100 % the next connection is lost.",
         )
         .query(
@@ -97,9 +98,9 @@ fn listeners() -> Vec<Panel> {
         .red_from(1.0)
         .up_to(1.0),
         Panel::plot(
-            "SYN/ACKs sent again",
+            "SYN/ACK retransmits",
             "cps",
-            "By what made it necessary; own_drop is this host's own doing.",
+            "Retransmits per second by cause; own_drop: this host dropped the final ACK.",
         )
         .query(
             "sum by (cause) (rate(floodmark_listener_synack_retransmits_total{instance=~\"$instance\"}\
@@ -111,12 +112,12 @@ fn listeners() -> Vec<Panel> {
 
 fn proxies() -> Vec<Panel> {
     vec![
-        Panel::plot("Why peers were marked", "cps", "Markings per second by the cause found.").query(
+        Panel::plot("Markings by cause", "cps", "Markings per second by cause of the verdict.").query(
             "sum by (cause) (rate(floodmark_verdicts_total{event=\"peer_marked\", \
              instance=~\"$instance\"}[$__rate_interval]))",
             "{{cause}}",
         ),
-        Panel::plot("Which peers were marked", "cps", "Markings per second by peer.").query(
+        Panel::plot("Markings by peer", "cps", "Markings per second by peer.").query(
             "topk(10, sum by (upstream, peer) (rate(floodmark_verdicts_total{event=\"peer_marked\", \
              instance=~\"$instance\"}[$__rate_interval])))",
             "{{upstream}} {{peer}}",
@@ -124,14 +125,14 @@ fn proxies() -> Vec<Panel> {
         Panel::plot(
             "Time without a live peer",
             "percentunit",
-            "Share of the time, over the last outages of a group, in which it had none.",
+            "Share of time without a live peer during the last outages of a group.",
         )
         .query(
             "floodmark_upstream_without_peer_ratio{instance=~\"$instance\"}",
             "{{instance}} {{proxy}} {{upstream}}",
         )
         .up_to(1.0),
-        Panel::plot("Outages", "short", "Times a group ran out of peers, since the agent began.").query(
+        Panel::plot("Outages", "short", "Times that a group ran out of peers since the agent started.").query(
             "floodmark_upstream_outages_total{instance=~\"$instance\"}",
             "{{instance}} {{proxy}} {{upstream}}",
         ),
@@ -143,7 +144,7 @@ fn ports() -> Vec<Panel> {
         Panel::plot(
             "TIME_WAIT tables",
             "percentunit",
-            "Share of net.ipv4.tcp_max_tw_buckets in use, the fullest ten.",
+            "Used share of net.ipv4.tcp_max_tw_buckets; the fullest ten.",
         )
         .query(
             "topk(10, netns:floodmark_time_wait_fill:ratio{instance=~\"$instance\"})",
@@ -154,7 +155,7 @@ fn ports() -> Vec<Panel> {
         Panel::plot(
             "Ephemeral ports",
             "percentunit",
-            "Share of the ports from one address to one destination in use, the fullest ten.",
+            "Used share of the ports from one address to one destination; the fullest ten.",
         )
         .query(
             "topk(10, destination:floodmark_ports_fill:ratio{instance=~\"$instance\"})",

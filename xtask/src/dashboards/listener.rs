@@ -7,13 +7,18 @@ pub fn dashboard() -> Dashboard {
     Dashboard {
         uid: "floodmark-listener",
         title: "Floodmark: listener",
-        description: "A listener's queue against its limit, what it loses and why.",
+        description: "A listener's queue and limit, its losses and their causes.",
         variables: &[
             ("instance", "floodmark_build_info"),
             ("netns", "floodmark_listener_info{instance=~\"$instance\"}"),
             ("listener", "floodmark_listener_info{instance=~\"$instance\", netns=~\"$netns\"}"),
         ],
-        rows: vec![("Who", who()), ("Queue", queue()), ("Losses", losses()), ("SYN queue", syns())],
+        rows: vec![
+            ("Owner", who()),
+            ("Queue", queue()),
+            ("Losses", losses()),
+            ("SYN queue", syns()),
+        ],
     }
 }
 
@@ -22,7 +27,7 @@ fn who() -> Vec<Panel> {
         Panel::table(
             "Owner",
             "short",
-            "Who holds the socket, and which of backlog and somaxconn bounds its queue.",
+            "Process that holds the socket, and which of backlog and somaxconn limits its queue.",
         )
         .query(
             "listener:floodmark_owner:info{instance=~\"$instance\", netns=~\"$netns\", \
@@ -37,8 +42,8 @@ fn queue() -> Vec<Panel> {
         Panel::plot(
             "Accept queue",
             "short",
-            "Connections that wait for accept(2), against the limit; the highest since the last scrape \
-             where the agent runs with --watch-connections.",
+            "Connections that wait for accept(2), and the limit. With --watch-connections also \
+             the maximum since the last scrape.",
         )
         .query(
             "floodmark_listener_accept_queue_length{instance=~\"$instance\", netns=~\"$netns\", \
@@ -55,7 +60,7 @@ fn queue() -> Vec<Panel> {
              listener=~\"$listener\"}",
             "{{netns}} {{listener}} limit",
         ),
-        Panel::plot("Fill", "percentunit", "The same as a share of the limit.")
+        Panel::plot("Fill", "percentunit", "Used share of the accept queue.")
             .query(
                 "listener:floodmark_accept_queue_fill:ratio{instance=~\"$instance\", netns=~\"$netns\", \
                  listener=~\"$listener\"}",
@@ -67,7 +72,7 @@ fn queue() -> Vec<Panel> {
         Panel::plot(
             "Time in queue",
             "s",
-            "How long accepted connections had waited: median and 99th percentile.",
+            "Time that accepted connections waited in the queue: median and 99th percentile.",
         )
         .query(
             "histogram_quantile(0.5, sum by (le, netns, listener) (rate(\
@@ -94,7 +99,7 @@ fn losses() -> Vec<Panel> {
         Panel::plot(
             "Drops",
             "cps",
-            "Handshake segments dropped per second, by step, cause and whether the client was told.",
+            "Handshake segments dropped per second, by stage, cause and effect (silent or reset).",
         )
         .query(
             "sum by (stage, cause, effect) (rate(floodmark_listener_drops_total{\
@@ -102,7 +107,7 @@ fn losses() -> Vec<Panel> {
             "{{stage}} {{cause}} ({{effect}})",
         ),
         Panel::plot(
-            "Connections hit",
+            "Affected connections",
             "cps",
             "Connections per second that lost a segment for the first time.",
         )
@@ -111,12 +116,12 @@ fn losses() -> Vec<Panel> {
              instance=~\"$instance\", netns=~\"$netns\", listener=~\"$listener\"}[$__rate_interval]))",
             "{{netns}} {{listener}}",
         ),
-        Panel::plot("SYN/ACKs sent again", "cps", "By what made it necessary.").query(
+        Panel::plot("SYN/ACK retransmits", "cps", "Retransmits per second by cause.").query(
             "sum by (cause) (rate(floodmark_listener_synack_retransmits_total{\
              instance=~\"$instance\", netns=~\"$netns\", listener=~\"$listener\"}[$__rate_interval]))",
             "{{cause}}",
         ),
-        Panel::plot("Requests given up", "cps", "Pending handshakes that expired, by cause.").query(
+        Panel::plot("Expired handshakes", "cps", "Pending handshakes that expired per second, by cause.").query(
             "sum by (cause) (rate(floodmark_listener_requests_expired_total{\
              instance=~\"$instance\", netns=~\"$netns\", listener=~\"$listener\"}[$__rate_interval]))",
             "{{cause}}",
@@ -132,9 +137,9 @@ fn syns() -> Vec<Panel> {
             "{{netns}} {{listener}}",
         ),
         Panel::plot(
-            "What else befell handshakes",
+            "Other handshake events",
             "cps",
-            "SYN cookies, deferred final ACKs, resets of pending requests.",
+            "SYN cookies, deferred final ACKs and resets of pending handshakes per second.",
         )
         .query(
             "sum by (stage, cause) (rate(floodmark_listener_handshake_events_total{\

@@ -7,17 +7,17 @@ pub fn dashboard() -> Dashboard {
     Dashboard {
         uid: "floodmark-proxy",
         title: "Floodmark: proxy",
-        description: "What a proxy says of its peers, the causes found, and the ports it has left.",
+        description: "Events of a proxy's peers, their causes, and the proxy's free ports.",
         variables: &[
             ("instance", "floodmark_build_info"),
             ("proxy", "floodmark_proxy_events_total{instance=~\"$instance\"}"),
             ("upstream", "floodmark_verdicts_total{instance=~\"$instance\", proxy=~\"$proxy\"}"),
         ],
         rows: vec![
-            ("What it says", says()),
+            ("Events", says()),
             ("Groups", groups()),
-            ("Its connections", connections()),
-            ("Its log", log()),
+            ("Connections", connections()),
+            ("Log", log()),
         ],
     }
 }
@@ -34,7 +34,7 @@ fn says() -> Vec<Panel> {
              proxy=~\"$proxy\"}[$__rate_interval]))",
             "{{event}}",
         ),
-        Panel::plot("Causes", "cps", "Events per second by the cause found for them.").query(
+        Panel::plot("Causes", "cps", "Events per second by cause of the verdict.").query(
             "sum by (event, cause) (rate(floodmark_verdicts_total{instance=~\"$instance\", \
              proxy=~\"$proxy\", upstream=~\"$upstream\"}[$__rate_interval]))",
             "{{event}}: {{cause}}",
@@ -42,7 +42,7 @@ fn says() -> Vec<Panel> {
         Panel::table(
             "Verdicts",
             "short",
-            "Since the agent began: each peer, event and cause with how sure that is.",
+            "Verdicts since the agent started, by peer, event, cause and confidence.",
         )
         .query(
             "sort_desc(floodmark_verdicts_total{instance=~\"$instance\", proxy=~\"$proxy\", \
@@ -54,16 +54,20 @@ fn says() -> Vec<Panel> {
 
 fn groups() -> Vec<Panel> {
     vec![
-        Panel::plot("Outages", "short", "Times a group ran out of peers, since the agent began.")
-            .query(
-                "floodmark_upstream_outages_total{instance=~\"$instance\", proxy=~\"$proxy\", \
+        Panel::plot(
+            "Outages",
+            "short",
+            "Times that a group ran out of peers since the agent started.",
+        )
+        .query(
+            "floodmark_upstream_outages_total{instance=~\"$instance\", proxy=~\"$proxy\", \
              upstream=~\"$upstream\"}",
-                "{{upstream}}",
-            ),
+            "{{upstream}}",
+        ),
         Panel::plot(
             "Time without a live peer",
             "percentunit",
-            "Share of the time, over the last outages of a group, in which it had none.",
+            "Share of time without a live peer during the last outages of a group.",
         )
         .query(
             "floodmark_upstream_without_peer_ratio{instance=~\"$instance\", proxy=~\"$proxy\", \
@@ -79,20 +83,20 @@ fn connections() -> Vec<Panel> {
         Panel::plot(
             "Ports in use",
             "short",
-            "Ephemeral ports in use from this host to a destination, TIME_WAIT included.",
+            "Ephemeral ports in use from this host to a destination, including TIME_WAIT.",
         )
         .query(
             "topk(10, floodmark_destination_ports_in_use{instance=~\"$instance\"})",
             "{{source}} to {{destination}}",
         ),
-        Panel::plot("Ports left", "short", "Ephemeral ports left towards a destination.").query(
+        Panel::plot("Ports left", "short", "Free ephemeral ports to a destination.").query(
             "bottomk(10, floodmark_destination_ports_headroom{instance=~\"$instance\"})",
             "{{source}} to {{destination}}",
         ),
         Panel::plot(
             "New connections",
             "cps",
-            "Connections opened per second, by port and peer; with keepalive they are few.",
+            "Connections opened per second, by port and peer. Keepalive reduces them.",
         )
         .query(
             "topk(10, sum by (port, side, peer) (rate(floodmark_peer_connections_opened_total{\
@@ -102,7 +106,8 @@ fn connections() -> Vec<Panel> {
         Panel::plot(
             "Who closes first",
             "cps",
-            "Connections ended per second by who closed; whoever does keeps the TIME_WAIT.",
+            "Connections that ended per second, by the side that closed first. That side keeps \
+             the TIME_WAIT socket.",
         )
         .query(
             "sum by (port, side, by) (rate(floodmark_peer_connections_closed_total{\
@@ -125,7 +130,7 @@ fn connections() -> Vec<Panel> {
 
 fn log() -> Vec<Panel> {
     vec![
-        Panel::plot("Lines", "cps", "Lines read per second, and those that told of an upstream.")
+        Panel::plot("Lines", "cps", "Lines read per second, and events among them.")
             .query(
                 "sum by (source) (rate(floodmark_source_lines_total{instance=~\"$instance\"}\
                  [$__rate_interval]))",
@@ -136,7 +141,7 @@ fn log() -> Vec<Panel> {
                  [$__rate_interval]))",
                 "{{source}} events",
             ),
-        Panel::plot("Behind", "bytes", "What of a log is written and not read yet.")
+        Panel::plot("Lag", "bytes", "Bytes of a log that are not read yet.")
             .query("floodmark_source_lag_bytes{instance=~\"$instance\"}", "{{source}}"),
     ]
 }

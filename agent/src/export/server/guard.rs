@@ -81,7 +81,7 @@ pub fn parse_host(text: &str) -> Result<String> {
     ensure!(is_address || !text.contains([':', '/']), "give a host name without scheme or port");
     let bracketed = if text.contains(':') { format!("[{text}]") } else { text.to_owned() };
     let host = host_of(&bracketed);
-    ensure!(host.is_some(), "this is no host name");
+    ensure!(host.is_some(), "not a host name");
     Ok(host.unwrap_or_default())
 }
 
@@ -97,7 +97,7 @@ pub async fn own_hosts_only(
     if from_headers.chain(from_target).all(|authority| hosts.include(authority)) {
         return next.run(request).await;
     }
-    let text = "this host name is not served here: set --allowed-host to allow it\n";
+    let text = "host name not allowed here; --allowed-host allows it\n";
     (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 

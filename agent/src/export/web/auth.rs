@@ -151,7 +151,7 @@ pub(in crate::export) async fn authorised(
             (StatusCode::UNAUTHORIZED, challenge, "authentication required\n").into_response()
         }
         Admission::Busy => {
-            let text = "too many passwords wait to be checked, try again\n";
+            let text = "too many password checks are pending, try again\n";
             let retry = [(header::RETRY_AFTER, "1")];
             (StatusCode::SERVICE_UNAVAILABLE, retry, text).into_response()
         }

@@ -56,22 +56,23 @@ fn says_in_one_line_what_is_wrong() {
     let cases = [
         (directory.refusal("tls_config: {}\n"), "web.yml:1: unknown field `tls_config`"),
         (directory.refusal("\nbasic_auth_users:\n  - a\n"), "web.yml:3: "),
-        (directory.refusal("basic_auth_users:\n  me: secret\n"), "stands for me is no bcrypt hash"),
+        (
+            directory.refusal("basic_auth_users:\n  me: secret\n"),
+            "the password of me is no bcrypt hash",
+        ),
         (tls("  cert_file: a.crt\n"), "missing field `key_file`"),
-        (tls("  cert_file: a.crt\n  key_file: b.key\n"), "key_file does not go with cert_file"),
+        (tls("  cert_file: a.crt\n  key_file: b.key\n"), "key_file does not match cert_file"),
         (tls("  cert_file: no.crt\n  key_file: a.key\n"), "cert_file no.crt: "),
-        (tls("  cert_file: a.key\n  key_file: a.key\n"), "cert_file a.key holds no certificate"),
+        (tls("  cert_file: a.key\n  key_file: a.key\n"), "cert_file a.key contains no certificate"),
         (tls("  cert_file: a.crt\n  key_file: a.key\n  min_version: TLS10\n"), "TLS10"),
         (
-            tls(
-                "  cert_file: a.crt\n  key_file: a.key\n  min_version: TLS13\n  max_version: TLS12\n",
-            ),
+            tls("  cert_file: a.crt\n  key_file: a.key\n  min_version: TLS13\n  max_version: \
+                 TLS12\n"),
             "min_version is above max_version",
         ),
         (
-            tls(
-                "  cert_file: a.crt\n  key_file: a.key\n  client_auth_type: RequireAndVerifyClientCert\n",
-            ),
+            tls("  cert_file: a.crt\n  key_file: a.key\n  client_auth_type: \
+                 RequireAndVerifyClientCert\n"),
             "client_ca_file is missing",
         ),
     ];

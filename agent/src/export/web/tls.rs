@@ -68,7 +68,7 @@ impl Settings {
         let clients = self.clients(directory, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&self.versions()?)
-            .context("choosing the protocol's versions")?;
+            .context("selecting the TLS versions")?;
         let builder = match clients {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
@@ -80,7 +80,7 @@ impl Settings {
         let certificates = certificates(directory, &self.cert_file, "cert_file")?;
         let mut config = builder
             .with_single_cert(certificates, key)
-            .context("key_file does not go with cert_file")?;
+            .context("key_file does not match cert_file")?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -123,6 +123,6 @@ fn certificates(directory: &Path, file: &Path, key: &str) -> Result<Vec<Certific
     let text = untrusted_file::read(&directory.join(file), LARGEST).with_context(shown)?;
     let certificates: Vec<_> =
         CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().with_context(shown)?;
-    ensure!(!certificates.is_empty(), "{} holds no certificate", shown());
+    ensure!(!certificates.is_empty(), "{} contains no certificate", shown());
     Ok(certificates)
 }

@@ -32,9 +32,10 @@ pub struct Nest {
 /// Moves the thread into a new namespace with its loopback up.
 pub fn settle_in() -> Result<Nest> {
     unshare(CloneFlags::CLONE_NEWNET)
-        .context("making a network namespace for the canary, which takes CAP_SYS_ADMIN")?;
-    raise_loopback().context("raising the canary's loopback")?;
-    let open = File::open("/proc/thread-self/ns/net").context("the canary's namespace")?;
+        .context("creating a network namespace for the self-test, which takes CAP_SYS_ADMIN")?;
+    raise_loopback().context("self-test: bringing the loopback up")?;
+    let open = File::open("/proc/thread-self/ns/net")
+        .context("self-test: opening the network namespace")?;
     Ok(Nest { netns: of_this_thread()?, _open: open })
 }
 
@@ -56,7 +57,7 @@ pub fn add_ipv6() -> Result<()> {
     // SAFETY: SIOCSIFADDR on an IPv6 socket reads the in6_ifreq it is given.
     let result =
         unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFADDR as libc::Ioctl, &request) };
-    ensure!(result == 0, "the canary's IPv6 address: {}", io::Error::last_os_error());
+    ensure!(result == 0, "self-test: adding an IPv6 address: {}", io::Error::last_os_error());
     Ok(())
 }
 
@@ -84,9 +85,12 @@ impl Perch {
     pub fn new(address: impl Into<IpAddr>, backlog: i32) -> Result<Self> {
         let address = SocketAddr::new(address.into(), 0);
         let listener = stream(address)?;
-        listener.bind(&address.into()).context("the canary's listener")?;
-        listener.listen(backlog).context("the canary's listener")?;
-        let addr = listener.local_addr()?.as_socket().context("a listener without address")?;
+        listener.bind(&address.into()).context("self-test: creating a listener")?;
+        listener.listen(backlog).context("self-test: creating a listener")?;
+        let addr = listener
+            .local_addr()?
+            .as_socket()
+            .context("self-test: a listener without an address")?;
         Ok(Self { listener, addr })
     }
 
@@ -97,7 +101,7 @@ impl Perch {
 
     /// A connection that waits.
     pub fn accept(&self) -> Result<Socket> {
-        Ok(self.listener.accept().context("the canary's accept")?.0)
+        Ok(self.listener.accept().context("self-test: accept")?.0)
     }
 
     /// Takes every connection that waits.
@@ -119,7 +123,7 @@ impl Perch {
         client.set_linger(Some(Duration::ZERO))?;
         match client.connect(&self.addr.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-                Err(error).context("the canary's connect")
+                Err(error).context("self-test: connect")
             }
             _ => Ok(client),
         }
@@ -189,7 +193,7 @@ impl Ear {
     pub fn next_from(&mut self, perch: &Perch) -> Result<SynAck> {
         let mut packet = [0; 256];
         loop {
-            let length = self.0.read(&mut packet).context("no SYN/ACK was seen")?;
+            let length = self.0.read(&mut packet).context("self-test: no SYN/ACK arrived")?;
             if let Some(seen) = synack(&packet[..length])
                 && SocketAddr::V4(seen.from) == perch.addr
             {

@@ -37,7 +37,7 @@ pub fn sing() -> Result<Song> {
     let mut addresses: Vec<IpAddr> = vec![ADDRESS.into()];
     match add_ipv6() {
         Ok(()) => addresses.push(ADDRESS_V6.into()),
-        Err(error) => debug!("the canary sings without IPv6: {error:#}"),
+        Err(error) => debug!("self-test without IPv6: {error:#}"),
     }
     let mut song = Song::new();
     // SYN cookies would answer where a SYN is to be dropped.
@@ -49,7 +49,7 @@ pub fn sing() -> Result<Song> {
     song.extend(patience()?);
     match counted_icmp() {
         Ok(count) => drop(song.insert(Signal::IcmpDrops, count)),
-        Err(error) => debug!("the canary sings of no ICMP errors: {error:#}"),
+        Err(error) => debug!("self-test without ICMP errors: {error:#}"),
     }
     song.insert(Signal::UnacceptedResets, close_on_the_unaccepted()?);
     song.extend(queue()?);
@@ -68,7 +68,7 @@ fn counted<T>(verse: impl FnOnce() -> Result<T>) -> Result<MibCounts> {
 
 fn set(sysctl: &str, value: &str) -> Result<()> {
     let path = format!("/proc/sys/net/ipv4/{sysctl}");
-    fs::write(&path, value).with_context(|| format!("the canary's {sysctl}"))
+    fs::write(&path, value).with_context(|| format!("self-test: setting {sysctl}"))
 }
 
 /// Closed before they send their SYNs again, which would be more drops.
@@ -107,7 +107,7 @@ fn knock_late(addresses: &[IpAddr], wait: Duration) -> Result<()> {
     }
     sleep(SETTLE);
     for client in &mut clients {
-        client.write_all(b"x").context("the canary's clients are not connected")?;
+        client.write_all(b"x").context("self-test: a client is not connected")?;
     }
     for perch in &perches {
         perch.set_backlog(0)?;
@@ -212,7 +212,7 @@ fn time_wait() -> Result<Song> {
 
 fn close_first() -> Result<()> {
     let listener = Perch::new(ADDRESS, 64)?;
-    let client = listener.visit().context("the canary's connect")?;
+    let client = listener.visit().context("self-test: connect")?;
     let server = listener.accept()?;
     drop(client);
     sleep(SETTLE);
@@ -228,10 +228,13 @@ fn exhaust_ports(addresses: &[IpAddr]) -> Result<u64> {
     set("ip_local_port_range", "61000 61000")?;
     let mut refused = 0;
     for perch in &perches {
-        let first: Socket = perch.visit().context("the canary's connect")?;
+        let first: Socket = perch.visit().context("self-test: connect")?;
         first.set_linger(Some(Duration::ZERO))?;
         let second = perch.visit().err().and_then(|error| error.raw_os_error());
-        ensure!(second == Some(libc::EADDRNOTAVAIL), "a connect without a port left: {second:?}");
+        ensure!(
+            second == Some(libc::EADDRNOTAVAIL),
+            "self-test: a connect without a free port returned {second:?}"
+        );
         refused += 1;
         // The client resets; if the other side closed first, it might enter TIME_WAIT.
         leave(vec![first], slice::from_ref(perch))?;

@@ -212,7 +212,7 @@ impl Follower {
         match LogFile::open(&self.path, !self.found_before) {
             Ok(file) => {
                 if self.complained {
-                    info!("{}: following it now", self.path.display());
+                    info!("{}: following it", self.path.display());
                 }
                 // One that has its name again is read on, not from its start.
                 let again = self.renamed.take_if(|(renamed, _)| renamed.is_same_as(&file));
@@ -241,12 +241,12 @@ impl Follower {
 
 fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::NotFound => "will follow it once it is there",
+        io::ErrorKind::NotFound => "the agent follows it as soon as it exists",
         io::ErrorKind::PermissionDenied => "run as root, or join the file's group (adm)",
         io::ErrorKind::InvalidInput => {
-            "name the file that the proxy writes; container images lead it to standard error, which \
-             the container's own log holds"
+            "set the file that the proxy writes; container images log to standard error, so \
+             follow the container's log"
         }
-        _ => "will go on trying",
+        _ => "retrying",
     }
 }

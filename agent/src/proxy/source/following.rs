@@ -69,7 +69,10 @@ impl Following {
         }
         drop(opening);
         if all_open.recv_timeout(OPENING_TIME) == Err(RecvTimeoutError::Timeout) {
-            warn!("a log is on a file system that does not answer; it is read once that answers");
+            warn!(
+                "a log is on a file system that does not respond; the agent reads it as soon as \
+                   it responds"
+            );
         }
         failures
     }
@@ -100,7 +103,8 @@ mod tests {
     use super::*;
     use crate::proxy::source::Format;
 
-    const MESSAGE: &[u8] = b"<129>1 - - haproxy 2 - - Server app/s1 is DOWN, reason: Layer4 timeout, check duration: 300ms.";
+    const MESSAGE: &[u8] = b"<129>1 - - haproxy 2 - - Server app/s1 is DOWN, reason: Layer4 \
+                             timeout, check duration: 300ms.";
 
     /// A free port: bound, and left again.
     fn free() -> SocketAddr {

@@ -221,8 +221,8 @@ impl Interpreter {
             && self.stats.events_unverified.fetch_add(1, Ordering::Relaxed) == 0
         {
             info!(
-                "{}: cannot check which process writes it; verdicts on it have medium confidence at \
-                 most",
+                "{}: cannot verify which process writes this log; its verdicts have at most \
+                 medium confidence",
                 self.name
             );
         }

@@ -56,12 +56,11 @@ impl Positions {
     pub fn open(directory: &Path) -> Result<Self> {
         let file = directory.join(FILE);
         let shown = file.display();
-        fs::create_dir_all(directory).with_context(|| {
-            format!("--state-dir {} is no directory, nor can it be made one", directory.display())
-        })?;
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create --state-dir {}", directory.display()))?;
         let places = match untrusted_file::read(&file, LARGEST) {
             Ok(text) => serde_json::from_slice(&text)
-                .with_context(|| format!("{shown} is damaged; remove it to begin anew"))?,
+                .with_context(|| format!("{shown} is damaged; delete it to start again"))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error).with_context(|| format!("reading {shown}")),
         };
@@ -103,7 +102,10 @@ impl Positions {
             }
             Err(error) => {
                 if !std::mem::replace(&mut state.has_complained, true) {
-                    warn!("{error:#}; after a restart, lines may be read twice");
+                    warn!(
+                        "cannot store read positions, so lines may be read twice after a \
+                           restart: {error:#}"
+                    );
                 }
             }
         }

@@ -47,7 +47,7 @@ pub(super) fn start(
                     }
                     Ok(length) => unfinished.extend_from_slice(&chunk[..length]),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return warn!("standard input: {error}"),
+                    Err(error) => return warn!("cannot read standard input: {error}"),
                 }
                 let stats = Arc::clone(interpreter.stats());
                 cut_lines(&mut unfinished, &mut skipping, &stats, |line| {

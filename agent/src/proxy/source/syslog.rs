@@ -49,8 +49,8 @@ pub(super) fn udp(
 ) -> Result<Arc<SourceStats>> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)
         .and_then(|socket| bound(socket, &addr.into()))
-        .with_context(|| format!("cannot receive at --syslog udp://{addr}; choose another"))?;
-    let socket = UdpSocket::from_std(socket.into()).context("watching the socket")?;
+        .with_context(|| format!("cannot listen at --syslog udp://{addr}; set another address"))?;
+    let socket = UdpSocket::from_std(socket.into()).context("registering the socket")?;
     let stats = Arc::clone(interpreter.stats());
     let pace = Arc::new(Pace::default());
     let receive = async move {
@@ -92,13 +92,13 @@ pub(super) fn unix(
 ) -> Result<Arc<SourceStats>> {
     let shown = path.display();
     clear(path)
-        .with_context(|| format!("cannot receive at --syslog unix://{shown}; choose another"))?;
+        .with_context(|| format!("cannot listen at --syslog unix://{shown}; set another path"))?;
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)
         .and_then(|socket| bound(socket, &SockAddr::unix(path)?))
-        .with_context(|| format!("cannot receive at --syslog unix://{shown}; choose another"))?;
+        .with_context(|| format!("cannot listen at --syslog unix://{shown}; set another path"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))
-        .with_context(|| format!("letting proxies write to {shown}"))?;
-    let socket = UnixDatagram::from_std(socket.into()).context("watching the socket")?;
+        .with_context(|| format!("making {shown} writable for proxies"))?;
+    let socket = UnixDatagram::from_std(socket.into()).context("registering the socket")?;
     let stats = Arc::clone(interpreter.stats());
     let pace = Arc::new(Pace::default());
     let receive = async move {
@@ -134,8 +134,8 @@ pub(super) fn tcp(
             socket.listen(128)?;
             Ok(socket)
         })
-        .with_context(|| format!("cannot receive at --syslog tcp://{addr}; choose another"))?;
-    let listener = TcpListener::from_std(listener.into()).context("watching the socket")?;
+        .with_context(|| format!("cannot listen at --syslog tcp://{addr}; set another address"))?;
+    let listener = TcpListener::from_std(listener.into()).context("registering the socket")?;
     let stats = Arc::clone(interpreter.stats());
     let pace = Arc::new(Pace::default());
     let connections = Arc::new(AtomicUsize::new(0));
@@ -246,12 +246,12 @@ fn clear(path: &Path) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     if !metadata.file_type().is_socket() {
-        bail!("there is something else");
+        bail!("the path exists and is not a socket");
     }
     let probe = std::os::unix::net::UnixDatagram::unbound()?;
     match probe.connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
-        Ok(()) => bail!("somebody listens there already"),
+        Ok(()) => bail!("another process already listens there"),
         Err(error) => Err(error.into()),
     }
 }

@@ -178,18 +178,19 @@ impl Binary {
     ///
     /// For a version that nobody has looked at.
     pub fn offset_of_single(&self) -> Result<u64> {
-        let number = self.version.strip_prefix("nginx/").context(
-            "it says of itself that it is no nginx, and offsets are known for nginx only",
-        )?;
+        let number = self
+            .version
+            .strip_prefix("nginx/")
+            .context("its version string is not nginx's; offsets are known for nginx only")?;
         let mut parts = number.split('.').map(|part| part.parse::<u32>().ok());
         let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) else {
-            bail!("its version {number} is no number");
+            bail!("its version {number} is not a number");
         };
         Ok(match (major, minor) {
             (1, 12..=18) => 40,
             (1, 20..=26) => 48,
             (1, 28..=31) => 64,
-            _ => bail!("offsets are not known for version {number}"),
+            _ => bail!("no offsets are known for version {number}"),
         })
     }
 }

@@ -52,7 +52,7 @@ async fn a_unix_socket_left_behind_is_taken_over_and_nothing_else() {
     expect_marking(&mut events).await;
     assert!(
         unix(&path, reader(), sender.clone(), CancellationToken::new()).is_err(),
-        "somebody listens"
+        "another process already listens"
     );
     let file = directory.path().join("file");
     fs::write(&file, "precious").unwrap();
