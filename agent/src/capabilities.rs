@@ -43,24 +43,25 @@ pub const NEEDS: [Need; 9] = [
     Need {
         capability: Capability::CAP_BPF,
         purpose: "load the eBPF programs and read their maps",
-        lost: "all eBPF programs: every signal falls to netlink and procfs",
+        lost: "all eBPF programs: every signal uses netlink and procfs",
         when: When::WithoutSysAdmin,
     },
     Need {
         capability: Capability::CAP_PERFMON,
-        purpose: "attach them, and have them read kernel memory",
-        lost: "all eBPF programs that read kernel memory: their signals fall to netlink and procfs",
+        purpose: "attach the programs, and let them read kernel memory",
+        lost: "all eBPF programs that read kernel memory: their signals use netlink and procfs",
         when: When::WithoutSysAdmin,
     },
     Need {
         capability: Capability::CAP_SYS_ADMIN,
         purpose: "enter other network namespaces (setns)",
-        lost: "listeners and counters of all network namespaces but the agent's own; the canary",
+        lost: "listeners and counters of all network namespaces except the agent's own; the \
+               self-test",
         when: When::Always,
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,
-        purpose: "look at other users' processes: their namespaces, their sockets, nginx's binary",
+        purpose: "inspect other users' processes: their namespaces, their sockets, nginx's binary",
         lost: "owners of listeners, and namespaces without a name below /run/netns",
         when: When::Always,
     },
@@ -72,19 +73,19 @@ pub const NEEDS: [Need; 9] = [
     },
     Need {
         capability: Capability::CAP_NET_ADMIN,
-        purpose: "raise the loopback of the canary's namespace; ask conntrack",
-        lost: "the canary, and what address translation hides",
+        purpose: "set up the self-test's loopback; query conntrack",
+        lost: "the self-test, and listeners behind address translation",
         when: When::Always,
     },
     Need {
         capability: Capability::CAP_SYS_RESOURCE,
-        purpose: "lock the memory of maps, where its limit (RLIMIT_MEMLOCK) is not raised otherwise",
-        lost: "all eBPF programs: every signal falls to netlink and procfs",
+        purpose: "lock the memory of maps, if nothing else raises the limit (RLIMIT_MEMLOCK)",
+        lost: "all eBPF programs: every signal uses netlink and procfs",
         when: When::Before(5, 11),
     },
     Need {
         capability: Capability::CAP_DAC_OVERRIDE,
-        purpose: "ask at HAProxy's command socket, or the container runtime's, whoever's it is",
+        purpose: "use HAProxy's command socket, or the container runtime's, whoever owns it",
         lost: "such sockets, unless the agent is in their group",
         when: When::IfHeld,
     },
@@ -130,7 +131,7 @@ fn missing_of(held: &CapsHashSet, kernel: (u32, u32)) -> Vec<Need> {
 ///
 /// When the kernel refuses to take them.
 pub fn keep_what_is_needed() -> Result<()> {
-    const WHAT: &str = "putting away capabilities that are not needed";
+    const WHAT: &str = "dropping capabilities that are not needed";
     let kernel = kernel_version();
     let wanted: CapsHashSet = NEEDS
         .iter()
@@ -161,7 +162,7 @@ pub fn keep_what_is_needed() -> Result<()> {
 ///
 /// When the kernel refuses to take them.
 pub fn drop_all() -> Result<()> {
-    const WHAT: &str = "putting capabilities away before parsing";
+    const WHAT: &str = "dropping capabilities before parsing";
     prctl::set_no_new_privs().context(WHAT)?;
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         // Where nothing is held nothing need be asked for, which a sandbox might refuse.
