@@ -31,13 +31,13 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     let seconds = report.window.length().as_secs();
     match diagnosis.findings.as_slice() {
         [] => {
-            writeln!(out, "Nothing is wrong: in {seconds} s no listener lost anything.")?;
+            writeln!(out, "No problem found: in {seconds} s no listener lost a connection.")?;
         }
-        [only] => writeln!(out, "In {seconds} s, one trouble: {}.", headline(only.cause))?,
+        [only] => writeln!(out, "One problem in {seconds} s: {}.", headline(only.cause))?,
         [worst, rest @ ..] => {
             let head = headline(worst.cause);
             let count = rest.len() + 1;
-            writeln!(out, "In {seconds} s, {count} troubles, the worst first: {head}.")?;
+            writeln!(out, "{count} problems in {seconds} s, the worst first: {head}.")?;
         }
     }
     for (number, finding) in diagnosis.findings.iter().take(TOLD).enumerate() {
@@ -58,23 +58,26 @@ fn headline(cause: Cause) -> &'static str {
     match cause {
         Cause::AcceptQueueOverflow => "an accept queue is full and SYNs are dropped",
         Cause::HalfOpen => "an accept queue is full and final ACKs are dropped",
-        Cause::AbortOnOverflow => "an accept queue is full and answers by resets",
-        Cause::SynQueueFull => "a SYN queue is full and SYN cookies are off",
-        Cause::HandshakeDropped => "the kernel drops handshakes, and not for a full queue",
-        Cause::NotAccepting => "connections wait and nobody accepts them",
-        Cause::Refused => "nothing listens where the proxy connects to",
-        Cause::PathLoss => "segments are lost on the way to a listener",
+        Cause::AbortOnOverflow => "an accept queue is full and the kernel answers with resets",
+        Cause::SynQueueFull => "a SYN queue is full and SYN cookies are disabled",
+        Cause::HandshakeDropped => {
+            "the kernel drops handshakes for another reason than a full \
+                                    queue"
+        }
+        Cause::NotAccepting => "connections wait and the application does not accept them",
+        Cause::Refused => "nothing listens at the proxy's target address",
+        Cause::PathLoss => "the network loses segments on the way to a listener",
         Cause::Unreachable => "there is no route to a peer",
         Cause::NeighbourUnresponsive => {
             "a peer or its gateway does not answer ARP or neighbour discovery"
         }
         Cause::Rejected => "a firewall, router or policy rejects connections to a peer",
-        Cause::ProxyPortsExhausted => "no local port is left for connects",
-        Cause::ProxyLimit => "the proxy is at a limit of its own",
-        Cause::ApplicationClosed => "an application closes connections unanswered",
+        Cause::ProxyPortsExhausted => "no local port is free for connects",
+        Cause::ProxyLimit => "the proxy has reached one of its own limits",
+        Cause::ApplicationClosed => "an application closes connections without an answer",
         Cause::ApplicationFailed => "an application answers with failures",
         Cause::ApplicationSlow => "an application answers too late",
-        Cause::NoKernelEvidence => "a proxy had failures of which the kernel here knows nothing",
+        Cause::NoKernelEvidence => "a proxy had failures without evidence in this host's kernel",
     }
 }
 
@@ -82,7 +85,7 @@ fn tell_cycles(out: &mut String, report: &Report) -> std::fmt::Result {
     for cycle in &report.proxy.cycles {
         let Some(period) = cycle.period_ms else { continue };
         let text = format!(
-            "{} goes round in a cycle: every {:.0} s no peer is left, {:.0} % of the time in all.",
+            "{} has periodic outages: every {:.0} s it has no live peer, {:.0} % of the time.",
             cycle.group,
             period as f64 / 1000.0,
             100.0 * cycle.share_without_peer
@@ -105,7 +108,7 @@ fn tell_what_if(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         let outcome = asked.outcome;
         let wait = match outcome.longest_wait_ms {
             Some(ms) => format!("the longest wait {ms} ms"),
-            None => "what waited at the end never served".to_owned(),
+            None => "connections that wait at the end are never served".to_owned(),
         };
         let least = match what_if.answer {
             WhatIf::Backlog { backlog, .. } => {
@@ -116,7 +119,8 @@ fn tell_what_if(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
             }
         };
         let text = format!(
-            "What if {} had a backlog of {}{rate}: {} of {} connections lost instead of {}, {wait}{least}.",
+            "What if {} had a backlog of {}{rate}: {} of {} connections are lost instead of {}, \
+             {wait}{least}.",
             diagnosis.report.name_of(what_if.listener),
             asked.backlog,
             outcome.lost,
@@ -145,7 +149,7 @@ fn tell_reconciliation(out: &mut String, report: &Report) -> std::fmt::Result {
             format!("not attributed: {}", rest.join(", "))
         };
         let text = format!(
-            "The kernel's own count in {}: ListenOverflows {}, ListenDrops {}; {difference}.",
+            "Kernel counters of {}: ListenOverflows {}, ListenDrops {}; {difference}.",
             netns.name,
             netns.kernel[Counter::ListenOverflows],
             netns.kernel[Counter::ListenDrops],
@@ -165,7 +169,7 @@ fn tell_limits(out: &mut String, report: &Report) -> std::fmt::Result {
         spots.entry((&spot.rung, &spot.unseen)).or_default().push(&spot.signal);
     }
     if !spots.is_empty() {
-        writeln!(out, "\nWhat could not be seen on this kernel (floodmark doctor says why):")?;
+        writeln!(out, "\nNot visible on this kernel (floodmark doctor shows why):")?;
     }
     for ((rung, unseen), signals) in spots {
         let text = format!("{} by {rung}: {unseen}", signals.join(", "));
@@ -178,14 +182,18 @@ fn tell_limits(out: &mut String, report: &Report) -> std::fmt::Result {
     for step in &report.clock_steps {
         let at = finding::clock(step.within.to);
         let text = format!(
-            "The wall clock was {} by {at} UTC. All times are by the clock as it is set now; verdicts \
-             don't depend on it.",
+            "The wall clock was {} before {at} UTC. All times use the clock's present setting. \
+             Verdicts are unaffected.",
             step.describe()
         );
         paragraph(out, "\n", "  ", &text)?;
     }
     if report.events_lost > 0 {
-        writeln!(out, "\n{} detail events were lost; the counts are whole.", report.events_lost)?;
+        writeln!(
+            out,
+            "\n{} detail events were lost; counters are unaffected.",
+            report.events_lost
+        )?;
     }
     Ok(())
 }

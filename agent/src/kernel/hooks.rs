@@ -91,12 +91,15 @@ impl Hook {
             _ => btf.function(target).map(|params| params.into_iter().map(|(_, t)| t).collect()),
         };
         let Some(actual) = actual else {
-            return Some(format!("{target} is not in this kernel"));
+            return Some(format!("this kernel has no {target}"));
         };
         let alike = actual.len() >= self.args.len()
             && self.args.iter().zip(&actual).all(|(want, have)| want.is_empty() || want == have);
         if !alike || self.arg_count.is_some_and(|count| count != actual.len()) {
-            return Some(format!("{target} has other arguments here: ({})", actual.join(", ")));
+            return Some(format!(
+                "{target} has different arguments in this kernel: ({})",
+                actual.join(", ")
+            ));
         }
         self.needs.iter().find_map(|constants| layout.missing(constants))
     }
@@ -122,10 +125,10 @@ mod tests {
         let known = || hook("p", Attach::Entry, "tcp_conn_request", args, &[]);
         assert_eq!(objection(&known()), None);
         let unknown = Hook { target: "tcp_no_such_function", ..known() };
-        assert_eq!(objection(&unknown).unwrap(), "tcp_no_such_function is not in this kernel");
+        assert_eq!(objection(&unknown).unwrap(), "this kernel has no tcp_no_such_function");
         let other = Hook { args: &["sock"], ..known() };
-        assert!(objection(&other).unwrap().contains("has other arguments here"));
+        assert!(objection(&other).unwrap().contains("has different arguments"));
         let more = Hook { arg_count: Some(9), ..known() };
-        assert!(objection(&more).unwrap().contains("has other arguments here"));
+        assert!(objection(&more).unwrap().contains("has different arguments"));
     }
 }

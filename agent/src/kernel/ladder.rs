@@ -90,9 +90,7 @@ impl Way {
     /// Why it is not taken within `reach`, and what would allow it.
     pub fn beyond(&self, reach: Reach) -> Option<&'static str> {
         if self.slows_system_calls() && !reach.system_calls {
-            return Some(
-                "would make every system call take longer; --trace-system-calls allows it",
-            );
+            return Some("makes every system call slower; --trace-system-calls allows it");
         }
         (self.for_every_connection && !reach.connections)
             .then_some("runs for every connection; --watch-connections allows it")
@@ -104,14 +102,14 @@ impl Way {
     }
 }
 
-const NETLINK_DROPS: &str = "no peers and no stage; whose drop it was where the listener closes within a \
-                             second of it; where several listeners of one namespace drop in the \
-                             same second, their shares are estimated";
+const NETLINK_DROPS: &str = "no peers and no stage; the owner of a drop if its listener closes \
+                             within a second; if several listeners of one namespace drop in the \
+                             same second, their shares are estimates";
 
 macro_rules! missed_by_kprobes {
     () => {
-        "what happens while another kprobe program or a map system call runs on the same CPU; such \
-         misses are counted where the kernel tells them"
+        "events while another kprobe program or a map system call runs on the same CPU; these \
+         misses are counted if the kernel counts them"
     };
 }
 
@@ -124,7 +122,7 @@ macro_rules! not_unicast {
 const KPROBE: &str = missed_by_kprobes!();
 const NOT_UNICAST: &str = not_unicast!();
 const SYN_KPROBE: &str = concat!(not_unicast!(), ", and ", missed_by_kprobes!());
-const NETLINK_NO_COUNT: &str = "everything: the kernel keeps no count of its own";
+const NETLINK_NO_COUNT: &str = "everything: the kernel has no counter for it";
 
 /// Every signal with its ways, best first.
 pub const LADDER: &[(Signal, &[Way])] = &[
@@ -144,8 +142,8 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             way(
                 Rung::Tracepoint,
                 ACK_REASON,
-                "cannot tell a full accept queue from another failure to make the child socket, \
-                 nor a silent drop from a reset",
+                "the difference between a full accept queue and another failure to create the \
+                 child socket, and between a silent drop and a reset",
             ),
             way(Rung::Netlink, &[], NETLINK_DROPS),
         ],
@@ -173,7 +171,8 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             way(
                 Rung::Netlink,
                 &[],
-                "only a count per namespace (TCPSynRetrans), in which SYNs sent again are mixed",
+                "everything except a counter per namespace (TCPSynRetrans), which also counts \
+                 retransmitted SYNs",
             ),
         ],
     ),
@@ -209,7 +208,7 @@ pub const LADDER: &[(Signal, &[Way])] = &[
                  FIN_WAIT2 alone (TWKilled) or were reset in FIN_WAIT2 or CLOSING: all count as \
                  entered TIME_WAIT",
             ),
-            way(Rung::Netlink, &[], "only a count per namespace (TW)"),
+            way(Rung::Netlink, &[], "everything except a counter per namespace (TW)"),
         ],
     ),
     (
@@ -220,13 +219,14 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             way(
                 Rung::Tracepoint,
                 SYN_REPEATED_TRACEPOINT,
-                "before Linux 6.17 SYNs that this host's own queue refuses, until a later one of the \
-                 same connection is sent",
+                "before Linux 6.17, SYNs that this host's own queue refuses, until a later SYN of \
+                 the same connection is sent",
             ),
             way(
                 Rung::Netlink,
                 &[],
-                "only a count per namespace (TCPSynRetrans), in which SYN/ACKs are mixed",
+                "everything except a counter per namespace (TCPSynRetrans), which also counts \
+                 SYN/ACKs",
             ),
         ],
     ),
@@ -246,9 +246,15 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             watching(
                 Rung::Tracepoint,
                 ENQUEUES_CLONED,
-                "which socket of a SO_REUSEPORT group it was: each has the peak of the deepest",
+                "which socket of a SO_REUSEPORT group is affected: each has the maximum of the \
+                 deepest",
             ),
-            way(Rung::Netlink, &[], "peaks between two looks, unless something was dropped then"),
+            way(
+                Rung::Netlink,
+                &[],
+                "maximums between two samples, unless something was dropped \
+                                     then",
+            ),
         ],
     ),
     (
@@ -260,7 +266,7 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             watching(
                 Rung::Tracepoint,
                 ACCEPTS_SYSCALL,
-                "what io_uring or a 32-bit process accepts",
+                "connections that io_uring or a 32-bit process accepts",
             ),
             way(Rung::None, &[], NETLINK_NO_COUNT),
         ],
@@ -271,19 +277,19 @@ pub const LADDER: &[(Signal, &[Way])] = &[
             way(
                 Rung::Fentry,
                 LISTEN_CALLS,
-                "sockets older than the agent, whose backlog is inferred",
+                "the backlog of sockets older than the agent, which is derived from the limit",
             ),
             way(
                 Rung::Tracepoint,
                 LISTENS_STARTED,
-                "a second listen(2) on a socket, of which only the limit shows; sockets older than \
-                 the agent; what io_uring or a 32-bit process asks for",
+                "a second listen(2) on a socket, except its limit; sockets older than the agent; \
+                 backlogs of io_uring and 32-bit processes",
             ),
-            way(Rung::Tracepoint, LISTENERS_CHANGED, "backlogs, which are inferred from the limit"),
+            way(Rung::Tracepoint, LISTENERS_CHANGED, "backlogs, which are derived from the limit"),
             way(
                 Rung::Netlink,
                 &[],
-                "backlogs, which are inferred from the limit; listeners younger than a sweep",
+                "backlogs, which are derived from the limit; listeners newer than the last sweep",
             ),
         ],
     ),
@@ -300,11 +306,12 @@ pub const LADDER: &[(Signal, &[Way])] = &[
     (
         Signal::UnixRefusals,
         &[
-            way(Rung::Fentry, UNIX_CONNECTS, "datagram sockets; a path is as the client gave it"),
+            way(Rung::Fentry, UNIX_CONNECTS, "datagram sockets; paths are as the client gave them"),
             way(
                 Rung::Tracepoint,
                 UNIX_CONNECTS_SYSCALL,
-                "datagram sockets, io_uring and 32-bit processes; a path is as the client gave it",
+                "datagram sockets, io_uring and 32-bit processes; paths are as the client gave \
+                 them",
             ),
             way(Rung::None, &[], NETLINK_NO_COUNT),
         ],

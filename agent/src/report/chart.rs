@@ -27,7 +27,7 @@ pub(super) fn draw(timeline: &Timeline, gaps: &[Window]) -> Markup {
     let bars = [
         ("Handshakes dropped", "drops", count(timeline, |column| column.drops)),
         (
-            "Connects and requests that failed, as the proxy says",
+            "Failed connects and requests, reported by the proxy",
             "failed",
             count(timeline, |column| column.failed),
         ),
@@ -36,7 +36,7 @@ pub(super) fn draw(timeline: &Timeline, gaps: &[Window]) -> Markup {
             "markings",
             count(timeline, |column| column.markings),
         ),
-        ("Requests for which no peer was left", "nolive", count(timeline, |column| column.no_live)),
+        ("Requests without a live peer", "nolive", count(timeline, |column| column.no_live)),
     ];
     // What never happened needs no room; that nothing was dropped is worth showing.
     let bars: Vec<_> = bars
@@ -49,7 +49,7 @@ pub(super) fn draw(timeline: &Timeline, gaps: &[Window]) -> Markup {
     let bottom = height - AXIS;
     html! {
         svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img"
-            aria-label="Queues, drops and what the proxies said over time" {
+            aria-label="Queues, drops and proxy events over time" {
             @for gap in gaps { (band(&scale, gap, bottom, "gap", "could not be read")) }
             @for outage in &timeline.outages { (band(&scale, outage, bottom, "outage", "no live peer")) }
             (ticks(&scale, bottom))
@@ -147,7 +147,8 @@ fn queue(scale: &Scale, lane: &Lane, top: f64) -> Markup {
         line class="axis" x1=(LEFT) x2=(WIDTH - RIGHT) y1=(round(base)) y2=(round(base)) {}
         @for path in areas(scale, lane, base, y) { path class="depth" d=(path) {} }
         path class="limit" d=(limit_line(scale, lane, y)) {
-            title { "the queue's limit: one more than this, and handshakes are dropped" }
+            title { "the queue's limit; with more than one connection above it, the kernel drops \
+                     handshakes" }
         }
         text class="tick" x=(LEFT - 6.0) y=(round(y(limit) + 4.0)) text-anchor="end" { (limit) }
         text class="tick" x=(LEFT - 6.0) y=(round(base + 1.0)) text-anchor="end" { "0" }

@@ -20,7 +20,7 @@ pub(super) fn tables(diagnosis: &Diagnosis) -> Markup {
             (what_if(diagnosis))
         }
         @if !diagnosis.keepalive.is_empty() {
-            h3 { "With connections kept open" }
+            h3 { "With keepalive" }
             (keepalive(&diagnosis.keepalive))
         }
     }
@@ -32,7 +32,7 @@ fn what_if(diagnosis: &Diagnosis) -> Markup {
         div.scroll { table {
             thead { tr {
                 th { "Listener" } th.number { "Arrived" } th.number { "Limit" } th.number { "Lost" }
-                th.number { "Accepts per second" } th { "What would have lost nothing" }
+                th.number { "Accepts per second" } th { "Setting that loses nothing" }
             } }
             tbody { @for row in rows.iter().take(ROWS) { tr {
                 td { code { (diagnosis.report.name_of(row.listener)) } }
@@ -44,8 +44,8 @@ fn what_if(diagnosis: &Diagnosis) -> Markup {
             } } }
         } }
         (rest(rows.len()))
-        p.small { "What arrived is replayed against the queue, so that what was lost is the replay's word for it. "
-            "A longer queue loses less and makes its last connection wait." }
+        p.small { "These numbers come from a replay of the arrivals against the queue. "
+            "A longer queue loses less, but its last connection waits longer." }
     }
 }
 
@@ -63,8 +63,8 @@ fn answer(answer: &WhatIf) -> String {
             format!("a backlog of {backlog}; the longest wait {longest_wait_ms} ms")
         }
         WhatIf::Rate { arrivals_per_second, needed_per_second, .. } => format!(
-            "no backlog: {arrivals_per_second:.0} connections per second came; it takes \
-             {needed_per_second:.0} accepts per second"
+            "no backlog: {arrivals_per_second:.0} connections per second arrived; \
+             {needed_per_second:.0} accepts per second are needed"
         ),
     }
 }
@@ -75,7 +75,7 @@ fn keepalive(rows: &[Sizing]) -> Markup {
             thead { tr {
                 th { "Program" } th.number { "Workers" } th { "To" } th.number { "Per second" }
                 th.number { "Lifetime" } th.number { "Longest pause" } th.number { "Keepalive" }
-                th.number { "Rule of thumb" } th.number { "Spared" }
+                th.number { "Rule of thumb" } th.number { "Avoided" }
             } }
             tbody { @for row in rows.iter().take(ROWS) { tr {
                 td { (row.command) }
@@ -90,8 +90,10 @@ fn keepalive(rows: &[Sizing]) -> Markup {
             } } }
         } }
         (rest(rows.len()))
-        p.small { "Keepalive: so many idle connections each worker would have to keep to spare the connects of the last "
-            "column, as measured; beside it the rule of thumb, 10 to 30 % of rate times latency. The proxy should keep "
+        p.small { "Keepalive: idle connections that each worker must keep to avoid the connects \
+                   in the last "
+            "column, as measured. Rule of thumb: 10 to 30 % of rate times latency. Let the proxy \
+             keep "
             "an idle connection for longer than the longest pause between two connects." }
     }
 }

@@ -47,26 +47,26 @@ pub fn render(replay: &Replay, timeline: &Timeline, peers: &[PeerReport]) -> Str
                 }
                 (what_to_change(&diagnosis))
                 (limits::tables(&diagnosis))
-                h2 { "What happened when" }
+                h2 { "Timeline" }
                 (figure(replay, timeline))
-                h2 { "Listeners that lost something" }
+                h2 { "Listeners with losses" }
                 @if report.listeners.is_empty() { p.lead { "None." } } @else {
                     (tables::listeners(report))
                 }
                 h2 { "Peers" }
                 @if !report.listeners.is_empty() { (tables::clients(report)) }
                 @if !peers.is_empty() { (tables::churn(peers)) }
-                @if report.listeners.is_empty() && peers.is_empty() { p.lead { "None were seen." } }
+                @if report.listeners.is_empty() && peers.is_empty() { p.lead { "None." } }
                 @if has_proxies {
-                    h2 { "What the proxies said, and why" }
+                    h2 { "Proxy events and their causes" }
                     (tables::verdicts(report))
                 }
-                h2 { "How far this can be trusted" }
+                h2 { "Quality of the evidence" }
                 (evidence(replay, timeline))
-                h2 { "Words" }
+                h2 { "Glossary" }
                 (words())
                 footer { "Written by floodmark " (env!("CARGO_PKG_VERSION"))
-                    " from what floodmark " (replay.header.program) " saw on Linux " (replay.header.kernel) "." }
+                    " from a recording of floodmark " (replay.header.program) " on Linux " (replay.header.kernel) "." }
             } }
         }
     };
@@ -85,7 +85,7 @@ fn what_to_change(diagnosis: &Diagnosis) -> Markup {
             } } }
         }
         @if !diagnosis.avoid.is_empty() {
-            h3 { "What not to touch" }
+            h3 { "What not to change" }
             ul { @for sentence in &diagnosis.avoid { li { (sentence) } } }
         }
     }
@@ -96,12 +96,12 @@ fn figure(replay: &Replay, timeline: &Timeline) -> Markup {
         (chart::draw(timeline, &replay.damage.gaps))
         figcaption {
             ul.legend {
-                li { i.k-depth {} "connections that wait to be accepted, the most in each step" }
+                li { i.k-depth {} "waiting connections, the maximum of each step" }
                 li { i.k-limit {} "the queue's limit" }
                 @if !timeline.outages.is_empty() { li { i.k-outage {} "a proxy had no live peer" } }
                 @if !replay.damage.gaps.is_empty() { li { i.k-gap {} "could not be read" } }
             }
-            @if timeline.left_out > 0 { p.small { "More listeners had connections waiting than are followed." } }
+            @if timeline.left_out > 0 { p.small { "More listeners had waiting connections than are shown." } }
         }
     } }
 }
@@ -110,13 +110,14 @@ fn evidence(replay: &Replay, timeline: &Timeline) -> Markup {
     let missing = missing(replay);
     html! {
         @if missing.is_empty() {
-            p { "No evidence was lost on its way here. What the kernel counted beyond it stands in the table." }
+            p { "No evidence was lost. The table below shows kernel counters that are not \
+                 attributed." }
         } @else {
             ul { @for sentence in &missing { li { (sentence) } } }
         }
         (tables::reconciliation(&replay.report))
         (tables::signals(&replay.standings))
-        p.small { "Each step in the drawing is " (timeline.width_ms / 1000) " s." }
+        p.small { "Each step in the chart is " (timeline.width_ms / 1000) " s." }
     }
 }
 
@@ -134,27 +135,27 @@ fn missing(replay: &Replay) -> Vec<String> {
     }
     if !damage.has_end {
         sentences.push(
-            "The recording has no end: its writer was killed, or the file was cut. Up to 5 s are \
-             lost there, or what was cut off."
+            "The recording has no end block: the writer was killed, or the file is cut off. At \
+             least the last 5 s may be missing."
                 .to_owned(),
         );
     }
     if replay.begins_late {
         sentences.push(format!(
-            "The agent had watched since {}; what was before the beginning is not in the recording.",
+            "The agent started at {}; time before the beginning is not in the recording.",
             clock(replay.header.watching_since)
         ));
     }
     for step in &replay.report.clock_steps {
         sentences.push(format!(
-            "The wall clock was {} by {} UTC. All times are by the clock as it was set at the end.",
+            "The wall clock was {} before {} UTC. All times use the clock's setting at the end.",
             step.describe(),
             clock(step.within.to)
         ));
     }
     if comparison.differing > 0 {
         sentences.push(format!(
-            "{} of {} verdicts came out otherwise than when they were recorded.",
+            "{} of {} verdicts differ from the recorded ones.",
             number(comparison.differing),
             number(comparison.differing + comparison.same)
         ));
@@ -162,10 +163,10 @@ fn missing(replay: &Replay) -> Vec<String> {
     for (name, count) in &replay.troubles {
         let sentence = match name.as_str() {
             "events_lost" => {
-                "details of losses found no room in the ring buffer; the counts are whole"
+                "details of losses did not fit into the ring buffer; counters are unaffected"
             }
             "events_undecodable" => "details of losses could not be read",
-            "map_full" => "counts found no room in the map they belong to",
+            "map_full" => "counts did not fit into their map",
             "program_misses" => "times the kernel skipped one of the agent's programs",
             _ => "times an entry and an exit of a kernel function did not match",
         };
@@ -179,13 +180,21 @@ fn missing(replay: &Replay) -> Vec<String> {
 
 fn words() -> Markup {
     html! { dl {
-        dt { "Handshake" } dd { "The three packets that open a TCP connection: the client's SYN, the server's SYN/ACK, the client's final ACK." }
-        dt { "Listener" } dd { "A socket at which an application takes connections." }
-        dt { "Accept queue" } dd { "Connections whose handshake is done and which the application has not yet taken with accept(). Its limit is the smaller of two: what the application asked for in listen(), and net.core.somaxconn in its network namespace." }
-        dt { "Dropped" } dd { "Thrown away by the kernel without a word to either side. The client sends again after 1 s or more." }
-        dt { "Peer marked as down" } dd { "A proxy such as nginx stops to use a peer for some seconds after failures." }
-        dt { "No live peer" } dd { "All peers of a group are marked, so the proxy answers an error at once without asking any." }
-        dt { "Sure" } dd { "High: exact evidence at the one listener behind the address. Medium: fits the only evidence there is. Low: fits, but so might something else." }
+        dt { "Handshake" } dd { "The three packets that open a TCP connection: the client's SYN, \
+                                 the server's SYN/ACK, the client's final ACK." }
+        dt { "Listener" } dd { "A socket at which an application accepts connections." }
+        dt { "Accept queue" } dd { "Connections whose handshake is done and which the application \
+                                    has not yet taken with accept(). Its limit is the smaller of \
+                                    two: what the application asked for in listen(), and \
+                                    net.core.somaxconn in its network namespace." }
+        dt { "Dropped" } dd { "Discarded by the kernel without an error to either side. The \
+                               client retransmits after 1 s or more." }
+        dt { "Peer marked as down" } dd { "A proxy such as nginx does not use a peer for some seconds after failures." }
+        dt { "No live peer" } dd { "All peers of a group are marked, so the proxy immediately \
+                                    answers with an error." }
+        dt { "Confidence" } dd { "High: exact evidence at the one listener behind the address. \
+                                  Medium: fits the only evidence there is. Low: fits, but so \
+                                  might something else." }
     } }
 }
 

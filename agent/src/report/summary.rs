@@ -76,11 +76,11 @@ pub(super) fn summary(report: &Report, timeline: &Timeline) -> Summary {
             let what = if overflows_mostly(worst) {
                 "its accept queue was full"
             } else {
-                "mostly for other reasons than a full accept queue"
+                "mostly for reasons other than a full accept queue"
             };
             let more = match lossy.len() - 1 {
                 0 => String::new(),
-                more => format!(" {more} more lost some too."),
+                more => format!(" {more} more listeners had losses."),
             };
             let drops = number(worst.tally.drops());
             let text = format!("{} lost {drops} handshakes: {what}.{more}", named(&worst.listener));
@@ -88,11 +88,11 @@ pub(super) fn summary(report: &Report, timeline: &Timeline) -> Summary {
         }
         ([], _) if lost > 0 => (
             Grade::Bad,
-            format!("The kernel dropped {} handshakes of listeners unknown.", number(lost)),
+            format!("The kernel dropped {} handshakes of unknown listeners.", number(lost)),
         ),
         ([], true) => (
             Grade::Warn,
-            "A proxy had trouble with its peers, and no listener on this host lost anything."
+            "A proxy had problems with its peers, but no listener on this host lost a connection."
                 .to_owned(),
         ),
         ([], false) => (Grade::Good, "No listener on this host lost a connection.".to_owned()),
@@ -150,7 +150,7 @@ fn of_proxies(report: &Report, timeline: &Timeline) -> String {
         format!("{who} {failed}took a peer out of use {}", times(proxy.markings, "time"));
     if proxy.markings > 0 {
         text += &format!(
-            "; {} of these follow from losses that the kernel counted here",
+            "; {} of these were caused by losses that the kernel counted here",
             number(proxy.markings_joined)
         );
     }
@@ -158,8 +158,8 @@ fn of_proxies(report: &Report, timeline: &Timeline) -> String {
     if proxy.no_live_peers > 0 {
         let length: f64 = timeline.outages.iter().map(|it| it.length().as_secs_f64()).sum();
         text += &format!(
-            " For {} no peer was left, so clients got an error at once (such as 502), \
-             although the applications were up",
+            " {} had no live peer, so clients immediately got an error (such as 502), although \
+             the applications were running",
             times(proxy.no_live_peers, "request")
         );
         text += &format!(
@@ -179,13 +179,13 @@ fn of_reconciliation(report: &Report, counted: u64) -> String {
         .sum();
     match rest {
         0 => format!(
-            "The kernel's own counter of dropped handshakes grew by {}, and every one of them is \
-             accounted for here.",
+            "The kernel's counter of dropped handshakes grew by {}, and all of them are \
+             attributed here.",
             number(counted)
         ),
         rest => format!(
-            "The kernel's own counter of dropped handshakes grew by {}; {} of them could not be \
-             given to a listener.",
+            "The kernel's counter of dropped handshakes grew by {}; {} of them could not be \
+             attributed to a listener.",
             number(counted),
             number(rest.unsigned_abs())
         ),
@@ -222,7 +222,7 @@ pub(super) fn event_words(kind: &EventKind) -> &'static str {
     match kind {
         EventKind::AttemptFailed { .. } => "attempt failed",
         EventKind::PeerMarked { .. } => "peer marked as down",
-        EventKind::PeerBack => "peer taken back",
+        EventKind::PeerBack => "peer back in use",
         EventKind::NoLivePeers => "no live peer",
     }
 }

@@ -19,9 +19,9 @@ pub(super) fn listeners(report: &Report) -> Markup {
     html! {
         div.scroll { table {
             thead { tr {
-                th { "Listener" } th { "Held by" } th { "Namespace" }
-                th.number { "Limit" } th { "Set by" } th.number { "Deepest" } th.number { "Dropped" }
-                th { "What was lost" }
+                th { "Listener" } th { "Owner" } th { "Namespace" }
+                th.number { "Limit" } th { "Set by" } th.number { "Maximum" } th.number { "Dropped" }
+                th { "Losses" }
             } }
             tbody { @for row in rows.iter().take(ROWS) { (listener(row)) } }
         } }
@@ -46,7 +46,7 @@ fn listener(row: &ListenerReport) -> Markup {
         td.number { (row.queue_high) }
         td.number { (number(row.tally.drops())) }
         td.wide { (losses(&row.tally))
-            @if row.attribution == Attribution::Proportional { br; span.small { "an estimate: others dropped there too" } }
+            @if row.attribution == Attribution::Proportional { br; span.small { "an estimate: other listeners there dropped too" } }
         }
     } }
 }
@@ -71,17 +71,18 @@ pub(super) fn clients(report: &Report) -> Markup {
     let with_peers = report.listeners.iter().filter(|listener| !listener.peers.is_empty());
     let rows: Vec<_> = with_peers.take(ROWS).collect();
     if rows.is_empty() {
-        return html! { p.lead { "Which clients lost something is not known: no detail came through, or the kernel allows no hook that tells." } };
+        return html! { p.lead { "The affected clients are unknown: no details arrived, or the \
+        kernel allows no hook that sees them." } };
     }
     html! {
         div.scroll { table {
-            thead { tr { th { "Listener" } th { "Client" } th.number { "Segments lost, seen in detail" } } }
+            thead { tr { th { "Listener" } th { "Client" } th.number { "Lost segments with details" } } }
             tbody { @for row in rows {
                 @for (peer, count) in &row.peers { tr {
                     td.nowrap { code { (row.listener.id.addr) } } td { code { (peer) } } td.number { (number(*count)) }
                 } }
                 @if row.peers_other > 0 { tr {
-                    td.nowrap { code { (row.listener.id.addr) } } td { "all others, and those without detail" } td.number { (number(row.peers_other)) }
+                    td.nowrap { code { (row.listener.id.addr) } } td { "all others, and losses without details" } td.number { (number(row.peers_other)) }
                 } }
             } }
         } }
@@ -100,8 +101,9 @@ pub(super) fn churn(peers: &[PeerReport]) -> Markup {
             tbody { @for peer in peers.iter().take(ROWS) { (churn_row(peer)) } }
         } }
         (rest(peers.len()))
-        p.small { "Rates and lifetimes are those of the last 15 s. Many short connections, all closed by the same side, "
-            "mean that connections are not kept open (keepalive)." }
+        p.small { "Rates and lifetimes are those of the last 15 s. Many short connections that \
+                   the same side closes "
+            "show that keepalive is not in use." }
     }
 }
 
@@ -153,7 +155,7 @@ pub(super) fn verdicts(report: &Report) -> Markup {
     rows.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
     html! {
         div.scroll { table {
-            thead { tr { th { "Peer or group" } th { "Event" } th.number { "Times" } th { "Cause" } th { "Sure" } th { "Because, for example" } } }
+            thead { tr { th { "Peer or group" } th { "Event" } th.number { "Times" } th { "Cause" } th { "Confidence" } th { "Example of the evidence" } } }
             tbody { @for ((upstream, event, cause, confidence), (count, example)) in rows.iter().take(ROWS) { tr {
                 td { code { (upstream) } } td { (event) } td.number { (number(*count as u64)) }
                 td { (cause.name().replace('_', " ")) } td { (confidence.name()) }
@@ -175,11 +177,11 @@ pub(super) fn reconciliation(report: &Report) -> Markup {
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
-        return html! { p.lead { "None of the kernel's own counters moved." } };
+        return html! { p.lead { "No kernel counter grew." } };
     }
     html! {
         div.scroll { table {
-            thead { tr { th { "Namespace" } th { "Kernel's counter" } th.number { "Growth" } th.number { "Accounted for" } } }
+            thead { tr { th { "Namespace" } th { "Kernel counter" } th.number { "Growth" } th.number { "Attributed" } } }
             tbody { @for (netns, counter) in rows.iter().take(ROWS) {
                 @let rest = netns.unattributed.get(counter.name()).copied().unwrap_or(0);
                 tr {
@@ -205,7 +207,7 @@ fn accounted(rest: i64) -> String {
 pub(super) fn signals(standings: &[Standing]) -> Markup {
     html! {
         div.scroll { table {
-            thead { tr { th { "Signal" } th { "Had from" } th { "Cannot see" } } }
+            thead { tr { th { "Signal" } th { "Source" } th { "Cannot see" } } }
             tbody { @for standing in standings { tr {
                 td.nowrap { (standing.signal.name().replace('_', " ")) }
                 td { (rung(standing.rung)) } td { (standing.blind_spot) }
@@ -216,7 +218,7 @@ pub(super) fn signals(standings: &[Standing]) -> Markup {
 
 fn rung(rung: Rung) -> &'static str {
     match rung {
-        Rung::None => "not to be had",
+        Rung::None => "not available",
         Rung::Netlink => "netlink and procfs",
         Rung::Tracepoint => "tracepoints",
         Rung::Kprobe => "kprobes",

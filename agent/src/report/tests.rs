@@ -29,11 +29,11 @@ fn the_page_tells_the_story() {
     for words in [
         "10.9.8.7:8000 in app (tornado, pid 42, app.service) lost 770 handshakes",
         "its accept queue was full",
-        "every one of them is accounted for",
-        "took a peer out of use 37 times; 37 of these follow",
+        "all of them are attributed",
+        "took a peer out of use 37 times; 37 of these were caused",
         "What to change, in this order",
         "limit 128",
-        "No evidence was lost on its way here. What the kernel counted beyond it stands in the table.",
+        "No evidence was lost. The table below shows kernel counters that are not attributed.",
     ] {
         assert!(page.contains(words), "{words}");
     }

@@ -120,27 +120,28 @@ pub fn avoid(findings: &[Finding]) -> Vec<String> {
     let mut lines = Vec::new();
     if has(Cause::is_overflow) {
         lines.push(
-            "Raising only one of backlog and somaxconn: the smaller of the two holds, and only as \
-             it was when the application called listen(2)."
+            "Do not raise only one of backlog and somaxconn: the smaller one is the limit, with \
+             the values at the time of listen(2)."
                 .to_owned(),
         );
         lines.push(
-            "net.ipv4.tcp_abort_on_overflow=1: it turns every connection that would have got in a \
-             second later into a reset that the proxy counts as a failure."
+            "Do not set net.ipv4.tcp_abort_on_overflow=1: connections that would succeed one \
+             second later are then reset, and the proxy counts a failure."
                 .to_owned(),
         );
     }
     if has(|cause| cause.is_overflow() || cause == Cause::ProxyPortsExhausted) {
         lines.push(
-            "net.ipv4.tcp_tw_recycle: it broke clients behind NAT and is gone since Linux 4.12; \
-             TIME_WAIT is not what fills an accept queue."
+            "Do not use net.ipv4.tcp_tw_recycle: it broke clients behind NAT, and Linux 4.12 \
+             removed it. TIME_WAIT does not fill an accept queue."
                 .to_owned(),
         );
     }
     if has(|cause| cause == Cause::SynQueueFull) {
         lines.push(
-            "net.ipv4.tcp_syncookies=2 (always): it gives up window scaling and SACK for clients \
-             without timestamps, trouble or not; 1 does so only while the queue is full."
+            "Do not set net.ipv4.tcp_syncookies=2 (always): clients without timestamps then \
+             always lose window scaling and SACK. With 1, they lose these only while the queue is \
+             full."
                 .to_owned(),
         );
     }

@@ -107,28 +107,26 @@ pub fn rule(facts: &Facts) -> Ruling {
         Some(Failure::ClosedEarly) => ruling(
             Cause::ApplicationClosed,
             Medium,
-            "the application closed the connection before it had answered",
+            "the application closed the connection before it answered",
         ),
-        Some(Failure::InvalidResponse) => ruling(
-            Cause::ApplicationFailed,
-            High,
-            "the application answered something that is no valid response",
-        ),
+        Some(Failure::InvalidResponse) => {
+            ruling(Cause::ApplicationFailed, High, "the application sent an invalid response")
+        }
         Some(Failure::BadStatus) => ruling(
             Cause::ApplicationFailed,
             High,
             "the application answered with a status that the proxy counts as a failure",
         ),
         Some(Failure::OwnLimit) => {
-            ruling(Cause::ProxyLimit, High, "the proxy came up against a limit of its own")
+            ruling(Cause::ProxyLimit, High, "the proxy reached one of its own limits")
         }
         Some(Failure::Unknown) => untold(facts),
         None if matches!(facts.phase, Phase::Connect | Phase::Other) => untold(facts),
         None => ruling(
             Cause::ApplicationFailed,
             Medium,
-            "no failed attempt goes with it: the application answered with a status that the proxy \
-             counts as a failure",
+            "there is no failed attempt for it: the application answered with a status that the \
+             proxy counts as a failure",
         ),
     }
 }
@@ -158,11 +156,11 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
                  unreachable)",
             ),
         },
-        errno::ENOENT => ruling(Cause::Refused, High, "the Unix socket is not there"),
+        errno::ENOENT => ruling(Cause::Refused, High, "the Unix socket does not exist"),
         errno::EADDRNOTAVAIL => ruling(
             Cause::ProxyPortsExhausted,
             High,
-            "the proxy had no ephemeral port left towards this peer; the peer is innocent",
+            "the proxy had no ephemeral port left for this peer; the peer is healthy",
         ),
         errno::EMFILE | errno::ENFILE => {
             ruling(Cause::ProxyLimit, High, "the proxy had no file descriptor left")
@@ -175,18 +173,18 @@ fn by_errno(errno: i32, facts: &Facts) -> Ruling {
         errno::ENONET | errno::ENOPROTOOPT | errno::EHOSTDOWN => ruling(
             Cause::Rejected,
             Medium,
-            "a router or the peer's host answered by ICMP that the peer cannot be reached",
+            "a router or the peer's host answered with ICMP unreachable",
         ),
         // unix_stream_connect gives EAGAIN for a full queue and for nothing else.
         errno::EAGAIN => ruling(
             Cause::AcceptQueueOverflow,
             High,
-            "the Unix socket's accept queue was full (connect gave EAGAIN)",
+            "the Unix socket's accept queue was full (connect returned EAGAIN)",
         ),
         other => ruling(
             Cause::NoKernelEvidence,
             Low,
-            &format!("error number {other} says nothing about a queue"),
+            &format!("error number {other} is not related to a queue"),
         ),
     }
 }
@@ -205,14 +203,17 @@ fn connect_timed_out(facts: &Facts) -> Ruling {
     let is_sure = facts.syn_repeated || answers_lost(facts);
     let sure = if is_sure { Confidence::High } else { Confidence::Medium };
     let how = match (facts.syn_repeated, answers_lost(facts)) {
-        (_, true) => ", and its SYN/ACKs went unanswered",
-        (true, _) => ", and the SYN was sent again in vain",
+        (_, true) => ", and its SYN/ACKs were not answered",
+        (true, _) => ", and the retransmitted SYNs were not answered",
         _ => "",
     };
     ruling(
         Cause::PathLoss,
         by_absence(facts, sure),
-        &format!("the listener lost nothing in that time{how}: the way between them did"),
+        &format!(
+            "the listener lost nothing in that time{how}: the network between proxy and peer \
+                  lost segments"
+        ),
     )
 }
 
@@ -261,8 +262,8 @@ fn answer_timed_out(facts: &Facts) -> Ruling {
     if let Some(queue) = waiting {
         let sure = if facts.trail == Trail::Clear { Confidence::High } else { Confidence::Low };
         let words = format!(
-            "up to {} connections waited in the accept queue and at no look was it empty: nobody \
-             accepts",
+            "up to {} connections waited in the accept queue, and it was not empty in any sample: \
+             the application does not accept",
             queue.high.len
         );
         return ruling(Cause::NotAccepting, sure, &words);
@@ -280,8 +281,8 @@ fn answer_timed_out(facts: &Facts) -> Ruling {
     ruling(
         Cause::ApplicationSlow,
         by_absence(facts, Confidence::Medium),
-        "the listener lost nothing in that time and its accept queue was emptied: the application \
-         took longer than the proxy waits",
+        "the listener lost nothing in that time, and its accept queue was emptied: the \
+         application took longer than the proxy's timeout",
     )
 }
 
@@ -305,7 +306,7 @@ fn reset(facts: &Facts) -> Ruling {
                 Cause::AbortOnOverflow,
                 confidence_of(facts, losses).min(most),
                 &format!(
-                    "{}, answered by a reset (tcp_abort_on_overflow)",
+                    "{}, answered with a reset (tcp_abort_on_overflow)",
                     in_words(&losses.tally)
                 ),
             )
@@ -314,15 +315,15 @@ fn reset(facts: &Facts) -> Ruling {
             Cause::HalfOpen,
             confidence_of(facts, losses).min(Confidence::Medium),
             &format!(
-                "{}; a connection whose final ACK is dropped ends by a reset once its request has \
-                 expired",
+                "{}; a connection whose final ACK is dropped ends with a reset when its request \
+                 expires",
                 in_words(&losses.tally)
             ),
         ),
         _ => ruling(
             Cause::ApplicationClosed,
             Confidence::Medium,
-            "the peer closed or reset the connection, and not for a full queue",
+            "the peer closed or reset the connection, and its queue was not full",
         ),
     }
 }
@@ -342,7 +343,7 @@ fn dropped_beyond(facts: &Facts) -> Option<Ruling> {
     let dropped = syn_dropped(facts)?;
     Some(Ruling {
         confidence: dropped.confidence.min(Confidence::Medium),
-        because: format!("{}, behind the program that hands connections on", dropped.because),
+        because: format!("{}, behind the program that forwards connections", dropped.because),
         ..dropped
     })
 }
@@ -356,7 +357,8 @@ fn untold(facts: &Facts) -> Ruling {
         None => ruling(
             Cause::NoKernelEvidence,
             Confidence::Low,
-            "the proxy does not say how it failed, and the listener lost nothing in that time",
+            "the proxy does not log how the attempt failed, and the listener lost nothing in that \
+             time",
         ),
     }
 }
@@ -366,8 +368,8 @@ fn elsewhere() -> Ruling {
     ruling(
         Cause::NoKernelEvidence,
         Confidence::Low,
-        "no listener on this host takes connections to the address: an agent on the peer's host \
-         would know",
+        "no listener on this host accepts connections for the address: run an agent on the peer's \
+         host",
     )
 }
 
@@ -385,7 +387,7 @@ fn by_absence(facts: &Facts, sure: Confidence) -> Confidence {
 }
 
 fn of_this_connection(own: &Tally) -> String {
-    format!("{}, all of this very connection", in_words(own))
+    format!("{}, all of this connection", in_words(own))
 }
 
 /// Whether final ACKs were lost to a full queue, as far as the rung in use can tell. A SYN/ACK sent

@@ -181,7 +181,7 @@ fn of_ports(counts: &[NoPortCount]) -> Vec<Finding> {
         harm: Harm::default(),
         seen: None,
         because: format!(
-            "connects of {} found no free local port (EADDRNOTAVAIL)",
+            "connects of {} failed because no local port was free (EADDRNOTAVAIL)",
             counts[0].command
         ),
     };

@@ -253,8 +253,10 @@ impl Correlator {
         let mut verdict = self.verdict_if_true(pending, inventory);
         let (most, doubt) = match verdict.event.trust {
             Trust::Verified => return verdict,
-            Trust::Unverified => (Confidence::Medium, "the agent cannot check who wrote the line"),
-            Trust::Doubtful => (Confidence::Low, "another program's text may hold the line"),
+            Trust::Unverified => {
+                (Confidence::Medium, "the agent cannot verify which process wrote the line")
+            }
+            Trust::Doubtful => (Confidence::Low, "the line may be text of another program"),
         };
         if verdict.confidence > most {
             verdict.confidence = most;
@@ -399,7 +401,7 @@ impl Correlator {
                 Cause::NoKernelEvidence,
                 Confidence::Low,
                 format!(
-                    "peers were taken out before it, but whether this group's is unknown: {listed}"
+                    "peers were marked before it, but their group is unknown: {listed}"
                 ),
             ),
             Some(cause) => {
@@ -408,12 +410,12 @@ impl Correlator {
                 let sure = if alone { sure } else { sure.min(Confidence::Medium) };
                 let sure = if led.is_own { sure } else { sure.min(Confidence::Low) };
                 let what = if led.by_markings { "markings" } else { "failed attempts" };
-                (cause, sure, format!("the {what} before it, the last of each peer: {listed}"))
+                (cause, sure, format!("the {what} before it, the last one of each peer: {listed}"))
             }
             None if window.length().as_millis() as u64 <= health.unseen_ms + FAIL_TIMEOUT_MS => (
                 Cause::NoKernelEvidence,
                 Confidence::Low,
-                "no marking was seen before it, but the agent has not watched for long".to_owned(),
+                "no marking was seen before it, but the agent has not run for long".to_owned(),
             ),
             None if !delayed.is_zero() => (
                 Cause::NoKernelEvidence,
@@ -425,7 +427,7 @@ impl Correlator {
             None => (
                 Cause::ProxyLimit,
                 by_time_seen(&health),
-                "no peer failed before it: all are set down, or at max_conns".to_owned(),
+                "no peer failed before it: all are disabled, or at max_conns".to_owned(),
             ),
         };
         Verdict {

@@ -27,17 +27,17 @@ pub fn in_words(tally: &Tally) -> String {
     if tally.synack_retransmits() > 0 {
         let own = match tally[Class::RetransmitOwnDrop] {
             0 => String::new(),
-            count => format!(", {count} of them for a final ACK it had dropped itself"),
+            count => format!(", {count} of them because it dropped the final ACK itself"),
         };
         let again = plural(tally.synack_retransmits(), "SYN/ACK", "");
-        clauses.push(format!("sent {again} again{own}"));
+        clauses.push(format!("retransmitted {again}{own}"));
     }
     let expired = tally[Class::ExpiredOwnDrop]
         + tally[Class::ExpiredSilence]
         + tally[Class::ExpiredPruned]
         + tally[Class::ExpiredListenerClosed];
     if expired > 0 {
-        clauses.push(format!("gave up {}", plural(expired, "pending request", "")));
+        clauses.push(format!("let {} expire", plural(expired, "pending request", "")));
     }
     format!("the listener {}", clauses.join("; "))
 }
@@ -84,8 +84,8 @@ mod tests {
         ]);
         assert_eq!(
             in_words(&tally),
-            "the listener dropped 4 final ACKs, accept queue full; sent 3 SYN/ACKs again, 2 of them \
-             for a final ACK it had dropped itself; gave up 1 pending request"
+            "the listener dropped 4 final ACKs, accept queue full; retransmitted 3 SYN/ACKs, 2 of \
+             them because it dropped the final ACK itself; let 1 pending request expire"
         );
     }
 

@@ -24,7 +24,7 @@ pub(super) fn tell(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result 
         }
     }
     if !diagnosis.avoid.is_empty() {
-        writeln!(out, "\nWHAT NOT TO TOUCH:")?;
+        writeln!(out, "\nWHAT NOT TO CHANGE:")?;
     }
     for line in &diagnosis.avoid {
         paragraph(out, "  - ", "    ", line)?;

@@ -40,7 +40,7 @@ pub(super) fn tell(
     if let Some(seen) = finding.seen {
         let until =
             if seen.to.later(std::time::Duration::from_millis(JUST_NOW_MS)) >= report.window.to {
-                "and goes on".to_owned()
+                "and continues".to_owned()
             } else {
                 format!("until {}", clock(seen.to))
             };
@@ -67,7 +67,7 @@ fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -
         })
         .collect();
     let owners = if owners.is_empty() { "unknown".to_owned() } else { owners.join(", ") };
-    field(out, "whose", &format!("{owners}, in network namespace {}", listener.netns_name))?;
+    field(out, "owner", &format!("{owners}, in network namespace {}", listener.netns_name))?;
     if report.tally.drops() > 0 {
         let lost = in_words(&report.tally);
         let lost = lost.trim_start_matches("the listener ").trim_start_matches("dropped ");
@@ -78,15 +78,15 @@ fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -
     let bound = match listener.limited_by() {
         Some(LimitedBy::Backlog) => "set by the application's backlog",
         Some(LimitedBy::Somaxconn) => "set by somaxconn",
-        Some(LimitedBy::Both) => "set by backlog and somaxconn alike",
-        None => "set by an unknown bound",
+        Some(LimitedBy::Both) => "set by backlog and somaxconn",
+        None => "set by an unknown setting",
     };
     let somaxconn = listener.somaxconn.map(|n| format!("; somaxconn {n}")).unwrap_or_default();
     field(
         out,
         "queue",
         &format!(
-            "held up to {}, with a limit of {} {bound}{somaxconn}",
+            "at most {} connections; limit {}, {bound}{somaxconn}",
             report.queue_high.max(listener.depth.map_or(0, |depth| depth.high)),
             listener.queue.limit
         ),
@@ -105,7 +105,7 @@ fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -
 
 fn rate(report: &ListenerReport) -> String {
     let mean = report.dropped_per_second();
-    format!("{mean:.1} per second, {:.0} in the worst", report.worst_per_second)
+    format!("{mean:.1} per second, {:.0} in the worst second", report.worst_per_second)
 }
 
 fn tell_harm(out: &mut String, harm: &Harm) -> std::fmt::Result {
@@ -116,7 +116,7 @@ fn tell_harm(out: &mut String, harm: &Harm) -> std::fmt::Result {
     let counts = [
         (harm.failed_attempts, "failed attempt"),
         (harm.markings, "marking as down"),
-        (harm.no_live_peers, "request refused for want of a live peer"),
+        (harm.no_live_peers, "request without a live peer"),
     ];
     let told: Vec<String> = counts
         .iter()
@@ -127,24 +127,24 @@ fn tell_harm(out: &mut String, harm: &Harm) -> std::fmt::Result {
             (count, _) => format!("{count} {noun}s"),
         })
         .collect();
-    field(out, "proxy", &format!("{} made of it {}", names.join(" and "), told.join(", ")))
+    field(out, "proxy", &format!("{} reported {}", names.join(" and "), told.join(", ")))
 }
 
 fn sureness(finding: &Finding, listener: Option<&ListenerReport>) -> String {
     let how = match listener.filter(|listener| listener.tally.drops() > 0) {
         Some(listener) => match listener.attribution {
-            Attribution::Exact => "counted in the kernel at this very listener",
+            Attribution::Exact => "counted in the kernel at exactly this listener",
             Attribution::Exclusive => {
-                "the namespace's own count grew, and this is its only listener that drops"
+                "the namespace's counter grew, and this is its only listener that drops"
             }
             Attribution::Proportional => {
-                "a share of the namespace's count: other listeners there dropped as well"
+                "a share of the namespace's counter: other listeners there dropped too"
             }
         },
         None => match finding.confidence {
-            Confidence::High => "the evidence admits nothing else",
-            Confidence::Medium => "it fits the only evidence there is",
-            Confidence::Low => "it fits, but so might something else",
+            Confidence::High => "the evidence has no other explanation",
+            Confidence::Medium => "it fits all available evidence",
+            Confidence::Low => "it fits, but other explanations fit too",
         },
     };
     format!("{}: {how}", finding.confidence.name())

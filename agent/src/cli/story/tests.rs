@@ -68,18 +68,18 @@ fn tells_what_where_whose_since_when_how_much_and_how_sure() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let story = words(&story(None));
     for told in [
-        "In 30 s, one trouble: an accept queue is full and SYNs are dropped.",
+        "One problem in 30 s: an accept queue is full and SYNs are dropped.",
         "1. At 10.0.0.1:8000",
-        "whose    py?[31mthon3 (pid 42, app.service), in network namespace app",
+        "owner    py?[31mthon3 (pid 42, app.service), in network namespace app",
         "170 SYNs and 1 final ACK, accept queue full: 19.0 per second, 171",
-        "limit of 128 set by the application's backlog; somaxconn 4096",
+        "limit 128, set by the application's backlog; somaxconn 4096",
         "clients  10.0.0.9 (171)",
         "since    00:00:01 UTC, until 00:00:10",
-        "sure     high: counted in the kernel at this very listener",
+        "sure     high: counted in the kernel at exactly this listener",
         "WHAT TO CHANGE, in this order:",
         "    now:\n      floodmark raise 10.0.0.1:8000 --netns app --backlog 384\n    permanently:\n",
         "      systemctl restart app.service",
-        "WHAT NOT TO TOUCH:",
+        "WHAT NOT TO CHANGE:",
         "ListenOverflows 171, ListenDrops 171; not attributed: 2 of",
         "syn_drops by netlink: no peers",
     ] {
@@ -101,7 +101,10 @@ fn fits_eighty_columns_and_holds_no_control_characters() {
 fn answers_what_if() {
     let question = Question { backlog: Some(200), ..Question::default() };
     let story = story(Some(question)).replace("\n  ", " ");
-    assert!(story.contains("backlog of 200: 99 of 300 connections lost instead of 171"), "{story}");
+    assert!(
+        story.contains("backlog of 200: 99 of 300 connections are lost instead of 171"),
+        "{story}"
+    );
     assert!(story.contains("the smallest that loses nothing is 299"), "{story}");
 }
 
@@ -111,7 +114,7 @@ fn says_that_nothing_is_wrong() {
     let quiet = Report { window, ..Report::default() };
     let diagnosis = Diagnosis::of(&quiet, None);
     assert!(diagnosis.healthy);
-    assert_eq!(tell(&diagnosis), "Nothing is wrong: in 9 s no listener lost anything.\n");
+    assert_eq!(tell(&diagnosis), "No problem found: in 9 s no listener lost a connection.\n");
 }
 
 #[test]

@@ -40,14 +40,17 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, palette: Palette) {
 }
 
 fn heading(state: &State) -> String {
-    let Some(snapshot) = &state.snapshot else { return " floodmark: looking ...".to_owned() };
+    let Some(snapshot) = &state.snapshot else {
+        return " floodmark: waiting for the first sample ...".to_owned();
+    };
     let proxy = &snapshot.report.proxy;
     let listeners = state.listeners();
     let troubled = listeners.iter().filter(|l| l.trouble() > Trouble::None).count();
     let dropped: u64 = snapshot.report.listeners.iter().map(|lost| lost.tally.drops()).sum();
     let paused = if state.is_paused { " PAUSED " } else { "" };
     format!(
-        "{paused} listeners {}, in trouble {troubled}  dropped {dropped}  markings {}  no live peers {}",
+        "{paused} listeners {}, in trouble {troubled}  dropped {dropped}  markings {}  no live \
+         peers {}",
         listeners.len() + snapshot.view.listeners_left_out,
         proxy.markings,
         proxy.no_live_peers,
@@ -67,13 +70,8 @@ fn overview(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) 
     .areas(area);
     rows::draw(frame, table, state, palette);
     sparkline(frame, drops, "handshakes dropped", &state.drops);
-    sparkline(frame, repeated, "SYNs and SYN/ACKs sent again", &state.retransmits);
-    below(
-        frame,
-        verdicts,
-        "what proxies said, and why: the newest of each kind",
-        told(state, None),
-    );
+    sparkline(frame, repeated, "retransmitted SYNs and SYN/ACKs", &state.retransmits);
+    below(frame, verdicts, "proxy events and causes: the newest of each kind", told(state, None));
 }
 
 fn sparkline(frame: &mut Frame<'_>, area: Rect, what: &str, growth: &Growth) {
@@ -94,7 +92,7 @@ fn below(frame: &mut Frame<'_>, area: Rect, title: &str, lines: Vec<Line<'_>>) {
     let [head, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     let style = Style::new().add_modifier(Modifier::UNDERLINED);
     frame.render_widget(Paragraph::new(title.to_owned()).style(style), head);
-    let nothing = if lines.is_empty() { vec![Line::raw(" nothing so far")] } else { lines };
+    let nothing = if lines.is_empty() { vec![Line::raw(" none so far")] } else { lines };
     frame.render_widget(Paragraph::new(nothing).wrap(Wrap { trim: false }), rest);
 }
 
@@ -141,7 +139,7 @@ fn detail(frame: &mut Frame<'_>, area: Rect, state: &State, listener: &Listener)
     let none = Growth::default();
     let growth = state.by_listener.get(&listener.id).unwrap_or(&none);
     sparkline(frame, drops, "handshakes dropped here", growth);
-    below(frame, peers, "whose segments were dropped", peers_lines);
+    below(frame, peers, "clients with dropped segments", peers_lines);
     let lines = told(state, Some(listener.id));
     below(frame, verdicts, "what proxies said of it, and why: the newest of each kind", lines);
 }
@@ -216,8 +214,8 @@ mod tests {
             "64/128",
             "tornado",
             "handshakes dropped",
-            "sent again",
-            "nothing so far",
+            "retransmitted",
+            "none so far",
             "q quit",
             "Enter detail",
         ] {

@@ -28,9 +28,9 @@ pub(super) fn syn_queue(
             report,
             finding,
             listener,
-            "Turn SYN cookies on: then a full SYN queue loses nothing.",
+            "Enable SYN cookies: a full SYN queue then loses nothing.",
             format!(
-                "tcp_syncookies is 0 there, and {} handshakes were dropped for it.",
+                "tcp_syncookies is 0 there, and {} handshakes were dropped because of it.",
                 finding.drops
             ),
         ));
@@ -39,8 +39,8 @@ pub(super) fn syn_queue(
         let limit = listener.listener.queue.limit;
         let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
         let why = format!(
-            "The SYN queue is bounded by the listener's own limit, {limit}, and without cookies by \
-             tcp_max_syn_backlog, {}, as well.",
+            "The listener's own limit, {limit}, limits the SYN queue. Without cookies, \
+             tcp_max_syn_backlog, {}, does too.",
             max_syn_backlog(report, finding)
         );
         steps.extend(raise(report, finding, listener, target, why));
@@ -64,8 +64,8 @@ pub(super) fn other_drops(
     let (what, why, commands) = match class {
         Class::SynLastQuarter => {
             let why = format!(
-                "{count} SYNs were dropped because three quarters of tcp_max_syn_backlog, {}, were \
-                 in use and cookies are off.",
+                "{count} SYNs were dropped because three quarters of tcp_max_syn_backlog, {}, \
+                 were in use and cookies are disabled.",
                 max_syn_backlog(report, finding)
             );
             let step = cookies_on(report, finding, listener, LAST_QUARTER, why);
@@ -74,8 +74,8 @@ pub(super) fn other_drops(
         // No program saw why. With cookies off the commonest reason is known, and mended at no cost.
         Class::UnstagedOther if are_cookies_off(report, finding) => {
             let why = format!(
-                "{count} handshakes were dropped, the rung in use does not tell why, and no queue was \
-                 full. With cookies off SYNs are dropped once three quarters of \
+                "{count} handshakes were dropped, the rung in use does not show the reason, and \
+                 no queue was full. With cookies off SYNs are dropped once three quarters of \
                  tcp_max_syn_backlog, {}, are in use.",
                 max_syn_backlog(report, finding)
             );
@@ -83,31 +83,31 @@ pub(super) fn other_drops(
             return step.into_iter().chain([look_closer(finding, is_known)]).collect();
         }
         Class::SynNoMemory | Class::AckChildFailed | Class::CookieChildFailed => (
-            "Give TCP memory: the kernel could not make the connection's socket.",
-            "Memory is short, of the machine, of TCP or of the control group.",
+            "Give TCP more memory: the kernel could not create the connection's socket.",
+            "The machine, TCP or the control group is short of memory.",
             vec!["cat /proc/net/sockstat; sysctl net.ipv4.tcp_mem; dmesg | tail"],
         ),
         Class::SynNoRoute => (
-            "Mend the route back to the client: the SYN/ACK had none.",
-            "The SYN came in, and its answer has no way out.",
+            "Fix the route to the client: the SYN/ACK has none.",
+            "The SYN arrived, but there is no route for its answer.",
             vec!["ip route get CLIENT"],
         ),
         Class::SynPolicy => (
-            "Look at what forbids the SYN: a security module or a BPF program.",
-            "The kernel asked it and was refused.",
+            "Find out what denies the SYN: a security module or a BPF program.",
+            "The kernel asked it, and it denied the SYN.",
             vec!["bpftool cgroup tree; ausearch -m avc"],
         ),
         _ => return vec![look_closer(finding, is_known)],
     };
     vec![Step {
         what: what.to_owned(),
-        why: format!("{why} {count} handshakes were dropped so."),
+        why: format!("{why} {count} handshakes were dropped."),
         commands: commands.into_iter().map(str::to_owned).collect(),
         ..blank(finding.cause)
     }]
 }
 
-const LAST_QUARTER: &str = "Turn SYN cookies on, or raise tcp_max_syn_backlog.";
+const LAST_QUARTER: &str = "Enable SYN cookies, or raise tcp_max_syn_backlog.";
 
 /// What is set where the listener lives.
 fn settings<'a>(report: &'a Report, finding: &Finding) -> Option<&'a NetnsSettings> {
@@ -153,9 +153,9 @@ fn look_closer(finding: &Finding, is_known: bool) -> Step {
     let who = if is_known { "this listener" } else { "a listener" };
     Step {
         what: format!("Find out why the kernel drops handshakes of {who}."),
-        why: format!("{}, and the rung in use does not tell why.", finding.because),
+        why: format!("{}, and the rung in use does not show the reason.", finding.because),
         commands: vec![
-            "floodmark doctor  # says which rung tells more, and what it takes".to_owned(),
+            "floodmark doctor  # shows which rung sees more, and what it needs".to_owned(),
         ],
         ..blank(finding.cause)
     }

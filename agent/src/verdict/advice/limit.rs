@@ -38,14 +38,14 @@ pub(super) fn accept_queue(
         Some(WhatIf::Backlog { backlog, longest_wait_ms, accepts_per_second }) => {
             let target = rounded(backlog).min(MOST);
             let why = format!(
-                "Replayed with what arrived in {}, a backlog of {backlog} would have lost nothing, \
-                 at up to {} of waiting; {target} {}. Now {} are dropped.",
+                "In a replay of the arrivals of {}, a backlog of {backlog} loses nothing, and \
+                 connections wait up to {}; {target} {}. Now {} are dropped.",
                 stretch(listener),
                 milliseconds(longest_wait_ms),
                 if target > backlog {
                     "leaves a quarter to spare"
                 } else {
-                    "is as long as is useful"
+                    "is the largest useful value"
                 },
                 per_second(listener)
             );
@@ -60,8 +60,9 @@ pub(super) fn accept_queue(
         Some(WhatIf::Rate { arrivals_per_second, accepts_per_second, needed_per_second }) => {
             let needed = Some((arrivals_per_second, needed_per_second));
             let target = DECENT_BACKLOG.max(limit.saturating_mul(2));
-            let why = "Only against bursts, and only once it accepts as fast as connections come: \
-                       until then a longer queue is a longer wait."
+            let why = "This helps only against bursts, and only when it accepts as fast as \
+                       connections arrive. Until then, a longer queue only makes clients wait \
+                       longer."
                 .to_owned();
             let raise = raise(report, finding, listener, target, why);
             [faster(finding, listener, accepts_per_second, needed)]
@@ -72,14 +73,14 @@ pub(super) fn accept_queue(
         None => {
             let target = DECENT_BACKLOG.max(limit.saturating_mul(4));
             let why = format!(
-                "{} are dropped. What arrived was not recorded, so this is four times the present \
-                 limit and at least {DECENT_BACKLOG}; look again afterwards.",
+                "{} are dropped. The arrivals were not recorded, so this is four times the \
+                 present limit and at least {DECENT_BACKLOG}. Check the result afterwards.",
                 per_second(listener)
             );
             raise(report, finding, listener, target, why)
                 .into_iter()
                 .chain([Step {
-                    what: "Accept faster: a longer queue only buys time.".to_owned(),
+                    what: "Accept faster: a longer queue only helps for a while.".to_owned(),
                     why: "If the application stays slower than its arrivals, add workers or \
                           instances."
                         .to_owned(),
@@ -158,7 +159,7 @@ pub(super) fn raise(
                 step.commands.push(format!("{}  # {}", setting.line, setting.name))
             }
             (None, None) => step.commands.push(format!(
-                "# in {}:  listen(fd, {target}), by whatever its framework calls the backlog",
+                "# in {}:  listen(fd, {target}), or the framework's name for the backlog",
                 holders.names()
             )),
         }
@@ -171,11 +172,11 @@ pub(super) fn raise(
     }
     step.commands.extend(restart(&holders));
     let bound = match known.limited_by() {
-        Some(LimitedBy::Backlog) if activation.is_some() => "the socket unit's backlog binds",
-        Some(LimitedBy::Backlog) => "the application's own backlog binds",
-        Some(LimitedBy::Somaxconn) => "somaxconn binds",
-        Some(LimitedBy::Both) => "backlog and somaxconn bind alike",
-        None => "which bound holds is unknown",
+        Some(LimitedBy::Backlog) if activation.is_some() => "limited by the socket unit's backlog",
+        Some(LimitedBy::Backlog) => "limited by the application's backlog",
+        Some(LimitedBy::Somaxconn) => "limited by somaxconn",
+        Some(LimitedBy::Both) => "limited by backlog and somaxconn",
+        None => "limited by an unknown setting",
     };
     let both = if somaxconn_binds && !asks_enough { ", so both must be raised" } else { "" };
     let somaxconn = known.somaxconn.map(|n| format!(", somaxconn {n}")).unwrap_or_default();
@@ -204,9 +205,9 @@ fn faster(
     let step = Step { changes: vec![change], ..blank(finding.cause) };
     if accepts_per_second < STUCK {
         return Step {
-            what: format!("Have {who} accept: nothing was taken from a queue that was full."),
+            what: format!("Make {who} accept: its queue was full, and it accepted nothing."),
             why: format!(
-                "No backlog helps a listener that nobody accepts from; {} waited at {}.",
+                "No backlog helps if the application does not accept. {} connections waited at {}.",
                 listener.queue_high, known.id.addr
             ),
             commands: super::peer::look_at(&holders),
@@ -216,20 +217,21 @@ fn faster(
     match needed {
         Some((arrivals, needed)) => Step {
             what: format!(
-                "Have {who} accept {needed:.0} connections per second: no backlog helps."
+                "Make {who} accept {needed:.0} connections per second: no backlog helps."
             ),
             why: format!(
-                "In {} {arrivals:.0} per second arrived and {accepts_per_second:.0} were accepted \
-                 while the queue was full: add workers or instances, or spare connections.",
+                "In {}, {arrivals:.0} connections per second arrived, and {accepts_per_second:.0} \
+                 were accepted while the queue was full. Add workers or instances, or use fewer \
+                 connections.",
                 stretch(listener)
             ),
             ..step
         },
         None => Step {
-            what: "Accept faster: a longer queue only buys time.".to_owned(),
+            what: "Accept faster: a longer queue only helps for a while.".to_owned(),
             why: format!(
-                "{who} accepts {accepts_per_second:.0} per second while connections wait; more \
-                 workers or instances shorten the wait."
+                "{who} accepts {accepts_per_second:.0} connections per second while others wait. \
+                 More workers or instances shorten the wait."
             ),
             ..step
         },
@@ -240,7 +242,7 @@ fn no_reset(report: &Report, finding: &Finding, listener: &ListenerReport) -> St
     let known = &listener.listener;
     let wanted = ("net.ipv4.tcp_abort_on_overflow", "0");
     Step {
-        what: "Let a full queue wait for the client's next try instead of resetting it.".to_owned(),
+        what: "Let clients retry when the queue is full, instead of resetting them.".to_owned(),
         why: "With tcp_abort_on_overflow set, each overflow is an error that the proxy counts."
             .to_owned(),
         commands: sysctl(report, known.id.netns, Holders::of(Some(known)).any(), wanted),
@@ -258,8 +260,11 @@ fn no_reset(report: &Report, finding: &Finding, listener: &ListenerReport) -> St
 pub(super) fn unknown(finding: &Finding) -> Step {
     let place = finding.upstream.as_deref().unwrap_or("the upstream");
     Step {
-        what: format!("Raise the backlog of whoever listens at {place}, and somaxconn with it."),
-        why: format!("{}; the listener itself was not to be seen.", finding.because),
+        what: format!(
+            "Raise the backlog of the application that listens at {place}, and \
+                       somaxconn with it."
+        ),
+        why: format!("{}; the listener itself is not visible.", finding.because),
         commands: vec!["ss -lxtp  # Recv-Q is the queue, Send-Q its limit".to_owned()],
         ..blank(finding.cause)
     }

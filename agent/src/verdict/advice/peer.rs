@@ -98,7 +98,7 @@ pub(super) fn not_accepting(finding: &Finding, listener: Option<&ListenerReport>
     let mut step = step(
         finding,
         format!(
-            "Have whoever listens at {} accept: nothing is lost, all of it waits.",
+            "Make the application at {} accept: nothing is lost, but all connections wait.",
             place(finding)
         ),
         sentence(&finding.because),
@@ -117,7 +117,7 @@ pub(super) fn refused(report: &Report, finding: &Finding) -> Step {
     let enter = from_proxy(report, finding);
     let mut step = step(
         finding,
-        format!("Start what should listen at {at}, or send the proxy where it does."),
+        format!("Start the application at {at}, or change the address in the proxy."),
         format!("Failed attempts: {}; {}.", finding.harm.failed_attempts, finding.because),
         vec![format!("{enter}ss -ltnp 'sport = :{port}'  # on the peer's host, in its namespace")],
     );
@@ -134,11 +134,11 @@ pub(super) fn path_loss(report: &Report, finding: &Finding) -> Step {
     let filters = if to == from { filters } else { format!("{filters}; {to}nft list ruleset") };
     step(
         finding,
-        format!("Look for what loses segments on the way to {at}: not the listener."),
+        format!("Find out where segments to {at} are lost: the listener lost none."),
         sentence(&finding.because),
         vec![
             format!("{from}ip route get {host}; {from}ip neigh show {host}"),
-            format!("{filters}  # what drops, on either side"),
+            format!("{filters}  # rules that drop, on both sides"),
             format!("{from}conntrack -S  # insert_failed, drop"),
             format!("{to}tcpdump -ni any 'tcp port {port} and tcp[tcpflags] & tcp-syn != 0'"),
         ],
@@ -159,9 +159,9 @@ pub(super) fn unresponsive(report: &Report, finding: &Finding) -> Step {
     let (from, host) = (from_proxy(report, finding), host(finding));
     step(
         finding,
-        format!("Bring the host of {} back, or take it out of the proxy's group.", place(finding)),
+        format!("Start the host of {} again, or remove it from the proxy's group.", place(finding)),
         format!(
-            "{} Either it is down, or its interface is, or the address is no longer on this link.",
+            "{} The host or its interface is down, or the address is no longer on this link.",
             sentence(&finding.because)
         ),
         vec![
@@ -193,10 +193,11 @@ fn from_proxy(report: &Report, finding: &Finding) -> String {
 pub(super) fn closed(finding: &Finding) -> Step {
     step(
         finding,
-        format!("Find out why {} closes connections unanswered.", place(finding)),
+        format!("Find out why {} closes connections without an answer.", place(finding)),
         format!(
-            "{} A worker that dies or is killed leaves a line in its log; an application that \
-             closes idle connections sooner than the proxy does races with the next request.",
+            "{} A worker that dies or is killed leaves a line in its log. If the application \
+             closes idle connections earlier than the proxy, it can close one just before the \
+             next request.",
             sentence(&finding.because)
         ),
         vec![
@@ -210,10 +211,14 @@ pub(super) fn closed(finding: &Finding) -> Step {
 pub(super) fn failed(finding: &Finding) -> Step {
     step(
         finding,
-        format!("Mend the answers of {}: connections and queues are well.", place(finding)),
+        format!(
+            "Fix the error responses of {}; its connections and queues are healthy.",
+            place(finding)
+        ),
         sentence(&finding.because),
         vec![
-            "# nginx: without http_5xx in proxy_next_upstream a bad answer does not mark the peer"
+            "# nginx: without http_5xx in proxy_next_upstream an error response does not mark the \
+             peer"
                 .to_owned(),
         ],
     )
@@ -223,7 +228,7 @@ pub(super) fn slow(finding: &Finding) -> Step {
     let took = finding.harm.longest_ms.map(|ms| format!(" The longest took {}.", milliseconds(ms)));
     step(
         finding,
-        format!("Make {} answer sooner, or have the proxy wait longer.", place(finding)),
+        format!("Make {} answer faster, or increase the proxy's timeout.", place(finding)),
         format!("{}{}", sentence(&finding.because), took.unwrap_or_default()),
         vec![
             "# nginx: proxy_read_timeout; HAProxy: timeout server; Envoy: route timeout".to_owned(),
@@ -234,7 +239,7 @@ pub(super) fn slow(finding: &Finding) -> Step {
 pub(super) fn elsewhere(finding: &Finding) -> Step {
     step(
         finding,
-        format!("Run floodmark on the host of {} as well.", place(finding)),
+        format!("Run floodmark on the host of {} too.", place(finding)),
         sentence(&finding.because),
         vec!["floodmark diagnose --duration 60s  # there".to_owned()],
     )

@@ -75,7 +75,8 @@ fn keep(owner: Option<&Owner>, enter: &str, name: &str, value: &str) -> Vec<Stri
     let container = workload.and_then(|workload| workload.container.as_ref());
     if workload.is_some_and(|workload| workload.pod.is_some()) {
         let mut lines = vec![format!(
-            "# keep it, in the pod's securityContext:  sysctls: [{{name: {name}, value: \"{value}\"}}]"
+            "# keep it, in the pod's securityContext:  sysctls: [{{name: {name}, value: \
+             \"{value}\"}}]"
         )];
         // https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster: the safe set.
         let safe = ["net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies"];
@@ -97,7 +98,7 @@ fn keep(owner: Option<&Owner>, enter: &str, name: &str, value: &str) -> Vec<Stri
             let file = format!("/etc/sysctl.d/60-floodmark-{}.conf", name.replace('.', "-"));
             vec![format!("echo '{name} = {value}' > {file}  # keep it")]
         }
-        None => vec!["# keep it:  wherever this namespace is set up".to_owned()],
+        None => vec!["# keep it:  in the set-up of this namespace".to_owned()],
     }
 }
 
@@ -107,7 +108,7 @@ pub(super) fn restart(holders: &Holders<'_>) -> Vec<String> {
         return listen_anew(activation, holders.first());
     }
     let who = holders.names();
-    let unknown = || format!("# then restart {who}: a limit is taken at listen(2)");
+    let unknown = || format!("# then restart {who}: the kernel reads the limit at listen(2)");
     let Some(owner) = holders.first() else { return vec![unknown()] };
     vec![restart_of(owner).unwrap_or_else(unknown)]
 }
@@ -125,7 +126,8 @@ pub(super) fn restart_of(owner: &Owner) -> Option<String> {
             return Some(format!("# delete the pod with the UID {}: kubectl get pod -A", pod.uid));
         };
         return Some(format!(
-            "kubectl -n {} delete pod {}  # only if a controller owns it, which then makes a new one",
+            "kubectl -n {} delete pod {}  # only if a controller owns it, which then makes a new \
+             one",
             quoted(namespace),
             quoted(name)
         ));
@@ -145,7 +147,8 @@ pub(super) fn restart_of(owner: &Owner) -> Option<String> {
         || unit.starts_with("user@");
     if is_shared {
         return Some(format!(
-            "# plan the restart of {unit}.service with whoever runs this host: others depend on it"
+            "# plan the restart of {unit}.service with the operators of this host: other services \
+             depend on it"
         ));
     }
     Some(format!("{} restart {}", systemctl(owner)?, quoted(&format!("{unit}.service"))))

@@ -41,9 +41,10 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
                 .to_owned(),
         );
         steps.push(Step {
-            what: format!("Widen the range of {has}ports that connects to {to} may use."),
+            what: format!("Widen the range of {has}ephemeral ports for connects to {to}."),
             why: format!(
-                "Connects that found none free: {count}. A closed connection holds its port for 60 s."
+                "Connects without a free port: {count}. A closed connection keeps its port for 60 \
+                 s."
             ),
             commands,
             changes: vec![Change::Sysctl {
@@ -58,8 +59,8 @@ pub(super) fn ports(report: &Report, finding: &Finding) -> Vec<Step> {
     let sizing = sizings(&report.links).into_iter().find(|sizing| Some(sizing.netns) == netns);
     let reuse = sizing.map_or_else(
         || Step {
-            what: format!("Keep connections to {to} open instead of making one for every request."),
-            why: "A connection that is used again takes no further port.".to_owned(),
+            what: format!("Keep connections to {to} open instead of opening one for each request."),
+            why: "A reused connection needs no further port.".to_owned(),
             commands: keepalive_lines(ProxyKind::Nginx, 32),
             ..blank(Cause::ProxyPortsExhausted)
         },
@@ -78,14 +79,16 @@ pub(super) fn limit(finding: &Finding) -> Step {
     let (setting, line) = match proxy {
         ProxyKind::Nginx => (
             "max_conns",
-            "# nginx: server … max_conns=0 (none), a `queue`, worker_connections, worker_rlimit_nofile",
+            "# nginx: server … max_conns=0 (none), a `queue`, worker_connections, \
+             worker_rlimit_nofile",
         ),
         ProxyKind::Haproxy => {
             ("maxconn", "# HAProxy: server … maxconn, timeout queue; global maxconn and ulimit-n")
         }
         ProxyKind::Envoy => (
             "max_requests",
-            "# Envoy: circuit_breakers.thresholds: max_connections, max_pending_requests, max_requests",
+            "# Envoy: circuit_breakers.thresholds: max_connections, max_pending_requests, \
+             max_requests",
         ),
         ProxyKind::Caddy => ("max_requests", "# Caddy: reverse_proxy … unhealthy_request_count"),
         ProxyKind::Apache => ("max", "# Apache: ProxyPass … max=, acquire=; MaxRequestWorkers"),
@@ -93,12 +96,12 @@ pub(super) fn limit(finding: &Finding) -> Step {
     };
     Step {
         what: format!(
-            "Raise {}'s own limit ({setting}) for {}: the peers are innocent.",
+            "Raise {}'s own limit ({setting}) for {}: the peers are healthy.",
             proxy.name(),
             upstream.as_deref().unwrap_or("this upstream")
         ),
         why: format!(
-            "{}; {} requests were refused or failed for it.",
+            "{}; {} requests were refused or failed because of it.",
             finding.because,
             finding.harm.failed_attempts + finding.harm.no_live_peers
         ),
@@ -136,9 +139,11 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         ProxyKind::Traefik => "forwardingTimeouts: {dialTimeout: 2s}  # of the serversTransport",
     };
     steps.push(Step {
-        what: "Have the proxy give up a connect sooner and try the next peer.".to_owned(),
+        what: "Shorten the proxy's connect timeout, so that it tries the next peer earlier."
+            .to_owned(),
         why: format!(
-            "{}{} attempts failed; a SYN lost once is sent again after 1 s, and whoever waits longer waits in vain.",
+            "{}{} attempts failed; a lost SYN is retransmitted after 1 s, and waiting longer \
+             rarely helps.",
             took.unwrap_or_default(),
             harm.failed_attempts
         ),
@@ -165,7 +170,7 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
     let period = report.proxy.cycles.iter().find_map(|cycle| cycle.period_ms);
     let cycle = period.map(|ms| {
         format!(
-            " Every {:.0} s all peers are out and the traffic returns at once.",
+            " Every {:.0} s all peers are down, and then the traffic returns all at once.",
             ms as f64 / 1e3
         )
     });
@@ -174,9 +179,9 @@ pub(super) fn follow_up(report: &Report, findings: &[Finding]) -> Vec<Step> {
         count => format!(" and {count} requests without a live peer"),
     };
     steps.push(Step {
-        what: format!("Mark a peer as down less readily ({what}): its application is well."),
+        what: format!("Mark peers as down later ({what}): the application is healthy."),
         why: format!(
-            "{} markings{refused} came of it.{}",
+            "{} markings{refused} resulted from it.{}",
             harm.markings,
             cycle.unwrap_or_default()
         ),
@@ -217,7 +222,7 @@ fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
     let lasting = sizing.mean_lifetime_ms.map(|ms| format!(", each for {ms:.1} ms"));
     let thumb = match sizing.rule_of_thumb {
         Some((low, high)) => format!(
-            " The rule of thumb (10 to 30 % of rate × latency) says {low} to {high}{}.",
+            " The rule of thumb (10 to 30 % of rate × latency) gives {low} to {high}{}.",
             if high < size { ": too few" } else { "" }
         ),
         None => String::new(),
@@ -234,12 +239,12 @@ fn keepalive(sizing: &Sizing, cause: Cause) -> Step {
     ));
     Step {
         what: format!(
-            "Have {} keep {size} idle connections per worker to port {}.",
+            "Let {} keep {size} idle connections per worker to port {}.",
             if sizing.command.is_empty() { "the client" } else { &sizing.command },
             sizing.to.port()
         ),
         why: format!(
-            "{workers} made {:.0} connections per second{}; {} of them need not have been made.{thumb}",
+            "{workers} opened {:.0} connections per second{}; {} of them were unnecessary.{thumb}",
             sizing.opened_per_second,
             lasting.unwrap_or_default(),
             sizing.spared

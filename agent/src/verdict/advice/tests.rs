@@ -57,7 +57,7 @@ fn first(listener: ListenerReport) -> Step {
 fn a_small_backlog_is_raised_by_the_applications_own_setting() {
     let step = first(lost(128, 4096, Class::SynAcceptQueueFull, 9));
     assert!(
-        step.what.contains("the application's own backlog binds, somaxconn 4096"),
+        step.what.contains("limited by the application's backlog, somaxconn 4096"),
         "{}",
         step.what
     );
@@ -184,13 +184,13 @@ fn a_parent_that_never_accepts_is_left_out_and_workers_are_named() {
     };
     let gunicorn = Some(Server::Gunicorn);
     let step = named(holder(40, 1, gunicorn), gunicorn);
-    assert!(step.what.starts_with("Have python3 (pids 41, 42, 43) accept"), "{}", step.what);
+    assert!(step.what.starts_with("Make python3 (pids 41, 42, 43) accept"), "{}", step.what);
     assert!(step.commands.iter().all(|line| !line.contains("40")), "{:?}", step.commands);
     assert!(matches!(step.changes[..], [Change::Accept { pid: Some(41), .. }]));
     // Of a program that is not known, what it was seen to do counts.
     let waits = Owner { awaits_children: true, ..holder(40, 1, None) };
-    assert!(named(waits, None).what.starts_with("Have python3 (pids 41, 42, 43) accept"));
-    let all = "Have python3 (pids 41, 42, 43, 40) accept";
+    assert!(named(waits, None).what.starts_with("Make python3 (pids 41, 42, 43) accept"));
+    let all = "Make python3 (pids 41, 42, 43, 40) accept";
     assert!(named(holder(40, 1, None), None).what.starts_with(all));
     // Node.js's parent accepts for its children.
     let node = Some(Server::Node);
@@ -253,7 +253,7 @@ fn a_replay_tells_the_backlog_and_what_it_costs() {
     listener.flow = Some(Arc::new(burst(true)));
     let step = first(listener);
     assert!(
-        step.why.contains("a backlog of 299 would have lost nothing, at up to 2990 ms"),
+        step.why.contains("a backlog of 299 loses nothing, and connections wait up to 2990 ms"),
         "{}",
         step.why
     );
@@ -265,7 +265,7 @@ fn who_never_accepts_is_told_to_before_anything_else() {
     let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 171);
     listener.flow = Some(Arc::new(burst(false)));
     let step = first(listener);
-    assert!(step.what.starts_with("Have python3 (pid 42) accept"), "{}", step.what);
+    assert!(step.what.starts_with("Make python3 (pid 42) accept"), "{}", step.what);
     assert!(step.commands.iter().any(|command| command == "py-spy dump --nonblocking --pid 42"));
 }
 

@@ -19,30 +19,33 @@ pub(super) fn unreachable(errno: i32, facts: &Facts) -> Ruling {
         Some(Path::Neighbour { addr, is_gateway, state }) => {
             let (sure, heard) = match state {
                 Reachability::Answers => (High, "answers"),
-                Reachability::Fixed => (High, "needs no answer to be found"),
-                _ => (Medium, "was not found dead"),
+                Reachability::Fixed => (High, "needs no neighbour entry"),
+                _ => (Medium, "is not known to be dead"),
             };
             let hop = if is_gateway { format!("its gateway {addr}") } else { "it".to_owned() };
             ruling(
                 Cause::Rejected,
                 sure,
                 &format!(
-                    "connect gave {name}, but there is a route to the peer and {hop} {heard}: a \
-                     firewall or a router rejected the connection (ICMP)"
+                    "connect returned {name}, but there is a route to the peer and {hop} {heard}: \
+                     a firewall or a router rejected the connection (ICMP)"
                 ),
             )
         }
         Some(Path::Local) => ruling(
             Cause::Rejected,
             High,
-            &format!("connect gave {name} for an address of the proxy's own host: a firewall rule"),
+            &format!(
+                "connect returned {name} for an address of the proxy's own host: a firewall \
+                      rule rejects it"
+            ),
         ),
         _ => ruling(
             Cause::Unreachable,
             Medium,
             &format!(
-                "connect gave {name}: no route, no answer to ARP, or a rejection by ICMP; the way from \
-                 the proxy's namespace could not be looked at"
+                "connect returned {name}: no route, no answer to ARP, or a rejection by ICMP; the \
+                 path from the proxy's namespace could not be checked"
             ),
         ),
     }
@@ -51,14 +54,14 @@ pub(super) fn unreachable(errno: i32, facts: &Facts) -> Ruling {
 /// EACCES, EPERM and EINVAL with a route that is open.
 pub(super) fn not_allowed(errno: i32) -> Ruling {
     if errno == errno::EINVAL {
-        let because = "error number 22 says nothing about a queue";
+        let because = "error number 22 is not related to a queue";
         return ruling(Cause::NoKernelEvidence, Confidence::Low, because);
     }
     ruling(
         Cause::Rejected,
         Confidence::Medium,
-        "the connect was not allowed: by a security module (SELinux: httpd_can_network_connect), a BPF \
-         program or a firewall",
+        "a security module (SELinux: httpd_can_network_connect), a BPF program or a firewall \
+         denied the connect",
     )
 }
 
@@ -73,7 +76,7 @@ pub(super) fn path_closed(facts: &Facts) -> Option<Ruling> {
                 errno::EINVAL => "blackhole",
                 _ => "unreachable",
             };
-            (Cause::Unreachable, format!("there is no route to the peer but one of type {kind}"))
+            (Cause::Unreachable, format!("the only route to the peer has the type {kind}"))
         }
         Path::Neighbour { addr, is_gateway, .. } => {
             let who =
@@ -83,6 +86,7 @@ pub(super) fn path_closed(facts: &Facts) -> Option<Ruling> {
         }
         Path::Local => return None,
     };
-    let place = if seen.is_router { ", as seen where this host routes for the proxy" } else { "" };
+    let place =
+        if seen.is_router { ", as seen on this host, which routes for the proxy" } else { "" };
     Some(ruling(cause, Confidence::High, &format!("{because}{place}")))
 }
