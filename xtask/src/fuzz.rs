@@ -27,10 +27,11 @@ pub struct Args {
 }
 
 /// The targets, each with the folder of `tests/corpora` that it begins with.
-const TARGETS: [(&str, Option<&str>); 14] = [
+const TARGETS: [(&str, Option<&str>); 15] = [
     ("nginx", Some("nginx")),
     ("records", Some("nginx")),
     ("haproxy", Some("haproxy")),
+    ("log_format", None),
     ("envoy", Some("envoy")),
     ("caddy", Some("caddy")),
     ("apache", Some("apache")),

@@ -17,8 +17,15 @@ use super::{run::RunArgs, service, settings};
 use crate::{agent::Change, export::Web};
 
 /// The options that change while the agent runs; all others take a restart.
-const CHANGEABLE: [&str; 6] =
-    ["haproxy-servers", "listeners", "nginx-error-log", "proxy-log", "syslog", "verdicts"];
+const CHANGEABLE: [&str; 7] = [
+    "haproxy-log-format",
+    "haproxy-servers",
+    "listeners",
+    "nginx-error-log",
+    "proxy-log",
+    "syslog",
+    "verdicts",
+];
 
 /// At each SIGHUP, has the agent take on what the file now says. What is wrong is said, and leaves
 /// everything as it was.

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::timestamp::When;
+use super::{dialect::haproxy::LogFormat, timestamp::When};
 use crate::{kernel::path::PeerPath, time::UnixMs};
 
 /// Something a proxy said about one of its upstream peers.
@@ -183,12 +183,14 @@ pub struct Carrier<'a> {
     pub stamped: Option<When>,
     /// The writer's process id, where the carrier tells it (syslog).
     pub pid: Option<u32>,
+    /// How HAProxy's operator has it write traffic logs, where that is known.
+    pub log_formats: &'a [LogFormat],
 }
 
 impl<'a> Carrier<'a> {
     /// A line of `source` read at `read_at`, of which the carrier tells nothing.
     pub fn plain(source: &'a str, read_at: UnixMs) -> Self {
-        Self { source, read_at, stamped: None, pid: None }
+        Self { source, read_at, stamped: None, pid: None, log_formats: &[] }
     }
 
     /// The best idea of when a line was written that bears no time itself.

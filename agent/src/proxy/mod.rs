@@ -14,7 +14,10 @@ mod timestamp;
 pub mod uprobe;
 mod zone;
 
-pub use dialect::{Dialect, haproxy::servers::Servers};
+pub use dialect::{
+    Dialect,
+    haproxy::{LogFormat, servers::Servers},
+};
 pub use directory::Directory;
 pub use event::{
     Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Reading, Trust, Upstream,

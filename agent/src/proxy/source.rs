@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::event::ProxyEvent;
+use super::{LogFormat, event::ProxyEvent};
 
 pub use dating::OLDEST;
 pub use file::Follower;
@@ -88,6 +88,17 @@ impl Source {
             "unix" if rest.starts_with('/') => Self::SyslogUnix(format, rest.into()),
             _ => bail!(FORMS),
         })
+    }
+
+    /// Has it read HAProxy's traffic logs in these formats as well.
+    pub fn with_log_formats(mut self, log_formats: &Arc<[LogFormat]>) -> Self {
+        let (Self::File(format, _)
+        | Self::StandardInput(format)
+        | Self::SyslogUdp(format, _)
+        | Self::SyslogTcp(format, _)
+        | Self::SyslogUnix(format, _)) = &mut self;
+        format.log_formats = Arc::clone(log_formats);
+        self
     }
 
     /// Its name in metrics and events.
@@ -174,7 +185,7 @@ mod tests {
         let unix = Source::of_syslog("unix:///run/x.sock").unwrap();
         assert_eq!(unix, Source::SyslogUnix(Format::default(), "/run/x.sock".into()));
         let bound = Source::of_syslog("haproxy:lb1=tcp://[::1]:514").unwrap();
-        let format = Format { dialect: Some(Dialect::Haproxy), tag: Some("lb1".to_owned()) };
+        let format = Format { tag: Some("lb1".to_owned()), ..Dialect::Haproxy.into() };
         assert_eq!(bound, Source::SyslogTcp(format, "[::1]:514".parse().unwrap()));
         for wrong in [
             "",

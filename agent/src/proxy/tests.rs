@@ -302,7 +302,7 @@ const FORMATS: &[(Dialect, &str, &str)] = &[
     (
         Dialect::Haproxy,
         "HAProxy",
-        "states of servers and backends; traffic logs: httplog, tcplog, what begins as those do, JSON",
+        "states of servers and backends; traffic logs: httplog, tcplog, JSON, any `log-format` given with `--haproxy-log-format`",
     ),
     (
         Dialect::Envoy,

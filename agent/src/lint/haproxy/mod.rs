@@ -1,9 +1,11 @@
 //! HAProxy's configuration.
 
+mod log_format;
 pub mod rules;
 mod section;
 
 use anyhow::{Result, ensure};
+pub use log_format::log_formats;
 
 use super::{
     finding::Finding,

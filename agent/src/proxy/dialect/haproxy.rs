@@ -1,14 +1,19 @@
 //! HAProxy 1.8 and later: what it says of its servers (`state.rs`), and its traffic logs
-//! (`traffic.rs`: `option httplog`, `option tcplog`, and formats that begin as those do; `json.rs`: JSON).
+//! (`traffic.rs`: `option httplog`, `option tcplog`, and formats that begin as those do; `json.rs`: JSON;
+//! `custom.rs`: any `log-format` that is known).
 //!
 //! It names servers, not addresses. `bi=%bi:%bp si=%si:%sp` in the `log-format` tells both ends of
 //! the connection, also of one that failed; elsewhere `servers.rs` looks the names up.
 
+mod custom;
 mod json;
+mod log_format;
 mod reason;
 pub mod servers;
 mod state;
 mod traffic;
+
+pub use log_format::LogFormat;
 
 use crate::proxy::{
     bytes::number,
@@ -23,6 +28,7 @@ pub fn parse(line: &[u8], carrier: &Carrier<'_>) -> Option<ProxyEvent> {
     state::event_of(message, &carrier)
         .or_else(|| json::event_of(message, &carrier))
         .or_else(|| traffic::event_of(message, &carrier))
+        .or_else(|| custom::event_of(message, &carrier))
 }
 
 /// What HAProxy itself puts before a message: `<1>` (`format short`), `[WARNING]  (PID) : ` and

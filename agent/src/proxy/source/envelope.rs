@@ -127,7 +127,7 @@ pub struct Stamp {
 impl Stamp {
     /// As the dialects want it.
     pub fn carrier<'a>(&self, source: &'a str, read_at: UnixMs) -> Carrier<'a> {
-        Carrier { source, read_at, stamped: self.at, pid: self.pid }
+        Carrier { stamped: self.at, pid: self.pid, ..Carrier::plain(source, read_at) }
     }
 
     /// Adds what a wrapping further inside says. It is closer to the writer, but may be coarser; which

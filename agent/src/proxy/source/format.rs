@@ -1,7 +1,9 @@
 //! What a source's lines may be: whose, and in syslog, called what.
 
+use std::sync::Arc;
+
 use super::envelope::Tag;
-use crate::proxy::dialect::Dialect;
+use crate::proxy::dialect::{Dialect, haproxy::LogFormat};
 
 /// A tag of nginx's is no longer (`ngx_syslog_parse_args`).
 const LONGEST_NGINX_TAG: usize = 32;
@@ -13,6 +15,8 @@ pub struct Format {
     pub dialect: Option<Dialect>,
     /// The name by which the proxy calls itself in syslog, where it is none of its usual ones.
     pub tag: Option<String>,
+    /// Formats of HAProxy's traffic logs besides its own.
+    pub log_formats: Arc<[LogFormat]>,
 }
 
 impl From<Dialect> for Format {
@@ -23,7 +27,7 @@ impl From<Dialect> for Format {
 
 impl From<Option<Dialect>> for Format {
     fn from(dialect: Option<Dialect>) -> Self {
-        Self { dialect, tag: None }
+        Self { dialect, ..Self::default() }
     }
 }
 
@@ -37,7 +41,7 @@ impl std::str::FromStr for Format {
             Some((dialect, tag)) => (dialect, Some(tag.to_owned())),
             None => (text, None),
         };
-        Ok(Self { dialect: Some(dialect.parse()?), tag })
+        Ok(Self { dialect: Some(dialect.parse()?), tag, ..Self::default() })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
             Dialect,
             nginx::{self, Judged, Records},
         },
-        event::{ProxyEvent, Trust},
+        event::{Carrier, ProxyEvent, Trust},
     },
     time::UnixMs,
 };
@@ -129,7 +129,8 @@ impl Interpreter {
         let mut parsed = None;
         let look = |View { line, stamp, fits }: View<'_>| {
             let line = without_return(line);
-            let carrier = stamp.carrier(name, wall);
+            let log_formats = &format.log_formats;
+            let carrier = Carrier { log_formats, ..stamp.carrier(name, wall) };
             let is_nginx = fits && format.may_be(Dialect::Nginx) && nginx::is_record(line);
             let dialects = format.dialects().filter(|it| is_nginx || *it != Dialect::Nginx);
             parsed = dialects.into_iter().find_map(|it| Some((it, it.parse(line, &carrier)?)));
@@ -217,6 +218,7 @@ impl Interpreter {
             None => event,
         };
         let trust = if stamp.is_relayed { trust.max(Trust::Unverified) } else { trust };
+        let trust = trust.max(event.trust);
         if trust != Trust::Verified
             && self.stats.events_unverified.fetch_add(1, Ordering::Relaxed) == 0
         {

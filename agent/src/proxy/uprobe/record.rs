@@ -44,7 +44,7 @@ pub fn event(bytes: &[u8], clock: &AgentClock) -> Result<ProxyEvent, Untrustwort
     let name = record.name.get(..record.name_len as usize).ok_or(odd("a name is too long"))?;
     let name = std::str::from_utf8(name).map_err(|_| odd("a name is no text"))?;
     let at = clock.at(record.at_ns);
-    let carrier = Carrier { source: SOURCE, read_at: at, stamped: None, pid: Some(record.pid) };
+    let carrier = Carrier { pid: Some(record.pid), ..Carrier::plain(SOURCE, at) };
     let at = (at, 1);
     let event = |kind, upstream| ProxyEvent::new(ProxyKind::Nginx, &carrier, at, kind, upstream);
     if record.kind == NginxKind::NoLivePeers as u32 {

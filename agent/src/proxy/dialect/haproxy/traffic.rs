@@ -83,7 +83,10 @@ impl Session<'_> {
             (kind, Upstream::Group(group))
         } else {
             let (phase, failure) = self.failure()?;
-            let upstream = Upstream::Server { group: self.group, name: self.server };
+            let upstream = match self.ends.peer {
+                Some(addr) if self.server.is_empty() => Upstream::Inet(addr),
+                _ => Upstream::Server { group: self.group, name: self.server },
+            };
             (EventKind::AttemptFailed { phase, failure }, upstream)
         };
         let took = Duration::from_millis(self.total.unwrap_or(0));
