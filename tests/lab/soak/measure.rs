@@ -11,6 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::serving::Serving;
 
+/// The agent samples once a second.
+const TWO_SAMPLES: Duration = Duration::from_secs(3);
+
 /// The agent at a moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -30,7 +33,8 @@ pub struct Row {
     pub scrape: Duration,
     /// Series exported.
     pub series: usize,
-    /// Overflows and drops that belong to nobody at this moment, in the namespaces that last.
+    /// Overflows and drops that belong to nobody, in the namespaces that last: less if another look, once
+    /// two samples have been taken, finds less. Below fentry, a share waits until its listener is known.
     pub unattributed: f64,
     /// The same in those that come and go.
     pub unattributed_gone: f64,
@@ -77,7 +81,7 @@ impl Measure {
             zombies: self.zombies()?,
             scrape,
             series: text.lines().filter(|line| !line.starts_with('#')).count(),
-            unattributed: unattributed(&text, LASTING),
+            unattributed: self.unattributed(&text)?,
             unattributed_gone: unattributed(&text, COMING),
         })
     }
@@ -90,6 +94,15 @@ impl Measure {
             .body_mut()
             .read_to_string()
             .context("reading what it exports")
+    }
+
+    fn unattributed(&self, text: &str) -> Result<f64> {
+        let now = unattributed(text, LASTING);
+        if now == 0.0 {
+            return Ok(now);
+        }
+        thread::sleep(TWO_SAMPLES);
+        Ok(now.min(unattributed(&self.scrape()?, LASTING)))
     }
 
     fn zombies(&self) -> Result<u64> {
