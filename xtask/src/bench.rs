@@ -48,7 +48,7 @@ enum What {
     Record(RecordArgs),
 }
 
-/// Measure what recording costs, and write docs/bench-record.md.
+/// Measure the cost of recording, and write docs/bench-record.md.
 #[derive(clap::Args)]
 struct RecordArgs {
     /// Connections per second.
@@ -59,32 +59,32 @@ struct RecordArgs {
     seconds: u64,
 }
 
-/// Measure on this host what it costs to know every listener, and write docs/bench-inventory.md.
+/// Measure the cost of the inventory on this host, and write docs/bench-inventory.md.
 #[derive(clap::Args)]
 struct InventoryArgs {
-    /// Network namespaces, with ten listeners in each: a table for each number.
+    /// Number of network namespaces, with ten listeners each; several numbers give several tables.
     #[arg(long, default_value = "100,300")]
     namespaces: String,
 }
 
-/// Let everything happen to an agent that happens in a day, and write docs/soak.md.
+/// Run a soak test: a day's load on an agent in minutes; writes docs/soak.md.
 #[derive(clap::Args)]
 struct SoakArgs {
-    /// How long, as 30m or 600s.
+    /// Duration, such as 30m or 600s.
     #[arg(long, default_value = "30m", value_parser = duration)]
     duration: Duration,
-    /// The program that `cargo xtask dist` made; otherwise one is built for this host.
+    /// Agent built by `cargo xtask dist`. Default: build one for this host.
     #[arg(long)]
     agent: Option<PathBuf>,
-    /// In a virtual machine with this series of kernels, where hooks see every loss; writes nothing.
+    /// Run in a virtual machine with this kernel series, where hooks see every loss; writes no page.
     #[arg(long, value_name = "SERIES", conflicts_with = "agent")]
     vm: Option<String>,
 }
 
-/// Measure how many lines of proxies' logs are read per second.
+/// Measure how many lines of proxies' logs the agent reads per second.
 #[derive(clap::Args)]
 struct ProxyArgs {
-    /// Logs to read, as DIALECT=FILE; those of tests/corpora by default.
+    /// Logs to read, as DIALECT=FILE. Default: those of tests/corpora.
     logs: Vec<String>,
 }
 
@@ -97,7 +97,7 @@ struct KernelArgs {
     /// Print one JSON object on standard output, instead of the page.
     #[arg(long)]
     json: bool,
-    /// Rounds in which everything is measured once.
+    /// Number of rounds; each measures everything once.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
 }

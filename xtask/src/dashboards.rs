@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::place;
 use model::Dashboard;
 
-/// Write deploy/grafana/*.json anew.
+/// Generate deploy/grafana/*.json.
 #[derive(clap::Args)]
 pub struct Args {}
 
@@ -53,7 +53,7 @@ mod tests {
             let file = file_of(&dashboard);
             let there = fs::read_to_string(&file).unwrap_or_default();
             let current = there == dashboard.json().unwrap();
-            assert!(current, "{}: cargo xtask dashboards writes it anew", file.display());
+            assert!(current, "{}: out of date: run `cargo xtask dashboards`", file.display());
         }
     }
 

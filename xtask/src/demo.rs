@@ -14,19 +14,19 @@ use crate::{
     vm::{self, payload::Payload},
 };
 
-/// The VM's clock runs at the emulator's speed, and the demo plays two acts.
+/// The VM's clock runs at the emulator's speed, and the demo has two phases.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Play the incident in two acts, broken and mended, and show both side by side.
+/// Run the incident twice, broken and fixed, and print both side by side.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Play it in a virtual machine with this kernel series, instead of on this host.
+    /// Run in a virtual machine with this kernel series, instead of on this host.
     #[arg(long, value_name = "SERIES")]
     vm: Option<String>,
     /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
-    /// Shorter acts.
+    /// Run shorter phases.
     #[arg(long)]
     quick: bool,
 }

@@ -25,26 +25,25 @@ use build::Source;
 /// The digests of all that is shipped.
 const SUMS: &str = "SHA256SUMS";
 
-/// Build a static program, a Debian package, a container image, a bill of materials, a provenance and
-/// checksums, into target/dist/out.
+/// Build the release in target/dist/out: a static program, a Debian package, a container image, a bill of
+/// materials, a provenance and checksums.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Build a second time, from a clone in another directory, and compare every byte; sign the
-    /// checksums with a test key and verify that.
+    /// Build a second time, from a clone in another directory, and compare every byte; sign the checksums
+    /// with a test key and verify the signature.
     #[arg(long)]
     check: bool,
     /// Install the package into a fresh Debian 12, run the agent there, and remove it.
     #[arg(long = "try")]
     try_it: bool,
-    /// The same on a Debian 12 with systemd and Debian's kernel, in a virtual machine.
+    /// Do the same on a Debian 12 with systemd and Debian's kernel, in a virtual machine.
     #[arg(long)]
     try_systemd: bool,
-    /// Take what was built last, instead of building it.
+    /// Use the last build instead of building.
     #[arg(long, conflicts_with = "check")]
     no_build: bool,
-    /// Sign SHA256SUMS with this key of OpenSSH, for a release: a private key's file, or the public
-    /// key's of one that ssh-agent holds. Default: the environment's FLOODMARK_SIGNING_KEY; without, do
-    /// not sign.
+    /// Sign SHA256SUMS with this OpenSSH key: the file of a private key, or of the public key of one in
+    /// ssh-agent. Default: FLOODMARK_SIGNING_KEY in the environment; without a key, do not sign.
     #[arg(long, value_name = "FILE")]
     signing_key: Option<PathBuf>,
 }

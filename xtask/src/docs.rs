@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::build;
 
-/// Write docs/metrics.md anew, from what the agent exports.
+/// Generate docs/metrics.md from the exported metrics.
 #[derive(clap::Args)]
 pub struct Args {}
 

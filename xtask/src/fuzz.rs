@@ -15,10 +15,10 @@ use crate::{
     step,
 };
 
-/// Run the fuzz targets: a dialect, a framing or a carrier each.
+/// Run the fuzz targets: one for each dialect, framing and envelope.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How long each target runs.
+    /// Duration of each target.
     #[arg(long, default_value_t = 600)]
     seconds: u32,
     /// Run only these targets.

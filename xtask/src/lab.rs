@@ -24,7 +24,7 @@ const NETFILTER: [&str; 4] =
 /// A round takes two minutes of the guest's own time.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(1200);
 
-/// Play with real proxies on this host.
+/// Run labs with real proxies on this host.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -38,12 +38,12 @@ enum What {
     Chain(ChainArgs),
     Across(AcrossArgs),
     Hostile(HostileArgs),
-    /// Raise listeners that overflow under load, and restore them.
+    /// Raise the limits of listeners that overflow under load, and restore them.
     Raise,
 }
 
-/// Join what an nginx on one host says with what the kernel does on another, by way of a NATS server
-/// that is killed meanwhile, and tell an OpenTelemetry Collector.
+/// Correlate an nginx on one host with the kernel of another, through a NATS server that is killed during the
+/// run, and export to an OpenTelemetry Collector.
 #[derive(clap::Args)]
 struct AcrossArgs {
     /// Print one JSON object on standard output.
@@ -51,10 +51,10 @@ struct AcrossArgs {
     json: bool,
 }
 
-/// Let the incident be alerted by a real Prometheus and Alertmanager, and mend it.
+/// Run the incident, get its alert from a real Prometheus and Alertmanager, and fix it.
 #[derive(clap::Args)]
 struct ChainArgs {
-    /// Only until the overflow's alert has ended, not until all have.
+    /// Stop when the overflow's alert has ended, instead of all alerts.
     #[arg(long)]
     quick: bool,
 }
@@ -65,33 +65,32 @@ struct VerdictsArgs {
     /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
-    /// How often each case is played with each proxy.
+    /// Number of runs of each case with each proxy.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Play only these cases.
+    /// Run only these cases.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Play them in a virtual machine with this kernel series, instead of on this host, with nginx and
-    /// HAProxy.
+    /// Run in a virtual machine with this kernel series, instead of on this host, with nginx and HAProxy.
     #[arg(long, value_name = "SERIES")]
     vm: Option<String>,
-    /// Set the virtual machine's clock again and again meanwhile.
+    /// Set the virtual machine's clock repeatedly during the run.
     #[arg(long, requires = "vm")]
     set_clock: bool,
 }
 
-/// Produce faults, apply the first advice of `floodmark diagnose`, and look whether that ends them.
+/// Produce faults, apply the first advice of `floodmark diagnose`, and check that it ends them.
 #[derive(clap::Args)]
 struct AdviceArgs {
     /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
-    /// Play only these cases; `keepalive` is one.
+    /// Run only these cases; `keepalive` is one.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
-/// Attack the agent as a process, a client or a host on the bus would; each case has its limit.
+/// Attack the agent as a process, a client or a publishing host; each case has a limit.
 #[derive(clap::Args)]
 struct HostileArgs {
     /// Print one JSON object on standard output.

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 
 use crate::{place, setup::manifests};
 
-/// Render the Helm chart, check it against Kubernetes' schemas, compare it with deploy/kustomize.
+/// Render the Helm chart, validate it against Kubernetes' schemas, and compare it with deploy/kustomize.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Write deploy/kustomize anew.
+    /// Generate deploy/kustomize.
     #[arg(long)]
     write: bool,
 }

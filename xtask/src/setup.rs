@@ -19,7 +19,7 @@ use anyhow::Result;
 
 use packages::Package;
 
-/// Install what building, the lab and the virtual machines need and this machine lacks.
+/// Install missing dependencies of the build, the lab and the virtual machines.
 #[derive(clap::Args)]
 pub struct Args {
     /// Install only for these purposes.
@@ -105,7 +105,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that everything `groups` need is there, at next to no cost when it is.
+/// Installs what `groups` need. Cheap if everything is installed.
 ///
 /// # Errors
 ///

@@ -17,10 +17,10 @@ use crate::{
 /// A mirror that does not answer is not waited for longer, in seconds.
 const PATIENCE: &str = "60";
 
-/// Check licences, sources, bans, withdrawn versions and known vulnerabilities of all dependencies.
+/// Check licences, sources, bans, yanked versions and known vulnerabilities of all dependencies.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Fail where the database of vulnerabilities cannot be fetched, instead of leaving it out.
+    /// Fail if the database of vulnerabilities cannot be fetched, instead of skipping that check.
     #[arg(long)]
     advisories: bool,
 }

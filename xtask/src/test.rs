@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(80 * 60);
 /// Check formatting and lints, run all tests and the demo, here and in virtual machines.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave the virtual machines out.
+    /// Skip the virtual machines.
     #[arg(long)]
     no_vm: bool,
     /// Run only these steps: fmt, clippy, unit, rules, manifests, supply, host, scenarios, demo, chain,

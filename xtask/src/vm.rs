@@ -46,14 +46,14 @@ pub struct Args {
     /// Kernel series, or `all`; see --list.
     #[arg(long, value_name = "SERIES", value_delimiter = ',')]
     kernel: Vec<String>,
-    /// List the series known and the kernels fetched already.
+    /// List the known series and the kernels that are already fetched.
     #[arg(long)]
     list: bool,
-    /// Look for newer kernels of these series than the ones fetched already.
+    /// Look for newer kernels of these series than those already fetched.
     #[arg(long)]
     refresh: bool,
-    /// `scenarios` with its arguments, `tests` with the files' names, or a command to run in the guest,
-    /// instead of all tests.
+    /// Run `scenarios` with its arguments, `tests` with file names, or a command in the guest, instead of
+    /// all tests.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
