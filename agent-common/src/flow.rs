@@ -74,7 +74,7 @@ pub struct ClientRecord {
     pub pid: u32,
     /// Where it leads.
     pub addr: RawAddr,
-    /// Its port there.
+    /// Port at `addr`.
     pub port: u16,
     /// Family of `addr`.
     pub family: u8,

@@ -18,7 +18,6 @@ use floodmark_common::{
 
 /// Something that the agent fills in.
 pub trait Open: Copy {
-    /// Its number.
     const ID: u16;
 
     /// Its value; [`ABSENT`] where this kernel has no such thing.

@@ -41,7 +41,6 @@ pub fn registers() -> *const u8 {
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
 }
 
-/// One of these registers.
 #[inline(always)]
 pub fn register<A: Access>(regs: *const u8, offset: impl Open) -> u64 {
     // SAFETY: `regs` is a `struct pt_regs *`.

@@ -15,7 +15,7 @@ const LATEST: (u32, u32) = (u32::MAX, 0);
 /// A capability that the agent makes use of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// Which.
+    /// The capability, as in capabilities(7).
     pub capability: Capability,
     /// What is done with it.
     pub purpose: &'static str,

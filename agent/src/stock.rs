@@ -141,7 +141,7 @@ pub struct Scraped {
 }
 
 impl Scraped {
-    /// Tells.
+    /// Reports that this look was scraped, so that the marks since the last scrape start again.
     pub fn tell(&self) {
         self.newest.fetch_max(self.look, Ordering::Relaxed);
     }

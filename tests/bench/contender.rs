@@ -22,7 +22,6 @@ const CANARY: Duration = Duration::from_secs(6);
 pub struct Contender {
     /// Its name in the table.
     pub name: &'static str,
-    /// What it tells.
     pub tells: &'static str,
     /// How it is attached.
     pub kind: Kind,

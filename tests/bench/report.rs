@@ -32,7 +32,6 @@ pub struct Program {
     pub attach: &'static str,
     /// Kernel function or tracepoint.
     pub target: &'static str,
-    /// The signal it is for.
     pub signal: &'static str,
     /// While connections were accepted; `None` if it did not run.
     pub accepted: Option<PerRun>,
@@ -56,9 +55,7 @@ pub struct PerRun {
 /// One contender.
 #[derive(Serialize)]
 pub struct Summary {
-    /// Its name.
     pub name: &'static str,
-    /// What it tells.
     pub tells: &'static str,
     /// Whether it is somebody else's.
     pub is_tool: bool,

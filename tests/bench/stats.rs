@@ -7,7 +7,6 @@ use aya::programs::{ProgramInfo, loaded_programs};
 /// What one program has cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Runs.
     pub runs: u64,
     /// Time in all of them.
     pub time: Duration,

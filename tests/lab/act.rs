@@ -90,7 +90,7 @@ pub struct AppOutcome {
     pub listener: Option<String>,
     /// The process behind it.
     pub owner: Option<String>,
-    /// Its queue's limit.
+    /// Limit in connections, if the listener was found.
     pub queue_limit: Option<u32>,
 }
 

@@ -34,7 +34,7 @@ pub struct Tuning {
 /// A running nginx.
 pub struct Nginx {
     master: Child,
-    /// Its error log.
+    /// Error log, at level `warn`.
     pub error_log: PathBuf,
 }
 

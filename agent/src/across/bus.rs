@@ -28,7 +28,7 @@ use crate::untrusted_file;
 const LARGEST: u64 = 8 << 20;
 /// The stream of what agents saw and heard.
 pub const EVIDENCE_STREAM: &str = "FLOODMARK_V1_EVIDENCE";
-/// The stream of verdicts.
+/// The stream of verdicts, one message for each event, kept for a day.
 pub const VERDICT_STREAM: &str = "FLOODMARK_V1_VERDICTS";
 /// How long a verdict on what was said may still be asked for: what is older than this is of no use
 /// to anybody's join.
@@ -153,7 +153,6 @@ impl Bus {
     }
 }
 
-/// The servers' addresses.
 fn addresses(servers: &str) -> Result<Vec<ServerAddr>> {
     let address = |server: &str| {
         // Not repeated in what is said: it may hold a password.

@@ -50,7 +50,6 @@ pub(super) struct Fleet {
     gone: Vec<HostId>,
 }
 
-/// One host.
 #[derive(Debug)]
 pub(super) struct Host {
     /// The fleet's number of it.
@@ -61,7 +60,6 @@ pub(super) struct Host {
     last_run: Option<UnixMs>,
     /// Whether two runs were seen at once.
     has_twin: bool,
-    /// Each of its namespaces.
     namespaces: BTreeMap<NetnsId, Known>,
     /// Stands for one of them where it is not known which.
     somewhere: NetnsId,
@@ -94,7 +92,7 @@ struct Known {
 /// What is known of a host, for whoever shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostState {
-    /// Its name.
+    /// The name under which it publishes (`--host-name`).
     pub name: String,
     /// By how much its clock differs from the bus'.
     pub ahead_ms: i64,

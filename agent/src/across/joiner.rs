@@ -59,7 +59,7 @@ pub struct Stored {
 pub struct Joined {
     /// What no other verdict bears, and every reader gives to this one.
     pub id: String,
-    /// Host of the proxy.
+    /// The host that published the event.
     pub proxy_host: String,
     /// Host of the listener, where one was found.
     pub listener_host: Option<String>,

@@ -92,7 +92,7 @@ pub struct Tick {
     pub syn_rung: Rung,
     /// The rung from which dropped final ACKs are had.
     pub ack_rung: Rung,
-    /// The namespaces there are.
+    /// Every namespace that exists now: readers forget all others of this host.
     pub namespaces: BTreeSet<NetnsId>,
 }
 

@@ -37,7 +37,7 @@ pub struct OutletStats {
     pub dropped: AtomicU64,
     /// Failed attempts.
     pub errors: AtomicU64,
-    /// Waiting.
+    /// Messages that are not acknowledged yet.
     pub waiting: AtomicU64,
     /// Their size.
     pub waiting_bytes: AtomicU64,

@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What was published, as the server stored it. Nothing of it has been checked.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The subject.
+    /// The subject it was published to: it must name the host of the message.
     pub subject: String,
     /// The message.
     pub payload: Bytes,
@@ -52,7 +52,7 @@ pub struct Delivery {
     pub stored: Stored,
 }
 
-/// A reader.
+/// Reads the evidence stream in order, from where this name's consumer stopped.
 pub struct Reader {
     bus: Bus,
     name: String,

@@ -56,7 +56,7 @@ pub enum Refusal {
     Untimely,
     /// Its host has sent more than its share.
     OverShare,
-    /// There are too many hosts.
+    /// As many hosts publish as a reader keeps, and none of them is silent.
     TooManyHosts,
 }
 
@@ -93,7 +93,7 @@ impl Refusal {
 /// A message that does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// The reason, by which it is counted.
     pub refusal: Refusal,
     /// The same for a person.
     pub detail: String,

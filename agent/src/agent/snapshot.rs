@@ -37,7 +37,7 @@ pub struct Snapshot {
     pub standings: Vec<Standing>,
     /// Proxy events by proxy and name.
     pub proxy_events: BTreeMap<(ProxyKind, &'static str), u64>,
-    /// Verdicts by kind.
+    /// Verdicts since the agent started, by kind; the number of kinds is limited.
     pub verdicts: BTreeMap<VerdictKind, u64>,
     /// When the newest of the events that verdicts explain was, by the wall clock.
     pub last_verdicts: BTreeMap<LastVerdict, UnixMs>,

@@ -26,12 +26,10 @@ pub(super) fn print_json(object: &impl Serialize) -> Result<()> {
     write(&format!("{}\n", json_pretty(object)?))
 }
 
-/// Prints an object as one line of JSON.
 pub(super) fn print_json_line(object: &impl Serialize) -> Result<()> {
     write(&format!("{}\n", json(object)?))
 }
 
-/// Clears the screen.
 pub(super) fn clear_screen() -> Result<()> {
     write(CLEAR)
 }

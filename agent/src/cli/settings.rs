@@ -53,7 +53,6 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     values: Vec<String>,
-    /// Where.
     pub(super) origin: Origin,
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::families::Families;
 use crate::across::OutletStats;
 
-/// One outlet's.
 pub(super) fn about_outlet(families: &mut Families, outlet: &str, stats: &OutletStats) {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let labels = [("outlet", outlet)];

@@ -27,7 +27,6 @@ pub struct PodNames {
 pub struct ContainerName {
     /// Its name in the pod.
     pub name: String,
-    /// The pod.
     pub pod: Pod,
     /// What runs it, where that is known.
     pub runtime: Option<Runtime>,

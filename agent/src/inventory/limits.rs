@@ -31,7 +31,7 @@ impl Default for Limits {
 pub struct LeftOut {
     /// TCP listeners.
     pub listeners: usize,
-    /// Unix listeners.
+    /// Unix listeners, counted against the same limit separately.
     pub unix_listeners: usize,
     /// Network namespaces, with whatever listens there.
     pub namespaces: usize,

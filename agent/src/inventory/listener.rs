@@ -23,7 +23,7 @@ use crate::{
 /// A listening TCP socket as the inventory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
-    /// Which one.
+    /// Namespace, bound address and inode.
     pub id: ListenerId,
     /// Name of its namespace: a name under `/run/netns`, or `net:[N]`.
     pub netns_name: String,

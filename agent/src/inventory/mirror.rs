@@ -16,7 +16,7 @@ pub struct Changes<K: Ord, V> {
     /// What is new or has changed.
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub set: BTreeMap<K, V>,
-    /// What has gone.
+    /// Keys that no longer exist.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<K>,
 }
@@ -59,10 +59,10 @@ pub struct InventoryChanges {
     /// The others' queues, which change all the time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub queues: BTreeMap<ListenerId, QueueState>,
-    /// Unix listeners.
+    /// Unix listeners by namespace and inode, queues included.
     #[serde(default, skip_serializing_if = "Changes::is_empty")]
     pub unix_listeners: Changes<(NetnsId, u32), UnixListener>,
-    /// Namespaces.
+    /// Names and settings of namespaces.
     #[serde(default, skip_serializing_if = "Changes::is_empty")]
     pub namespaces: Changes<NetnsId, Namespace>,
     /// Their local addresses.

@@ -137,7 +137,7 @@ impl Inventory {
         self.addresses.get(&netns).is_some_and(|own| own.contains(&ip.to_canonical()))
     }
 
-    /// How many listeners there are.
+    /// TCP listeners in the inventory; Unix listeners are not counted.
     pub fn count_listeners(&self) -> usize {
         self.listeners.len()
     }

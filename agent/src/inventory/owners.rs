@@ -87,7 +87,6 @@ impl Stat {
 pub(super) struct Process {
     /// When it started.
     pub started: u64,
-    /// Its user.
     pub user: u32,
     /// What is known of it.
     pub owner: Owner,

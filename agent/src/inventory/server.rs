@@ -12,22 +12,17 @@ use crate::untrusted_file::open_magic_link;
 /// A server program or framework.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "programs and frameworks, named as they call themselves")]
 pub enum Server {
-    /// Tornado.
     Tornado,
-    /// Gunicorn.
     Gunicorn,
-    /// Uvicorn.
     Uvicorn,
-    /// Hypercorn.
     Hypercorn,
     /// aiohttp's own server.
     Aiohttp,
-    /// Waitress.
     Waitress,
     /// Python with some other server, or none that is known.
     Python,
-    /// uWSGI.
     Uwsgi,
     /// Node.js.
     Node,
@@ -41,21 +36,15 @@ pub enum Server {
     Java,
     /// .NET, most often Kestrel.
     Dotnet,
-    /// Puma.
     Puma,
-    /// Unicorn.
     Unicorn,
-    /// PHP-FPM.
     PhpFpm,
     /// nginx and what is built on it.
     Nginx,
-    /// HAProxy.
     Haproxy,
-    /// Envoy.
     Envoy,
     /// Apache httpd.
     Apache,
-    /// lighttpd.
     Lighttpd,
     /// Redis, or Valkey.
     Redis,
@@ -63,7 +52,6 @@ pub enum Server {
     Postgres,
     /// MySQL or MariaDB.
     Mysql,
-    /// memcached.
     Memcached,
     /// systemd, which holds the sockets of its socket units.
     Systemd,

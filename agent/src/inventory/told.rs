@@ -21,20 +21,20 @@ pub struct HostId(pub u32);
 /// A namespace that is told of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// Which one.
+    /// The namespace's number on its host.
     pub netns: NetnsId,
-    /// Its name.
+    /// The name under `/run/netns`, or `net:[N]`.
     pub name: String,
-    /// Its addresses.
+    /// Local addresses, by which readers find the host of an upstream.
     pub addresses: BTreeSet<IpAddr>,
-    /// Its listeners.
+    /// TCP listeners, the lowest ports first; their number is limited.
     pub listeners: Vec<ToldListener>,
     /// Listeners left out.
     #[serde(default)]
     pub left_out: usize,
 }
 
-/// A listener that is told of.
+/// A TCP listener as other hosts need it: without owner and queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToldListener {
     /// Local address and port as bound.

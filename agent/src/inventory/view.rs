@@ -30,7 +30,7 @@ pub struct View {
     /// What there is on the host beyond the inventory's limits.
     #[serde(default)]
     pub left_out: LeftOut,
-    /// Every namespace.
+    /// Every observed namespace, also those without listeners.
     pub namespaces: BTreeMap<NetnsId, Namespace>,
     /// Where this host connects to, busiest first.
     pub destinations: Vec<Destination>,

@@ -11,7 +11,7 @@ pub struct Workload {
     /// The systemd unit (`nginx.service`), if the container's scope is not meant.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub unit: Option<String>,
-    /// The container.
+    /// The container, read from the control group's path.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub container: Option<Container>,
     /// The Kubernetes pod.
@@ -19,7 +19,7 @@ pub struct Workload {
     pub pod: Option<Pod>,
 }
 
-/// A container.
+/// A container, as far as its control group and the CRI socket describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// Its id: 64 hexadecimal digits.
@@ -40,14 +40,12 @@ impl Container {
 /// What runs a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "container runtimes, named as they call themselves")]
 pub enum Runtime {
-    /// Docker.
     Docker,
     /// containerd, by itself or below Kubernetes.
     Containerd,
-    /// CRI-O.
     CriO,
-    /// Podman.
     Podman,
 }
 
@@ -66,7 +64,7 @@ impl Runtime {
 /// A Kubernetes pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// Its UID.
+    /// The pod's UID, with dashes, from the control group's path.
     pub uid: String,
     /// Its namespace, where the node knows.
     pub namespace: Option<String>,

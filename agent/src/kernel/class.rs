@@ -11,7 +11,7 @@ use super::mib::Counter;
 pub struct Meaning {
     /// The step of the handshake.
     pub stage: &'static str,
-    /// Why.
+    /// The value of the label `cause` in metrics.
     pub cause: &'static str,
     /// What came of it.
     pub effect: Effect,

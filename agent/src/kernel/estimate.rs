@@ -46,11 +46,11 @@ pub fn moved_by(tally: &Tally) -> u64 {
 /// A listener's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Whose.
+    /// The listener that gets the share.
     pub listener: ListenerId,
     /// Its part of the remainder.
     pub tally: Tally,
-    /// How sure.
+    /// `Exclusive` if it is the only suspect, otherwise `Proportional`.
     pub attribution: Attribution,
 }
 

@@ -67,7 +67,7 @@ pub enum ClientChange {
     Failed,
 }
 
-/// The maps with flows.
+/// Reads arrivals by listener, and the connections that this host opens, from the programs' maps.
 pub struct FlowMaps {
     arrivals: BpfHashMap<MapData, ListenerKey, Arrivals>,
     clients: RingBuf<MapData>,

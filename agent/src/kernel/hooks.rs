@@ -45,7 +45,7 @@ impl Attach {
 pub struct Hook {
     /// Name of the program in the object.
     pub program: &'static str,
-    /// How it is attached.
+    /// The attach type, such as fexit or kretprobe.
     pub attach: Attach,
     /// Kernel function or tracepoint.
     pub target: &'static str,

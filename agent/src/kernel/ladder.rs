@@ -346,7 +346,7 @@ impl Default for Reach {
 /// How a signal is had on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Which signal.
+    /// The signal; each has exactly one standing.
     pub signal: Signal,
     /// The rung taken.
     pub rung: Rung,
@@ -367,7 +367,7 @@ impl Standing {
 /// A rung that could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Which rung.
+    /// The rung that the kernel refused.
     pub rung: Rung,
     /// The program's place that was refused, as `fexit on tcp_conn_request`; none where all were.
     pub place: Option<String>,

@@ -48,9 +48,9 @@ pub enum Refusal {
     /// A system call failed.
     #[error("{call}: {error}")]
     Failed {
-        /// Which.
+        /// Name of the call, with its manual section.
         call: &'static str,
-        /// How.
+        /// The error that it returned.
         error: Errno,
     },
 }

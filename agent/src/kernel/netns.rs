@@ -33,7 +33,7 @@ use super::{lives, sample::NetnsId};
 /// A network namespace of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netns {
-    /// Which one.
+    /// Its number, unique for the agent's lifetime (see `lives.rs`).
     pub id: NetnsId,
     /// The name it has under `/run/netns`, else `net:[N]`.
     pub name: String,

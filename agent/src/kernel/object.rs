@@ -65,7 +65,6 @@ pub struct CountingMaps {
     pub recent_services: PerCpuArray<MapData, RecentServices>,
     /// Connects that found no local port.
     pub no_port: HashMap<MapData, NoPortKey, NoPortTally>,
-    /// Totals.
     pub totals: PerCpuArray<MapData, Totals>,
 }
 

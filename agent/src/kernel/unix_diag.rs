@@ -19,7 +19,7 @@ use super::{
     watch::unix_path,
 };
 
-/// A listening Unix socket.
+/// A listening Unix socket, as unix_diag(7) lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixListenSocket {
     /// The path it is bound to, as its process gave it; an abstract name begins with `@`.

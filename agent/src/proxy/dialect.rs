@@ -11,7 +11,7 @@ mod traefik;
 
 use super::event::{Carrier, ProxyEvent, ProxyKind};
 
-/// A dialect.
+/// A log format; `--proxy-log` selects it by [`name`](Self::name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dialect {
     /// nginx's error log, and that of OpenResty, APISIX, Tengine and ingress-nginx.

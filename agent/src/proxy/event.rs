@@ -202,18 +202,15 @@ impl<'a> Carrier<'a> {
 /// The proxy program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "programs, named as they call themselves")]
 pub enum ProxyKind {
     /// nginx and what is built on it: OpenResty, APISIX, Tengine, ingress-nginx.
     Nginx,
-    /// HAProxy.
     Haproxy,
-    /// Envoy.
     Envoy,
-    /// Caddy.
     Caddy,
     /// Apache httpd.
     Apache,
-    /// Traefik.
     Traefik,
 }
 
@@ -261,7 +258,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Every name there is.
+    /// Every value of [`name`](Self::name), for metrics that start at 0.
     pub const NAMES: [&str; 4] = ["attempt_failed", "peer_marked", "peer_back", "no_live_peers"];
 
     /// Name of the event in metrics and JSON.
@@ -385,7 +382,7 @@ pub enum Upstream {
     Server {
         /// Its backend.
         group: String,
-        /// Its name there.
+        /// The server, unique in its backend.
         name: String,
     },
     /// A peer by the host and port that the proxy's configuration has.

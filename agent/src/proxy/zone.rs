@@ -21,7 +21,6 @@ pub(super) fn of_process(pid: u32) -> Option<TimeZone> {
     Some(of_root(&directory.join("root"), tz))
 }
 
-/// That of this host.
 pub(super) fn of_host() -> &'static TimeZone {
     static HOST: LazyLock<TimeZone> =
         LazyLock::new(|| of_root(Path::new("/"), std::env::var("TZ").ok().as_deref()));

@@ -24,9 +24,9 @@ pub use undo::{Memory, Place, Raised};
 /// A number before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// As it is.
+    /// The value before.
     pub from: u32,
-    /// As it is to be.
+    /// The value after.
     pub to: u32,
 }
 
@@ -121,7 +121,7 @@ impl Plan {
         format!("{} in {}", self.addr, self.netns_name)
     }
 
-    /// The sockets that change.
+    /// The sockets whose limit changes; the plan lists unchanged ones too.
     pub fn changes(&self) -> impl Iterator<Item = &SocketChange> {
         self.sockets.iter().filter(|socket| !socket.limit.is_none())
     }

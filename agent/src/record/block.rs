@@ -145,7 +145,6 @@ pub(super) struct Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// Ticks.
     Ticks = 0,
     /// The whole state, and ticks.
     Start = 1,

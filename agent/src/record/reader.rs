@@ -52,7 +52,6 @@ pub struct Unpacked {
     pub is_start: bool,
     /// Times of its first and last tick.
     pub times: Window,
-    /// What is in it.
     pub entries: Entries,
 }
 

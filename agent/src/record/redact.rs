@@ -24,7 +24,7 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// Redacts an entry.
+    /// Replaces client addresses by pseudonyms in place, and removes log lines.
     pub fn redact(&mut self, entry: &mut Entry) {
         match entry {
             Entry::Whole(changes) => self.redact_state(changes),

@@ -29,7 +29,6 @@ impl Grade {
     }
 }
 
-/// The summary.
 pub(super) struct Summary {
     pub grade: Grade,
     pub headline: String,

@@ -30,7 +30,7 @@ const ADVISED: usize = 5;
 pub struct Step {
     /// The cause it answers.
     pub cause: Cause,
-    /// What.
+    /// One imperative sentence.
     pub what: String,
     /// Why, with its numbers.
     pub why: String,
@@ -51,18 +51,18 @@ pub struct Step {
 pub enum Change {
     /// Set a kernel parameter in a network namespace.
     Sysctl {
-        /// In which.
+        /// The namespace; the parameter stays unchanged in all others.
         netns: NetnsId,
         /// As `sysctl` names it.
         name: String,
-        /// To what.
+        /// The new value, as `sysctl -w` takes it.
         value: String,
         /// Whether whoever listens there has to listen again for it.
         listen_again: bool,
     },
     /// Have a process listen with another backlog.
     Backlog {
-        /// Which listener.
+        /// The listener whose limit is too small.
         listener: ListenerId,
         /// Its process, where known.
         pid: Option<u32>,
@@ -73,7 +73,7 @@ pub enum Change {
     },
     /// Have a process accept, so many connections per second where that is known.
     Accept {
-        /// Which listener.
+        /// The listener that is not emptied fast enough.
         listener: ListenerId,
         /// Its process, where known.
         pid: Option<u32>,

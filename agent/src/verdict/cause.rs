@@ -87,9 +87,7 @@ pub enum Trail {
 
 /// A cause with how sure it is and why, in words that continue "because".
 pub struct Ruling {
-    /// The cause.
     pub cause: Cause,
-    /// How sure.
     pub confidence: Confidence,
     /// The reason.
     pub because: String,

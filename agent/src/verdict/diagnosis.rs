@@ -43,15 +43,15 @@ pub struct Diagnosis {
 /// What another limit would have come to at one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListenerWhatIf {
-    /// Which.
+    /// The listener whose arrivals were replayed.
     pub listener: ListenerId,
-    /// Its limit as it is.
+    /// Its present limit, in connections.
     pub limit: u32,
     /// What the replay makes of that: a check on the replay.
     pub as_is: Replayed,
     /// What would have lost nothing.
     pub answer: WhatIf,
-    /// What was asked for.
+    /// The answer to `--what-if`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
 }
@@ -59,9 +59,9 @@ pub struct ListenerWhatIf {
 /// Another limit and rate, and what the replay makes of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
-    /// The backlog.
+    /// The replayed limit, in connections.
     pub backlog: u32,
-    /// The accept rate.
+    /// The replayed accept rate.
     pub accept_rate: Rate,
     /// What it came to.
     pub outcome: Replayed,

@@ -19,9 +19,9 @@ use crate::{
 /// One trouble.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Why.
+    /// The cause that its verdicts or its losses have in common.
     pub cause: Cause,
-    /// How sure.
+    /// From the listener's attribution, or its surest verdict.
     pub confidence: Confidence,
     /// The listener, where it is one's of this host.
     pub listener: Option<ListenerId>,
@@ -45,7 +45,7 @@ pub struct Finding {
 pub struct Harm {
     /// The proxy programs.
     pub proxies: Vec<ProxyKind>,
-    /// Attempts that failed.
+    /// Failed attempts whose verdict has this cause.
     pub failed_attempts: u64,
     /// Markings of a peer as down.
     pub markings: u64,

@@ -99,7 +99,7 @@ impl Correlator {
         Self { most_pending, ..Self::default() }
     }
 
-    /// Forgets a host.
+    /// Drops all state of a host that no longer publishes.
     pub fn forget(&mut self, host: HostId) {
         self.rungs.remove(&host);
         self.evidence.forget_host(host);

@@ -61,7 +61,7 @@ impl Ledger {
         }
     }
 
-    /// Books a sample.
+    /// Adds the losses of one tick; `inventory` gives their listeners' owners.
     pub fn book_sample(&mut self, sample: &KernelSample, inventory: &Inventory) {
         self.events_lost += sample.events_lost;
         self.listeners.book_sample(sample, inventory);

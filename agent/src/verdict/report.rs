@@ -184,7 +184,7 @@ pub struct ProxyReport {
     pub markings: u64,
     /// Markings joined with a listener's kernel evidence.
     pub markings_joined: u64,
-    /// Failed attempts.
+    /// Failed connects and requests in the window, as proxies logged them.
     pub failed_attempts: u64,
     /// Peers taken back.
     #[serde(default)]

@@ -13,9 +13,9 @@ use crate::{
 pub struct Verdict {
     /// The event that is explained.
     pub event: ProxyEvent,
-    /// Its cause.
+    /// What made the proxy report the event.
     pub cause: Cause,
-    /// How sure.
+    /// How exact the evidence is; docs/verdicts.md defines the levels.
     pub confidence: Confidence,
     /// The listener behind the upstream address, where one was found.
     pub listener: Option<ListenerId>,

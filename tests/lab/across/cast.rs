@@ -45,13 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Cast {
     /// The server between them.
     pub bus: Bus,
-    /// The Collector.
     pub collector: Collector,
     /// The proxy host's agent.
     pub proxy: Program<Verdict>,
     /// The application host's.
     pub app: Program<Verdict>,
-    /// Those who join.
     pub readers: Vec<Program<Joined>>,
     nginx: Child,
     apps: Vec<Child>,

@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use super::bus::{free_port, listens};
 
-/// The Collector.
 pub struct Collector {
     /// Where it takes OTLP over gRPC.
     pub addr: SocketAddr,
@@ -29,9 +28,7 @@ pub struct Told {
     pub resource: BTreeMap<String, String>,
     /// The record's event name.
     pub name: String,
-    /// Its severity.
     pub severity: String,
-    /// Its attributes.
     pub attributes: BTreeMap<String, String>,
 }
 

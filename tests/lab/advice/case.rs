@@ -24,10 +24,8 @@ pub enum Load {
     Requests(usize),
 }
 
-/// A case.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Its name.
     pub name: &'static str,
     /// What the agent must name first.
     pub cause: Cause,
@@ -74,7 +72,6 @@ const PLAIN: Case = Case {
 /// What a person is told of when the application itself is at fault.
 const BY_PERSON: Case = Case { load: Load::Requests(3), by_person: true, ..PLAIN };
 
-/// Every case.
 pub const CASES: &[Case] = &[
     Case { name: "backlog", backlog: 64, tries_half: true, ..PLAIN },
     Case { name: "somaxconn", app_settings: &[("core/somaxconn", "64")], ..PLAIN },

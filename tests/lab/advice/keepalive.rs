@@ -63,7 +63,6 @@ impl fmt::Display for Keepalive {
 
 const REUSE: &str = "proxy_http_version 1.1; proxy_set_header Connection \"\";";
 
-/// Plays it.
 pub(super) fn play(agent: &Path) -> Result<Keepalive> {
     let case = Case { app_settings: &[], proxy_settings: &[], ..CASES[0] };
     let mut stage = Stage::new(&case, &format!("{}-keepalive", std::process::id()))?;

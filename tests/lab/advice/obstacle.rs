@@ -13,7 +13,6 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 20);
 /// The table that drops.
 const TABLE: &str = "lab";
 
-/// An obstacle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// A filter of the application's host drops SYNs before TCP sees them.
@@ -27,7 +26,6 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// Puts it up.
     pub fn put_up(self, topology: &Topology) -> Result<()> {
         let (proxy, (app, addr)) = (&topology.proxy, &topology.apps[0]);
         match self {
@@ -46,7 +44,6 @@ impl Obstacle {
         }
     }
 
-    /// Takes it away.
     pub fn take_away(self, topology: &Topology) -> Result<()> {
         let (proxy, (app, addr)) = (&topology.proxy, &topology.apps[0]);
         match self {

@@ -15,7 +15,6 @@ use tokio::{net::TcpListener, runtime::Runtime};
 /// An alert as it arrived.
 #[derive(Clone, Debug)]
 pub struct Notification {
-    /// When.
     pub at: Instant,
     alert: Alert,
 }

@@ -110,7 +110,6 @@ impl Drop for Attacker {
 
 /// A running agent or reader.
 pub struct Served {
-    /// The agent.
     pub agent: Serving,
     out: PathBuf,
     log: PathBuf,
@@ -167,7 +166,6 @@ impl Served {
         Ok(kib / 1024.0)
     }
 
-    /// How many threads it has.
     pub fn threads(&self) -> Result<f64> {
         self.entries("task")
     }

@@ -24,7 +24,6 @@ pub struct RaiseArgs {
     python: PathBuf,
 }
 
-/// A case.
 struct Case {
     name: &'static str,
     what: &'static str,

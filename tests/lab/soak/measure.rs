@@ -25,7 +25,6 @@ pub struct Row {
     pub own_kib: u64,
     /// Open descriptors.
     pub descriptors: u64,
-    /// Threads.
     pub threads: u64,
     /// Children that have ended and were not waited for.
     pub zombies: u64,

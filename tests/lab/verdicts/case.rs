@@ -16,7 +16,6 @@ pub enum Proxy {
 }
 
 impl Proxy {
-    /// Every one.
     pub const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Envoy];
 
     /// Its name, as in the agent's events.
@@ -112,7 +111,6 @@ const PLAIN: Case = Case {
 const NGINX: &[Proxy] = &[Proxy::Nginx];
 const NGINX_AND_ENVOY: &[Proxy] = &[Proxy::Nginx, Proxy::Envoy];
 
-/// Every case.
 pub const CASES: &[Case] = &[
     // The accept queue holds one more than its backlog.
     Case {

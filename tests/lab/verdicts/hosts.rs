@@ -31,7 +31,6 @@ const HOMES: [Home; 7] = [
     Home::RejectingAdmin,
 ];
 
-/// All hosts.
 pub struct Hosts {
     /// Where the proxies live.
     pub proxy: Namespace,

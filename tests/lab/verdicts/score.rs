@@ -18,15 +18,12 @@ use super::{
 pub struct Judged {
     /// Name of the case.
     pub case: &'static str,
-    /// The proxy.
     pub proxy: &'static str,
-    /// The event.
     pub event: &'static str,
     /// How the attempt failed, by the event's own word.
     pub failure: Option<Failure>,
     /// The peer or group.
     pub upstream: String,
-    /// The truth.
     pub truth: Cause,
     /// The agent's verdict.
     pub verdict: Cause,

@@ -20,7 +20,6 @@ pub struct Cri {
 }
 
 impl Cri {
-    /// Connects to its socket.
     pub fn connect(socket: &Path) -> Self {
         let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();

@@ -16,18 +16,15 @@ use super::{
 
 /// Namespace and name of the pod that is run.
 pub const POD: (&str, &str) = ("shop", "web-0");
-/// Its UID.
 pub const UID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
 
 const HTTPD: &str = "/bin/httpd";
 
 /// A container that runs.
 pub struct Container {
-    /// Its id.
     pub id: String,
     /// Its only process.
     pub pid: u32,
-    /// What removes it.
     remove: Option<Command>,
 }
 

@@ -66,7 +66,6 @@ impl Image {
         assert!(tar.status().unwrap().success());
     }
 
-    /// The archive.
     pub fn archive(&self) -> PathBuf {
         self.at("image.tar")
     }

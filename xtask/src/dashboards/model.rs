@@ -13,11 +13,9 @@ const SHORT: u64 = 4;
 /// Grafana 11's.
 const SCHEMA_VERSION: u64 = 39;
 
-/// A dashboard.
 pub struct Dashboard {
     /// Its address in Grafana and its file's name.
     pub uid: &'static str,
-    /// Title.
     pub title: &'static str,
     /// What it is for.
     pub description: &'static str,
@@ -27,7 +25,6 @@ pub struct Dashboard {
     pub rows: Vec<(&'static str, Vec<Panel>)>,
 }
 
-/// One panel.
 pub struct Panel {
     title: &'static str,
     description: &'static str,
@@ -97,7 +94,6 @@ impl Panel {
         self
     }
 
-    /// So wide, of 24.
     pub fn wide(mut self, width: u64) -> Self {
         self.width = width;
         self

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use super::paragraph;
 use crate::{printable::printable, verdict::Diagnosis};
 
-/// Tells it.
 pub(super) fn tell(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     if !diagnosis.advice.is_empty() {
         writeln!(out, "\nWHAT TO CHANGE, in this order:")?;

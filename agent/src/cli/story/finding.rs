@@ -16,7 +16,6 @@ use crate::{
 /// A loss not longer ago than this is still going on, as far as anybody can tell.
 const JUST_NOW_MS: u64 = 3000;
 
-/// Tells it.
 pub(super) fn tell(
     out: &mut String,
     report: &Report,

@@ -124,12 +124,10 @@ impl State {
         self.listeners().iter().position(is_it).unwrap_or(0)
     }
 
-    /// The listener selected.
     pub fn selected(&self) -> Option<&Listener> {
         self.listeners().get(self.row())
     }
 
-    /// What a listener lost.
     pub fn lost(&self, id: ListenerId) -> Option<&ListenerReport> {
         let snapshot = self.snapshot.as_ref()?;
         snapshot.report.listeners.iter().find(|lost| lost.listener.id == id)

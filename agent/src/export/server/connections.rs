@@ -163,7 +163,6 @@ impl Connections {
         std::mem::take(&mut table.crowded_out)
     }
 
-    /// Closes all.
     pub fn close_all(&self) {
         *self.lock() = Table::default();
     }

@@ -24,7 +24,6 @@ const SYN_ACK: u8 = 0x12;
 
 /// A canary's namespace, which stays as long as this is kept: its number goes to no other until then.
 pub struct Nest {
-    /// Its number.
     pub netns: NetnsId,
     _open: File,
 }

@@ -75,7 +75,6 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// How many there are.
     pub const COUNT: usize = 3;
 
     fn of(name: &str) -> Option<Self> {

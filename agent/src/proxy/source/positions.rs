@@ -26,7 +26,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Place {
     /// Device the file is on.
     pub device: u64,
-    /// Its inode.
     pub inode: u64,
     /// Bytes of it that were read.
     pub offset: u64,

@@ -22,7 +22,6 @@ const MOST_FAILS: u64 = 1 << 32;
 /// A record that does not look as it must.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Untrustworthy {
-    /// Whose.
     pub pid: u32,
     /// What is odd.
     pub why: &'static str,

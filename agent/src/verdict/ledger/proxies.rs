@@ -31,9 +31,9 @@ pub struct VerdictKind {
     pub peer: String,
     /// Name of the event.
     pub event: &'static str,
-    /// The cause.
+    /// The cause in its verdicts.
     pub cause: Cause,
-    /// How sure.
+    /// The confidence in its verdicts.
     pub confidence: Confidence,
 }
 
@@ -94,7 +94,7 @@ impl ProxyAccounts {
         }
     }
 
-    /// Books a verdict.
+    /// Counts a verdict by its kind and keeps it; at the limit, a request without peers goes first.
     pub fn book_verdict(&mut self, verdict: Verdict) {
         if let EventKind::PeerMarked { .. } = verdict.event.kind {
             self.totals.markings_joined += u64::from(verdict.is_joined());
@@ -124,7 +124,7 @@ impl ProxyAccounts {
         self.verdicts.iter()
     }
 
-    /// Verdicts by kind.
+    /// Verdicts since the agent started, by kind.
     pub fn verdict_counts(&self) -> &BTreeMap<VerdictKind, u64> {
         &self.verdict_counts
     }
