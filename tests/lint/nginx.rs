@@ -1,4 +1,4 @@
-//! The lint and a real nginx: it takes the mended lines, and what it runs with is found.
+//! The lint and a real nginx: it takes the fixed lines, and what it runs with is found.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test may")]
 
@@ -35,16 +35,16 @@ fn look(root: &Root, path: &Path) -> Report {
     report
 }
 
-/// The mended lines, in the file they are for.
-fn mend(path: &Path) {
+/// The fixed lines, in the file they are for.
+fn fix(path: &Path) {
     let report = look(&Root::new(Path::new("/")).unwrap(), path);
-    let mut mends: Vec<_> = report.findings.iter().flat_map(|f| f.mends.clone()).collect();
-    mends.sort_by(|a, b| (&a.place, &a.text).cmp(&(&b.place, &b.text)));
-    mends.dedup();
-    assert!(!mends.is_empty(), "{} has no fault to mend", path.display());
+    let mut fixes: Vec<_> = report.findings.iter().flat_map(|f| f.fixes.clone()).collect();
+    fixes.sort_by(|a, b| (&a.place, &a.text).cmp(&(&b.place, &b.text)));
+    fixes.dedup();
+    assert!(!fixes.is_empty(), "{} has no fault to fix", path.display());
     let mut text = fs::read_to_string(path).unwrap();
-    for mend in mends.iter().rev() {
-        text.replace_range(mend.place.range(), &mend.text);
+    for fix in fixes.iter().rev() {
+        text.replace_range(fix.place.range(), &fix.text);
     }
     fs::write(path, text).unwrap();
 }
@@ -58,7 +58,7 @@ fn accepts(path: &Path) -> String {
 }
 
 #[test]
-fn root_nginx_takes_the_mended_lines() {
+fn root_nginx_accepts_the_fixed_lines() {
     if !can_run() {
         return;
     }
@@ -67,7 +67,7 @@ fn root_nginx_takes_the_mended_lines() {
         let path = directory.path().join(name);
         fs::copy(Path::new(CORPUS).join(name), &path).unwrap();
         let before = accepts(&path);
-        mend(&path);
+        fix(&path);
         let after = accepts(&path);
         // What the rule is about: nginx itself says that the balancing method replaces keepalive.
         let is_half = name.contains("half");

@@ -52,7 +52,7 @@ pub(super) struct LintArgs {
     /// Leave this rule out (repeatable)
     #[arg(long, value_name = "RULE", value_parser = rule)]
     allow: Vec<&'static str>,
-    /// nginx's version, as `nginx -v` says; unknown, it is taken for old
+    /// nginx's version, as `nginx -v` message; unknown, it is taken for old
     #[arg(long, value_name = "VERSION", value_parser = str::parse::<Version>)]
     nginx_version: Option<Version>,
     /// Requests per second at the busiest upstream: with --latency, tells whether `keepalive` is enough

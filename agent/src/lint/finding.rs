@@ -1,4 +1,4 @@
-//! What was found, where, and how it is mended.
+//! What was found, where, and how it is fixed.
 
 use std::{fmt, str::FromStr};
 
@@ -51,7 +51,7 @@ pub struct Rule {
     pub level: Level,
     /// What is wrong, in one line.
     pub title: &'static str,
-    /// What follows from it, and why the mended lines help.
+    /// What follows from it, and why the fixed lines help.
     pub why: &'static str,
     /// For which versions it holds, in words.
     pub versions: &'static str,
@@ -71,7 +71,7 @@ impl Serialize for Rule {
 
 /// Text that takes the place of other text; of none, where it is put in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mend {
+pub struct Fix {
     /// What is replaced.
     pub place: Place,
     /// By what.
@@ -86,28 +86,28 @@ pub struct Finding {
     /// Where.
     pub place: Place,
     /// What is wrong with this very line.
-    pub says: String,
+    pub message: String,
     /// Other lines that have to do with it, each with what it does there.
     pub also: Vec<(Place, String)>,
-    /// What mends it; empty where only the user can know.
-    pub mends: Vec<Mend>,
+    /// What fixes it; empty where only the user can know.
+    pub fixes: Vec<Fix>,
 }
 
 impl Finding {
     /// A finding that stands on one place alone.
-    pub fn new(rule: &'static Rule, place: Place, says: impl Into<String>) -> Self {
-        Self { rule, place, says: says.into(), also: Vec::new(), mends: Vec::new() }
+    pub fn new(rule: &'static Rule, place: Place, message: impl Into<String>) -> Self {
+        Self { rule, place, message: message.into(), also: Vec::new(), fixes: Vec::new() }
     }
 
     /// With another line that has to do with it.
-    pub fn also(mut self, place: Place, says: impl Into<String>) -> Self {
-        self.also.push((place, says.into()));
+    pub fn also(mut self, place: Place, message: impl Into<String>) -> Self {
+        self.also.push((place, message.into()));
         self
     }
 
-    /// With what mends it.
-    pub fn mended(mut self, mends: impl IntoIterator<Item = Mend>) -> Self {
-        self.mends.extend(mends);
+    /// With what fixes it.
+    pub fn fixed(mut self, fixes: impl IntoIterator<Item = Fix>) -> Self {
+        self.fixes.extend(fixes);
         self
     }
 }

@@ -87,7 +87,8 @@ impl Report {
         self.findings.extend(found);
         // One line may be included, or passed by, many times.
         self.findings.sort_by(|a, b| (&a.place, a.rule.id).cmp(&(&b.place, b.rule.id)));
-        self.findings.dedup_by(|a, b| a.place == b.place && a.rule == b.rule && a.says == b.says);
+        self.findings
+            .dedup_by(|a, b| a.place == b.place && a.rule == b.rule && a.message == b.message);
     }
 }
 

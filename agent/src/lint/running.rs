@@ -38,7 +38,7 @@ pub struct Running {
     pub is_here: bool,
     /// What it was told to read, below that root and in this order; HAProxy's may be directories.
     pub configurations: Vec<PathBuf>,
-    /// As its program says, where a rule asks for it.
+    /// As its program message, where a rule asks for it.
     pub version: Option<Version>,
 }
 

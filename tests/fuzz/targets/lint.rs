@@ -20,7 +20,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let _ = report.look(format, &root, Path::new("/fuzz"), bytes, &Facts::default());
     for finding in &report.findings {
         let places = finding.also.iter().map(|(place, _)| place);
-        let places = places.chain(finding.mends.iter().map(|mend| &mend.place));
+        let places = places.chain(finding.fixes.iter().map(|fix| &fix.place));
         for place in places.chain([&finding.place]) {
             let text = &report.texts.get(place.file).text;
             assert!(text.get(place.range()).is_some(), "{format:?} {place:?}");

@@ -1,4 +1,4 @@
-//! Findings for whoever mends them: the lines, what is wrong, and the lines mended.
+//! Findings for whoever fixes them: the lines, what is wrong, and the lines fixed.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use annotate_snippets::{
 use crate::{
     lint::{
         Report,
-        finding::{Finding, Format, Level, Mend},
+        finding::{Finding, Fix, Format, Level},
         rules as all_rules,
         text::{FileId, Place, Texts},
     },
@@ -73,15 +73,15 @@ fn groups<'a>(finding: &'a Finding, texts: &'a Texts, with_why: bool) -> Vec<Gro
         let why = textwrap::fill(finding.rule.why, WIDTH);
         group = group.element(Drawn::NOTE.with_name("why").message(why));
     }
-    let mended = Drawn::HELP.secondary_title("mended:").elements(
-        files(finding.mends.iter().map(|mend| &mend.place)).into_iter().map(|file| {
-            let patches = finding.mends.iter().filter(|mend| mend.place.file == file);
+    let fixed = Drawn::HELP.secondary_title("fixed:").elements(
+        files(finding.fixes.iter().map(|fix| &fix.place)).into_iter().map(|file| {
+            let patches = finding.fixes.iter().filter(|fix| fix.place.file == file);
             source(texts, file).patches(joined(patches))
         }),
     );
     let mut groups = vec![group];
-    if !finding.mends.is_empty() {
-        groups.push(mended);
+    if !finding.fixes.is_empty() {
+        groups.push(fixed);
     }
     groups
 }
@@ -98,18 +98,18 @@ fn files<'a>(places: impl Iterator<Item = &'a Place>) -> Vec<FileId> {
 }
 
 /// Patches must not touch each other: those at one place become one.
-fn joined<'a>(mends: impl Iterator<Item = &'a Mend>) -> Vec<Patch<'static>> {
+fn joined<'a>(fixes: impl Iterator<Item = &'a Fix>) -> Vec<Patch<'static>> {
     let mut joined: Vec<(Range<usize>, String)> = Vec::new();
-    let mut sorted: Vec<&Mend> = mends.collect();
-    sorted.sort_by_key(|mend| mend.place.clone());
+    let mut sorted: Vec<&Fix> = fixes.collect();
+    sorted.sort_by_key(|fix| fix.place.clone());
     sorted.dedup();
-    for mend in sorted {
+    for fix in sorted {
         match joined.last_mut() {
-            Some((range, text)) if range.end >= mend.place.start => {
-                range.end = range.end.max(mend.place.end);
-                text.push_str(&mend.text);
+            Some((range, text)) if range.end >= fix.place.start => {
+                range.end = range.end.max(fix.place.end);
+                text.push_str(&fix.text);
             }
-            _ => joined.push((mend.place.range(), mend.text.clone())),
+            _ => joined.push((fix.place.range(), fix.text.clone())),
         }
     }
     let patch = |(range, text): (_, String)| Patch::new(range, printable_lines(&text).into_owned());
@@ -130,11 +130,11 @@ fn snippet<'a>(
     let mut snippet = source(texts, file);
     if finding.place.file == file {
         let span = AnnotationKind::Primary.span(finding.place.range());
-        snippet = snippet.annotation(span.label(printable(&finding.says)));
+        snippet = snippet.annotation(span.label(printable(&finding.message)));
     }
-    for (place, says) in finding.also.iter().filter(|(place, _)| place.file == file) {
+    for (place, message) in finding.also.iter().filter(|(place, _)| place.file == file) {
         let span = AnnotationKind::Context.span(place.range());
-        snippet = snippet.annotation(span.label(printable(says)));
+        snippet = snippet.annotation(span.label(printable(message)));
     }
     snippet
 }

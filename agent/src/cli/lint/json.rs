@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::lint::{
     Report,
-    finding::{Finding, Mend},
+    finding::{Finding, Fix},
     text::{Place, Texts},
 };
 
@@ -20,18 +20,21 @@ pub fn object(report: &Report) -> Value {
 }
 
 fn finding(finding: &Finding, texts: &Texts) -> Value {
-    let also: Vec<Value> =
-        finding.also.iter().map(|(at, says)| with(place(at, texts), "says", json!(says))).collect();
-    let mends: Vec<Value> = finding.mends.iter().map(|m| mend(m, texts)).collect();
+    let also: Vec<Value> = finding
+        .also
+        .iter()
+        .map(|(at, message)| with(place(at, texts), "message", json!(message)))
+        .collect();
+    let fixes: Vec<Value> = finding.fixes.iter().map(|m| fix(m, texts)).collect();
     let said = [
         ("rule", json!(finding.rule.id)),
         ("level", json!(finding.rule.level)),
         ("title", json!(finding.rule.title)),
-        ("says", json!(finding.says)),
+        ("message", json!(finding.message)),
         ("why", json!(finding.rule.why)),
         ("versions", json!(finding.rule.versions)),
         ("also", json!(also)),
-        ("mends", json!(mends)),
+        ("fixes", json!(fixes)),
     ];
     said.into_iter()
         .fold(place(&finding.place, texts), |object, (key, value)| with(object, key, value))
@@ -51,6 +54,6 @@ fn place(place: &Place, texts: &Texts) -> Value {
     })
 }
 
-fn mend(mend: &Mend, texts: &Texts) -> Value {
-    with(place(&mend.place, texts), "text", json!(mend.text))
+fn fix(fix: &Fix, texts: &Texts) -> Value {
+    with(place(&fix.place, texts), "text", json!(fix.text))
 }

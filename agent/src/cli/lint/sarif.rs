@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::lint::{
     Report,
-    finding::{Finding, Level, Mend},
+    finding::{Finding, Fix, Level},
     rules,
     text::{Place, Texts},
 };
@@ -61,9 +61,9 @@ fn result(finding: &Finding, texts: &Texts) -> Value {
     let related: Vec<Value> = finding
         .also
         .iter()
-        .map(|(place, says)| {
+        .map(|(place, message)| {
             let mut location = location(place, texts);
-            location["message"] = json!({"text": says});
+            location["message"] = json!({"text": message});
             location
         })
         .collect();
@@ -71,31 +71,31 @@ fn result(finding: &Finding, texts: &Texts) -> Value {
         "ruleId": finding.rule.id,
         "ruleIndex": rules().position(|rule| rule == finding.rule),
         "level": level(finding.rule.level),
-        "message": {"text": format!("{}: {}", finding.rule.title, finding.says)},
+        "message": {"text": format!("{}: {}", finding.rule.title, finding.message)},
         "locations": [location(&finding.place, texts)],
         "relatedLocations": related,
     });
-    if !finding.mends.is_empty() {
+    if !finding.fixes.is_empty() {
         result["fixes"] = json!([{
-            "description": {"text": "the lines mended"},
-            "artifactChanges": changes(&finding.mends, texts),
+            "description": {"text": "the lines fixed"},
+            "artifactChanges": changes(&finding.fixes, texts),
         }]);
     }
     result
 }
 
 /// One for each file.
-fn changes(mends: &[Mend], texts: &Texts) -> Vec<Value> {
-    let mut files: Vec<_> = mends.iter().map(|mend| mend.place.file).collect();
+fn changes(fixes: &[Fix], texts: &Texts) -> Vec<Value> {
+    let mut files: Vec<_> = fixes.iter().map(|fix| fix.place.file).collect();
     files.sort_unstable();
     files.dedup();
     let of = |file| {
-        let here = mends.iter().filter(move |mend| mend.place.file == file);
+        let here = fixes.iter().filter(move |fix| fix.place.file == file);
         let replacements: Vec<Value> = here
-            .map(|mend| {
+            .map(|fix| {
                 json!({
-                    "deletedRegion": region(&mend.place, texts),
-                    "insertedContent": {"text": mend.text},
+                    "deletedRegion": region(&fix.place, texts),
+                    "insertedContent": {"text": fix.text},
                 })
             })
             .collect();

@@ -1,5 +1,5 @@
 //! Every configuration below `tests/corpora/lint` with the findings that are due, and without any
-//! once it is mended.
+//! once it is fixed.
 //!
 //! `NAME.findings` holds the arguments in its first line and a finding, `RULE FILE:LINE`, in each
 //! further one.
@@ -14,7 +14,7 @@ use clap::Parser;
 
 use super::*;
 use crate::{
-    lint::finding::{Finding, Mend},
+    lint::finding::{Finding, Fix},
     printable::printable_lines,
 };
 
@@ -98,16 +98,16 @@ fn the_corpus_has_a_fault_for_every_rule() {
 }
 
 #[test]
-fn the_mended_lines_mend() {
+fn the_fixes_fix() {
     for case in cases() {
         if case.name.starts_with("dump") {
-            continue; // What was printed is no file to mend.
+            continue; // What was printed is no file to fix.
         }
         let directory = tempfile::tempdir().unwrap();
         let corpus = copy(directory.path());
-        // What is mended may bring something else to light: a new group, for one.
+        // What is fixed may bring something else to light: a new group, for one.
         for _ in 0..3 {
-            mend(&case, &corpus);
+            fix(&case, &corpus);
         }
         let left = case.look(&corpus);
         for finding in &left.findings {
@@ -124,19 +124,19 @@ fn copy(to: &Path) -> PathBuf {
     to.join("lint")
 }
 
-/// Puts all mended lines into the files.
-fn mend(case: &Case, corpus: &Path) {
+/// Puts all fixed lines into the files.
+fn fix(case: &Case, corpus: &Path) {
     let report = case.look(corpus);
     for (id, file) in report.texts.iter() {
-        let mends = report.findings.iter().flat_map(|finding| &finding.mends);
-        let mut mends: Vec<&Mend> = mends.filter(|mend| mend.place.file == id).collect();
-        mends.sort_by(|a, b| (&a.place, &a.text).cmp(&(&b.place, &b.text)));
-        mends.dedup();
+        let fixes = report.findings.iter().flat_map(|finding| &finding.fixes);
+        let mut fixes: Vec<&Fix> = fixes.filter(|fix| fix.place.file == id).collect();
+        fixes.sort_by(|a, b| (&a.place, &a.text).cmp(&(&b.place, &b.text)));
+        fixes.dedup();
         let mut text = file.text.to_string();
-        for mend in mends.iter().rev() {
-            text.replace_range(mend.place.range(), &mend.text);
+        for fix in fixes.iter().rev() {
+            text.replace_range(fix.place.range(), &fix.text);
         }
-        if !mends.is_empty() {
+        if !fixes.is_empty() {
             fs::write(case.file(corpus, &file.path), text).unwrap();
         }
     }

@@ -2,7 +2,7 @@
 
 use super::yaml::Node;
 use crate::lint::{
-    finding::{Finding, Format, Level, Mend, Rule},
+    finding::{Finding, Fix, Format, Level, Rule},
     text::{Place, Texts},
 };
 
@@ -107,8 +107,8 @@ pub fn check(document: &Node, texts: &Texts) -> Vec<Finding> {
 }
 
 /// Another scalar in the place of this one.
-fn replaced(node: &Node, text: &str) -> Mend {
-    Mend { place: node.place.clone(), text: text.to_owned() }
+fn replaced(node: &Node, text: &str) -> Fix {
+    Fix { place: node.place.clone(), text: text.to_owned() }
 }
 
 fn name(cluster: &Node) -> &str {
@@ -122,21 +122,21 @@ fn closes(cluster: &Node) -> Option<Finding> {
     let limits = common.filter_map(|node| node.at(&["common_http_protocol_options", LIMIT]));
     let own = [cluster.get(LIMIT), cluster.at(&["common_http_protocol_options", LIMIT])];
     let limit = limits.chain(own.into_iter().flatten()).find(|node| node.number() == Some(1.0))?;
-    let says = format!("connections to \"{}\" end after one request", name(cluster));
-    Some(Finding::new(&CLOSES, limit.place.clone(), says).mended([replaced(limit, "0")]))
+    let message = format!("connections to \"{}\" end after one request", name(cluster));
+    Some(Finding::new(&CLOSES, limit.place.clone(), message).fixed([replaced(limit, "0")]))
 }
 
 fn connect_timeout(cluster: &Node) -> Option<Finding> {
     let node = cluster.get("connect_timeout")?;
     let waits: f64 = node.scalar()?.strip_suffix('s')?.parse().ok()?;
-    let (rule, says) = if waits > LONGEST {
+    let (rule, message) = if waits > LONGEST {
         (&CONNECT_LONG, format!("waits {waits} s for a handshake"))
     } else if waits <= FIRST_REPETITION {
         (&CONNECT_SHORT, format!("gives up after {waits} s, before a lost SYN is repeated"))
     } else {
         return None;
     };
-    Some(Finding::new(rule, node.place.clone(), says).mended([replaced(node, "\"3s\"")]))
+    Some(Finding::new(rule, node.place.clone(), message).fixed([replaced(node, "\"3s\"")]))
 }
 
 fn one_failure(cluster: &Node) -> Vec<Finding> {
@@ -145,8 +145,8 @@ fn one_failure(cluster: &Node) -> Vec<Finding> {
         ["consecutive_5xx", "consecutive_gateway_failure", "consecutive_local_origin_failure"];
     let found = names.iter().filter_map(|name| {
         let node = detection.get(name).filter(|node| node.number() == Some(1.0))?;
-        let says = format!("one failure is enough: `{name}` is 1");
-        Some(Finding::new(&ONE_FAILURE, node.place.clone(), says).mended([replaced(node, "5")]))
+        let message = format!("one failure is enough: `{name}` is 1");
+        Some(Finding::new(&ONE_FAILURE, node.place.clone(), message).fixed([replaced(node, "5")]))
     });
     found.collect()
 }
@@ -156,9 +156,10 @@ fn no_panic(cluster: &Node) -> Option<Finding> {
     let most_ejected = cluster.at(&["outlier_detection", "max_ejection_percent"]);
     let all_ejected = most_ejected.and_then(Node::number).is_some_and(|percent| percent >= 100.0);
     let may_be_empty = cluster.get("health_checks").is_some() || all_ejected;
-    let says = format!("\"{}\" may be left without any host", name(cluster));
-    (value.number() == Some(0.0) && may_be_empty)
-        .then(|| Finding::new(&NO_PANIC, value.place.clone(), says).mended([replaced(value, "50")]))
+    let message = format!("\"{}\" may be left without any host", name(cluster));
+    (value.number() == Some(0.0) && may_be_empty).then(|| {
+        Finding::new(&NO_PANIC, value.place.clone(), message).fixed([replaced(value, "50")])
+    })
 }
 
 fn single_endpoint(cluster: &Node) -> Option<Finding> {
@@ -167,8 +168,8 @@ fn single_endpoint(cluster: &Node) -> Option<Finding> {
     let endpoints = localities.iter().filter_map(|locality| locality.get("lb_endpoints"));
     let endpoints: Vec<_> = endpoints.flat_map(Node::list).collect();
     let [only] = &endpoints[..] else { return None };
-    let says = format!("the only endpoint of \"{}\"", name(cluster));
-    is_static.then(|| Finding::new(&SINGLE_ENDPOINT, only.place.clone(), says))
+    let message = format!("the only endpoint of \"{}\"", name(cluster));
+    is_static.then(|| Finding::new(&SINGLE_ENDPOINT, only.place.clone(), message))
 }
 
 fn silent(document: &Node, clusters: &[&Node], texts: &Texts) -> Option<Finding> {
@@ -178,17 +179,17 @@ fn silent(document: &Node, clusters: &[&Node], texts: &Texts) -> Option<Finding>
         return None;
     }
     let (key, _) = cluster.entry("outlier_detection")?;
-    let says = format!("ejections from \"{}\" are written nowhere", name(cluster));
-    let finding = Finding::new(&SILENT, key.place.clone(), says);
+    let message = format!("ejections from \"{}\" are written nowhere", name(cluster));
+    let finding = Finding::new(&SILENT, key.place.clone(), message);
     let start = document.place.start;
     // JSON, and a manager with other settings, want more than a line put in front.
     let can_be_put =
         document.get(LOG[0]).is_none() && !texts.get(key.place.file).text[start..].starts_with('{');
-    let mend = Mend {
+    let fix = Fix {
         place: Place { start, end: start, ..key.place.clone() },
         text: "cluster_manager:\n  outlier_detection:\n    \
                event_log_path: /var/log/envoy/outlier.log\n"
             .to_owned(),
     };
-    Some(finding.mended(can_be_put.then_some(mend)))
+    Some(finding.fixed(can_be_put.then_some(fix)))
 }

@@ -2,7 +2,7 @@
 
 use super::section::{Configuration, Section, Setting, Word, seconds};
 use crate::lint::{
-    finding::{Finding, Format, Level, Mend, Rule},
+    finding::{Finding, Fix, Format, Level, Rule},
     text::{Place, Texts},
 };
 
@@ -90,7 +90,7 @@ pub static ALL: [&Rule; 7] = [
 const LONGEST: f64 = 10.0;
 /// The kernel's first repetition of a SYN, in seconds.
 const FIRST_REPETITION: f64 = 1.0;
-const MENDED: &str = "3s";
+const FIXED: &str = "3s";
 
 /// Applies every rule.
 pub fn check(configuration: &Configuration, texts: &Texts) -> Vec<Finding> {
@@ -101,35 +101,35 @@ pub fn check(configuration: &Configuration, texts: &Texts) -> Vec<Finding> {
         findings.extend(marking(configuration, section, &servers));
         findings.extend(silent(configuration, section, texts));
         if let [only] = &servers[..] {
-            let says = format!("the only server of \"{}\"", section.name());
-            findings.push(Finding::new(&SINGLE_SERVER, only.place(), says));
+            let message = format!("the only server of \"{}\"", section.name());
+            findings.push(Finding::new(&SINGLE_SERVER, only.place(), message));
         }
     }
     findings
 }
 
-fn replaced(word: &Word, text: &str) -> Mend {
-    Mend { place: word.place.clone(), text: text.to_owned() }
+fn replaced(word: &Word, text: &str) -> Fix {
+    Fix { place: word.place.clone(), text: text.to_owned() }
 }
 
 /// A setting on a line after another.
-fn after(texts: &Texts, place: &Place, text: &str) -> Mend {
+fn after(texts: &Texts, place: &Place, text: &str) -> Fix {
     let rest = &texts.get(place.file).text[place.end..];
     let end = place.end + rest.find('\n').unwrap_or(rest.len());
-    Mend { place: Place { file: place.file, start: end, end }, text: format!("\n    {text}") }
+    Fix { place: Place { file: place.file, start: end, end }, text: format!("\n    {text}") }
 }
 
 fn closes(setting: &Setting) -> Option<Finding> {
     let closing = ["httpclose", "forceclose", "http-server-close"];
-    let (word, mended) = if setting.is(&["option"]) && closing.contains(&setting.word(1)) {
+    let (word, fixed) = if setting.is(&["option"]) && closing.contains(&setting.word(1)) {
         (&setting.words[1], "http-keep-alive")
     } else if setting.is(&["http-reuse", "never"]) {
         (&setting.words[1], "safe")
     } else {
         return None;
     };
-    let says = "the connection to the server ends with the response";
-    Some(Finding::new(&CLOSES, setting.place(), says).mended([replaced(word, mended)]))
+    let message = "the connection to the server ends with the response";
+    Some(Finding::new(&CLOSES, setting.place(), message).fixed([replaced(word, fixed)]))
 }
 
 fn connect_timeout(
@@ -139,21 +139,21 @@ fn connect_timeout(
 ) -> Option<Finding> {
     let is_it = |setting: &&Setting| setting.is(&["timeout", "connect"]);
     let Some(setting) = configuration.effective(section).rfind(is_it) else {
-        let says = "no `timeout connect` holds for its servers";
+        let message = "no `timeout connect` holds for its servers";
         let place = configuration.anchor(section).head.place();
-        let mend = after(texts, &place, &format!("timeout connect {MENDED}"));
-        return Some(Finding::new(&CONNECT_LONG, place, says).mended([mend]));
+        let fix = after(texts, &place, &format!("timeout connect {FIXED}"));
+        return Some(Finding::new(&CONNECT_LONG, place, message).fixed([fix]));
     };
     let word = setting.words.get(2)?;
     let waits = seconds(&word.value)?;
-    let (rule, says) = if waits > LONGEST {
+    let (rule, message) = if waits > LONGEST {
         (&CONNECT_LONG, format!("waits {waits} s for a handshake"))
     } else if waits <= FIRST_REPETITION {
         (&CONNECT_SHORT, format!("gives up after {waits} s, before a lost SYN is repeated"))
     } else {
         return None;
     };
-    Some(Finding::new(rule, setting.place(), says).mended([replaced(word, MENDED)]))
+    Some(Finding::new(rule, setting.place(), message).fixed([replaced(word, FIXED)]))
 }
 
 fn marking(configuration: &Configuration, section: &Section, servers: &[&Setting]) -> Vec<Finding> {
@@ -166,15 +166,15 @@ fn marking(configuration: &Configuration, section: &Section, servers: &[&Setting
         for (name, concerns) in [("fall", is_checked), ("error-limit", observes)] {
             let one = setting.after(name).filter(|word| concerns && word.value == "1");
             findings.extend(one.map(|word| {
-                let says = format!("one failure is enough: `{name} 1`");
-                Finding::new(&ONE_FAILURE, setting.place(), says).mended([replaced(word, "3")])
+                let message = format!("one failure is enough: `{name} 1`");
+                Finding::new(&ONE_FAILURE, setting.place(), message).fixed([replaced(word, "3")])
             }));
         }
         let layer7 = setting.after("observe").filter(|word| word.value == "layer7");
         findings.extend(layer7.map(|word| {
-            let says = "an answer of 5xx counts as an error of the server";
-            Finding::new(&APPLICATION_ERRORS, setting.place(), says)
-                .mended([replaced(word, "layer4")])
+            let message = "an answer of 5xx counts as an error of the server";
+            Finding::new(&APPLICATION_ERRORS, setting.place(), message)
+                .fixed([replaced(word, "layer4")])
         }));
     }
     findings
@@ -191,10 +191,10 @@ fn silent(configuration: &Configuration, section: &Section, texts: &Texts) -> Op
     let place = configuration.anchor(section).head.place();
     let to_global = after(texts, &global.head.place(), "log /dev/log local0");
     let to_section = after(texts, &place, "log global");
-    let (says, mends) = match (logs.is_empty(), has_global) {
+    let (message, fixes) = match (logs.is_empty(), has_global) {
         (true, true) => ("no `log` holds for its servers", vec![to_section]),
         (true, false) => ("no `log` holds for its servers", vec![to_global, to_section]),
         (false, _) => ("`log global`, but `global` has no `log`", vec![to_global]),
     };
-    Some(Finding::new(&SILENT, place, says).mended(mends))
+    Some(Finding::new(&SILENT, place, message).fixed(fixes))
 }

@@ -1,8 +1,8 @@
 //! nginx's configuration, and what is built on it.
 
 mod arity;
+mod fixes;
 mod load;
-mod mends;
 mod model;
 pub mod rules;
 pub mod token;

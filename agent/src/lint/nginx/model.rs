@@ -120,7 +120,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether there is more than one worker, as far as the configuration says.
+    /// Whether there is more than one worker, as far as the configuration message.
     pub fn has_workers(&self) -> bool {
         self.workers(Some(2)).is_some_and(|workers| workers > 1)
     }

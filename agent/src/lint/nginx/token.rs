@@ -19,7 +19,7 @@ pub struct Token {
 pub enum Kind {
     /// A word, without its quotes and escapes.
     Word {
-        /// What it says.
+        /// What it message.
         value: String,
         /// Whether it stood in quotes.
         is_quoted: bool,
@@ -36,10 +36,10 @@ pub enum Kind {
 
 /// What is no configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{says}")]
+#[error("{message}")]
 pub struct SyntaxError {
-    /// What is wrong, and how it is mended.
-    pub says: String,
+    /// What is wrong, and how it is fixed.
+    pub message: String,
     /// Where, in bytes.
     pub at: usize,
 }
@@ -108,8 +108,8 @@ impl Lexer<'_> {
         loop {
             match self.bytes.get(self.at) {
                 None => {
-                    let says = "a quotation mark opens here and is never closed".to_owned();
-                    return Err(SyntaxError { says, at: start });
+                    let message = "a quotation mark opens here and is never closed".to_owned();
+                    return Err(SyntaxError { message, at: start });
                 }
                 Some(b'\\') => self.at += 2,
                 Some(&byte) if byte == quote => break,
@@ -123,8 +123,8 @@ impl Lexer<'_> {
             Some(&byte) if is_space(byte) => Ok(()),
             Some(_) => {
                 let next = self.text[self.at..].chars().next().unwrap_or_default();
-                let says = format!("unexpected {next:?} right after a quotation mark");
-                Err(SyntaxError { says, at: self.at })
+                let message = format!("unexpected {next:?} right after a quotation mark");
+                Err(SyntaxError { message, at: self.at })
             }
         }
     }
@@ -185,8 +185,8 @@ impl Lexer<'_> {
             }
             self.at += 1;
         }
-        let says = "this block of Lua is never closed: a `}` is missing".to_owned();
-        Err(SyntaxError { says, at: start - 1 })
+        let message = "this block of Lua is never closed: a `}` is missing".to_owned();
+        Err(SyntaxError { message, at: start - 1 })
     }
 
     /// To the closing quotation mark; a string never goes past its line unescaped.

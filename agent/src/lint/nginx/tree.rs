@@ -78,9 +78,9 @@ impl Parser<'_> {
         loop {
             let Some(token) = self.tokens.next() else {
                 let Some(opened) = opened else { return Ok(directives) };
-                let says =
+                let message =
                     format!("the block of \"{}\" is never closed: a `}}` is missing", opened.value);
-                return Err(SyntaxError { says, at: opened.place.start });
+                return Err(SyntaxError { message, at: opened.place.start });
             };
             match token.kind {
                 Kind::Word { value, .. } => {
@@ -92,15 +92,15 @@ impl Parser<'_> {
                     return Ok(directives);
                 }
                 Kind::Close => {
-                    let says = "unexpected `}`: there is no block to close here".to_owned();
-                    return Err(SyntaxError { says, at: token.span.start });
+                    let message = "unexpected `}`: there is no block to close here".to_owned();
+                    return Err(SyntaxError { message, at: token.span.start });
                 }
                 // Their block is nothing to nginx, and nothing to these rules.
                 Kind::Lua => {}
                 Kind::Open | Kind::End => {
                     let found = &self.text[token.span.clone()];
-                    let says = format!("unexpected `{found}`: a directive's name is missing");
-                    return Err(SyntaxError { says, at: token.span.start });
+                    let message = format!("unexpected `{found}`: a directive's name is missing");
+                    return Err(SyntaxError { message, at: token.span.start });
                 }
             }
         }
@@ -138,8 +138,8 @@ impl Parser<'_> {
 
     fn block(&mut self, opened: &Word) -> Result<Vec<Directive>, SyntaxError> {
         if self.depth == DEEPEST {
-            let says = format!("more than {DEEPEST} blocks within each other");
-            return Err(SyntaxError { says, at: opened.place.start });
+            let message = format!("more than {DEEPEST} blocks within each other");
+            return Err(SyntaxError { message, at: opened.place.start });
         }
         self.depth += 1;
         let block = self.directives(Some(opened));
@@ -152,11 +152,11 @@ impl Parser<'_> {
         let count = directive.args.len();
         match arity::of(&directive.name.value) {
             Some(takes) if !takes.contains(&count) && directive.block.is_none() => {
-                let says = format!(
+                let message = format!(
                     "\"{}\" does not take {count} arguments; is the `;` missing at the end of its line?",
                     directive.name.value
                 );
-                Err(SyntaxError { says, at: directive.name.place.start })
+                Err(SyntaxError { message, at: directive.name.place.start })
             }
             _ => Ok(directive),
         }
@@ -177,8 +177,8 @@ impl Parser<'_> {
 }
 
 fn unended(name: &Word, what: &str) -> SyntaxError {
-    let says = format!("\"{}\" is not ended: a `;` is missing, and {what}", name.value);
-    SyntaxError { says, at: name.place.start }
+    let message = format!("\"{}\" is not ended: a `;` is missing, and {what}", name.value);
+    SyntaxError { message, at: name.place.start }
 }
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
 
     fn error(text: &str) -> (usize, String) {
         let error = parsed(text).unwrap_err();
-        (line_and_column(text, error.at).0, error.says)
+        (line_and_column(text, error.at).0, error.message)
     }
 
     #[test]
@@ -215,9 +215,9 @@ mod tests {
             ("http {\n ;\n}", 2, "a directive's name is missing"),
             ("user www", 1, "the file ends"),
         ] {
-            let (at, says) = error(text);
-            assert_eq!(at, line, "{text}: {says}");
-            assert!(says.contains(word), "{says}");
+            let (at, message) = error(text);
+            assert_eq!(at, line, "{text}: {message}");
+            assert!(message.contains(word), "{message}");
         }
     }
 
@@ -231,6 +231,6 @@ mod tests {
     #[test]
     fn there_is_an_end_to_depth() {
         let text = "a { ".repeat(1000);
-        assert!(parsed(&text).unwrap_err().says.contains("within each other"));
+        assert!(parsed(&text).unwrap_err().message.contains("within each other"));
     }
 }

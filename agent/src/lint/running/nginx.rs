@@ -20,7 +20,7 @@ pub fn configuration(process: &Process) -> Option<PathBuf> {
     Some(file(arguments, &Built::of(&program(process)), &process.working))
 }
 
-/// As its program says.
+/// As its program message.
 pub fn version(process: &Process) -> Option<Version> {
     binary::version(&program(process))?.parse().ok()
 }

@@ -2,9 +2,9 @@
 
 use super::reuse;
 use crate::lint::{
-    finding::{Facts, Finding, Format, Level, Mend, Rule},
+    finding::{Facts, Finding, Fix, Format, Level, Rule},
     nginx::{
-        mends,
+        fixes,
         model::{Context, Model, Pass},
         tree::Directive,
     },
@@ -36,17 +36,18 @@ pub fn check(model: &Model<'_>, facts: &Facts) -> Vec<Finding> {
         };
         // One group serves whoever passes requests there.
         let first = bare.iter().find(|other| other.target() == Some(target)).unwrap_or(pass);
-        let says = format!("each request opens a connection to {target}");
-        let mut finding = Finding::new(&PASS_WITHOUT_UPSTREAM, pass.directive.place.clone(), says);
+        let message = format!("each request opens a connection to {target}");
+        let mut finding =
+            Finding::new(&PASS_WITHOUT_UPSTREAM, pass.directive.place.clone(), message);
         if let Some(server) = first.server() {
             let name = group_name(target);
-            finding.mends.push(upstream_before(model, server, &name, url.value.as_str(), target));
-            finding.mends.push(mends::replaced(url, url.value.replacen(target, &name, 1)));
-            finding.mends.extend(reuse::what_reuse_needs(model, facts, pass));
+            finding.fixes.push(upstream_before(model, server, &name, url.value.as_str(), target));
+            finding.fixes.push(fixes::replaced(url, url.value.replacen(target, &name, 1)));
+            finding.fixes.extend(reuse::what_reuse_needs(model, facts, pass));
             // nginx's default for this header is the name in proxy_pass.
             if pass.effective("proxy_set_header").iter().all(|d| d.arg(0) != Some("Host")) {
                 let host = format!("proxy_set_header Host {target};");
-                finding.mends.push(mends::after(model.texts, pass.directive, &host));
+                finding.fixes.push(fixes::after(model.texts, pass.directive, &host));
             }
         }
         findings.push(finding);
@@ -71,7 +72,7 @@ fn upstream_before(
     name: &str,
     url: &str,
     target: &str,
-) -> Mend {
+) -> Fix {
     let file = server.place.file;
     let before = model.texts.before_on_line(file, server.place.start);
     let indent = if before.trim().is_empty() { before } else { "" };
@@ -89,5 +90,5 @@ fn upstream_before(
          {indent}}}\n{indent}"
     );
     let place = Place { file, start: server.place.start, end: server.place.start };
-    Mend { place, text }
+    Fix { place, text }
 }

@@ -1,8 +1,8 @@
 //! Whether nginx tells that it marks a peer.
 
 use crate::lint::{
-    finding::{Facts, Finding, Format, Level, Mend, Rule},
-    nginx::{mends, model::Model, tree::Directive},
+    finding::{Facts, Finding, Fix, Format, Level, Rule},
+    nginx::{fixes, model::Model, tree::Directive},
     text::Place,
 };
 
@@ -35,7 +35,7 @@ pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
             None if model.is_whole() => absent(model, &pass.directive.place),
             None => continue,
         };
-        // Where there is no log at all, one line mends it for everybody.
+        // Where there is no log at all, one line fixes it for everybody.
         let is_known = |other: &Finding| other.place == finding.place || logs.is_empty();
         if !findings.iter().any(is_known) {
             findings.push(finding);
@@ -53,32 +53,32 @@ fn tells(log: &Directive) -> bool {
 }
 
 fn hides(log: &Directive) -> Finding {
-    let says = if log.arg(0) == Some("/dev/null") {
+    let message = if log.arg(0) == Some("/dev/null") {
         "whatever nginx says is thrown away".to_owned()
     } else {
         format!("at level `{}` it is not written that a peer is marked", level(log))
     };
-    let mut mends = Vec::new();
+    let mut fixes = Vec::new();
     if let Some(file) = log.args.first().filter(|file| file.value == "/dev/null") {
-        mends.push(mends::replaced(file, "/var/log/nginx/error.log"));
+        fixes.push(fixes::replaced(file, "/var/log/nginx/error.log"));
     }
     match log.args.get(1) {
         Some(word) if TOO_HIGH.contains(&word.value.as_str()) => {
-            mends.push(mends::replaced(word, "warn"));
+            fixes.push(fixes::replaced(word, "warn"));
         }
         Some(_) => {}
-        None => mends.push(mends::argument(log, "warn")),
+        None => fixes.push(fixes::argument(log, "warn")),
     }
-    Finding::new(&HIDDEN, log.place.clone(), says).mended(mends)
+    Finding::new(&HIDDEN, log.place.clone(), message).fixed(fixes)
 }
 
 /// No `error_log` at all: nginx has one built in, at level `error`.
 fn absent(model: &Model<'_>, pass: &Place) -> Finding {
-    let says = "no `error_log` holds for it, and the built-in one does not tell of markings";
-    let finding = Finding::new(&HIDDEN, pass.clone(), says);
-    let mend = model.top.first().map(|first| Mend {
+    let message = "no `error_log` holds for it, and the built-in one does not tell of markings";
+    let finding = Finding::new(&HIDDEN, pass.clone(), message);
+    let fix = model.top.first().map(|first| Fix {
         place: Place { end: first.place.start, ..first.place.clone() },
         text: "error_log /var/log/nginx/error.log warn;\n".to_owned(),
     });
-    finding.mended(mend)
+    finding.fixed(fix)
 }

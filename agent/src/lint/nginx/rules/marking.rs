@@ -3,7 +3,7 @@
 use crate::lint::{
     finding::{Facts, Finding, Format, Level, Rule},
     nginx::{
-        mends,
+        fixes,
         model::{Context, Group, Model},
     },
 };
@@ -72,15 +72,15 @@ fn one_failure(group: &Group<'_>) -> Option<Finding> {
         .filter(|server| server.parameter("max_fails").is_none_or(|(value, _)| is_one(value)))
         .collect();
     let first = fragile.first().filter(|_| group.can_be_marked())?;
-    let says = match fragile.len() {
+    let message = match fragile.len() {
         1 => "one failure within `fail_timeout` marks it".to_owned(),
         several => format!("one failure within `fail_timeout` marks it; {several} such servers"),
     };
-    let mends = fragile.iter().map(|server| match server.parameter("max_fails") {
-        Some((_, word)) => mends::replaced(word, "max_fails=3"),
-        None => mends::argument(server.directive, "max_fails=3"),
+    let fixes = fragile.iter().map(|server| match server.parameter("max_fails") {
+        Some((_, word)) => fixes::replaced(word, "max_fails=3"),
+        None => fixes::argument(server.directive, "max_fails=3"),
     });
-    Some(Finding::new(&ONE_FAILURE, first.directive.place.clone(), says).mended(mends))
+    Some(Finding::new(&ONE_FAILURE, first.directive.place.clone(), message).fixed(fixes))
 }
 
 fn per_worker(model: &Model<'_>, group: &Group<'_>) -> Option<Finding> {
@@ -89,17 +89,17 @@ fn per_worker(model: &Model<'_>, group: &Group<'_>) -> Option<Finding> {
         return None;
     }
     let name = group.name();
-    let says = format!("each worker marks the peers of \"{name}\" for itself");
-    let mend = mends::first_in(model.texts, group.directive, &format!("zone {name} 64k;"));
-    Some(Finding::new(&PER_WORKER, group.directive.place.clone(), says).mended([mend]))
+    let message = format!("each worker marks the peers of \"{name}\" for itself");
+    let fix = fixes::first_in(model.texts, group.directive, &format!("zone {name} 64k;"));
+    Some(Finding::new(&PER_WORKER, group.directive.place.clone(), message).fixed([fix]))
 }
 
 fn single_server(group: &Group<'_>) -> Option<Finding> {
     let servers = group.servers();
     let [only] = &servers[..] else { return None };
-    let says = format!("the only server of \"{}\"", group.name());
+    let message = format!("the only server of \"{}\"", group.name());
     (!only.may_be_several())
-        .then(|| Finding::new(&SINGLE_SERVER, only.directive.place.clone(), says))
+        .then(|| Finding::new(&SINGLE_SERVER, only.directive.place.clone(), message))
 }
 
 fn application_errors(model: &Model<'_>) -> Vec<Finding> {
@@ -117,10 +117,10 @@ fn application_errors(model: &Model<'_>) -> Vec<Finding> {
         let rest = if rest.is_empty() { "error timeout".to_owned() } else { rest.join(" ") };
         let mut place = first.place.clone();
         place.end = last.place.end;
-        let mend = crate::lint::finding::Mend { place, text: rest };
-        let says = format!("{} count as failures of the peer", errors.join(", "));
-        let finding = Finding::new(&APPLICATION_ERRORS, directive.place.clone(), says);
-        (!errors.is_empty()).then(|| finding.mended([mend]))
+        let fix = crate::lint::finding::Fix { place, text: rest };
+        let message = format!("{} count as failures of the peer", errors.join(", "));
+        let finding = Finding::new(&APPLICATION_ERRORS, directive.place.clone(), message);
+        (!errors.is_empty()).then(|| finding.fixed([fix]))
     });
     found.collect()
 }

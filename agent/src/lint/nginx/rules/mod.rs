@@ -37,7 +37,7 @@ pub fn check(model: &Model<'_>, facts: &Facts) -> Vec<Finding> {
     checks.iter().flat_map(|check| check(model, facts)).collect()
 }
 
-/// Passes by the `server` they stand in: one finding is enough for what one line mends.
+/// Passes by the `server` they stand in: one finding is enough for what one line fixes.
 fn by_server<'a, 'p>(passes: &[&'p Pass<'a>]) -> Vec<Vec<&'p Pass<'a>>> {
     let mut servers: Vec<Vec<&Pass<'a>>> = Vec::new();
     for pass in passes {

@@ -1,9 +1,9 @@
 //! Whether connections to upstreams are used more than once.
 
 use crate::lint::{
-    finding::{Facts, Finding, Format, Level, Mend, Rule, Version},
+    finding::{Facts, Finding, Fix, Format, Level, Rule, Version},
     nginx::{
-        mends,
+        fixes,
         model::{Context, Group, Model, Pass},
         rules::by_server,
         tree::Directive,
@@ -96,35 +96,35 @@ fn without_keepalive(
     passes: &[&Pass<'_>],
 ) -> Option<Finding> {
     let name = group.name();
-    let finding = |place, says| {
-        let mut finding = Finding::new(&WITHOUT_KEEPALIVE, place, says);
+    let finding = |place, message| {
+        let mut finding = Finding::new(&WITHOUT_KEEPALIVE, place, message);
         if let Some(pass) = passes.first() {
-            let says = format!("each request passed to \"{name}\" opens a connection");
-            finding = finding.also(pass.directive.place.clone(), says);
+            let message = format!("each request passed to \"{name}\" opens a connection");
+            finding = finding.also(pass.directive.place.clone(), message);
         }
         finding
     };
     match group.find("keepalive") {
         Some(keepalive) if group.keepalive() == Some(0) => {
-            let says = format!("\"{name}\" keeps no connection");
-            let mend = keepalive.args.first().map(|word| mends::replaced(word, "32"));
-            Some(finding(keepalive.place.clone(), says).mended(mend))
+            let message = format!("\"{name}\" keeps no connection");
+            let fix = keepalive.args.first().map(|word| fixes::replaced(word, "32"));
+            Some(finding(keepalive.place.clone(), message).fixed(fix))
         }
         None if facts.is_before(REUSES_BY_DEFAULT) => {
-            let says = format!("\"{name}\" keeps no connection: there is no `keepalive`");
-            let keepalive = mends::last_in(model.texts, group.directive, "keepalive 32;");
-            let found = finding(group.directive.place.clone(), says).mended([keepalive]);
+            let message = format!("\"{name}\" keeps no connection: there is no `keepalive`");
+            let keepalive = fixes::last_in(model.texts, group.directive, "keepalive 32;");
+            let found = finding(group.directive.place.clone(), message).fixed([keepalive]);
             let reuse = passes.iter().flat_map(|pass| what_reuse_needs(model, facts, pass));
-            Some(found.mended(reuse))
+            Some(found.fixed(reuse))
         }
         _ => None,
     }
 }
 
 /// What is missing where the request is passed on.
-pub fn what_reuse_needs(model: &Model<'_>, facts: &Facts, pass: &Pass<'_>) -> Vec<Mend> {
+pub fn what_reuse_needs(model: &Model<'_>, facts: &Facts, pass: &Pass<'_>) -> Vec<Fix> {
     let http11 = http10(facts, pass).map(|_| http11(model, pass));
-    let connection = closes(model, facts, pass).map(|closing| closing.mend(model, pass));
+    let connection = closes(model, facts, pass).map(|closing| closing.fix(model, pass));
     http11.into_iter().chain(connection).collect()
 }
 
@@ -146,17 +146,17 @@ fn in_vain(
         let by_http10: Vec<_> = passes.iter().filter(|p| http10(facts, p).is_some()).collect();
         if let Some(first) = by_http10.first() {
             let directive = http10(facts, first).flatten().unwrap_or(first.directive);
-            let says = more("HTTP/1.0, at which every connection ends", by_http10.len());
-            let mends = by_http10.iter().map(|pass| http11(model, pass));
-            let finding = Finding::new(&WITHOUT_HTTP11, directive.place.clone(), says);
-            findings.push(kept(finding.mended(mends)));
+            let message = more("HTTP/1.0, at which every connection ends", by_http10.len());
+            let fixes = by_http10.iter().map(|pass| http11(model, pass));
+            let finding = Finding::new(&WITHOUT_HTTP11, directive.place.clone(), message);
+            findings.push(kept(finding.fixed(fixes)));
         }
         let closing: Vec<_> =
             passes.iter().filter_map(|pass| Some((pass, closes(model, facts, pass)?))).collect();
         if let Some((first, how)) = closing.first() {
             let mut finding = how.finding(first, closing.len());
             for (pass, how) in &closing {
-                finding = finding.mended([how.mend(model, pass)]);
+                finding = finding.fixed([how.fix(model, pass)]);
             }
             findings.push(kept(finding));
         }
@@ -179,12 +179,12 @@ fn http10<'a>(facts: &Facts, pass: &Pass<'a>) -> Option<Option<&'a Directive>> {
     }
 }
 
-fn http11(model: &Model<'_>, pass: &Pass<'_>) -> Mend {
+fn http11(model: &Model<'_>, pass: &Pass<'_>) -> Fix {
     match pass.only("proxy_http_version").and_then(|directive| directive.args.first()) {
-        Some(word) => mends::replaced(word, "1.1"),
+        Some(word) => fixes::replaced(word, "1.1"),
         None => match pass.server() {
-            Some(server) => mends::first_in(model.texts, server, "proxy_http_version 1.1;"),
-            None => mends::after(model.texts, pass.directive, "proxy_http_version 1.1;"),
+            Some(server) => fixes::first_in(model.texts, server, "proxy_http_version 1.1;"),
+            None => fixes::after(model.texts, pass.directive, "proxy_http_version 1.1;"),
         },
     }
 }
@@ -222,8 +222,9 @@ impl Closing<'_> {
     fn finding(&self, pass: &Pass<'_>, count: usize) -> Finding {
         match self {
             Self::Default => {
-                let says = more("\"Connection: close\" goes out with it by default", count);
-                let finding = Finding::new(&CONNECTION_CLOSE, pass.directive.place.clone(), says);
+                let message = more("\"Connection: close\" goes out with it by default", count);
+                let finding =
+                    Finding::new(&CONNECTION_CLOSE, pass.directive.place.clone(), message);
                 let hidden = pass.hidden("proxy_set_header").into_iter().find(|header| {
                     header.arg(0).is_some_and(|name| name.eq_ignore_ascii_case("connection"))
                 });
@@ -235,32 +236,32 @@ impl Closing<'_> {
                 }
             }
             Self::Set(header) => {
-                let says = "this closes every connection after one request";
-                Finding::new(&CONNECTION_CLOSE, header.place.clone(), says)
+                let message = "this closes every connection after one request";
+                Finding::new(&CONNECTION_CLOSE, header.place.clone(), message)
             }
             Self::Mapped(header, entry) => {
-                let says = "for every request that is no upgrade the header says \"close\"";
-                Finding::new(&CONNECTION_CLOSE, entry.place.clone(), says)
+                let message = "for every request that is no upgrade the header says \"close\"";
+                Finding::new(&CONNECTION_CLOSE, entry.place.clone(), message)
                     .also(header.place.clone(), "used here")
             }
         }
     }
 
-    fn mend(&self, model: &Model<'_>, pass: &Pass<'_>) -> Mend {
+    fn fix(&self, model: &Model<'_>, pass: &Pass<'_>) -> Fix {
         const CLEARED: &str = "proxy_set_header Connection \"\";";
         match self {
             Self::Set(header) => match header.args.get(1) {
-                Some(word) => mends::replaced(word, "\"\""),
-                None => mends::after(model.texts, header, CLEARED),
+                Some(word) => fixes::replaced(word, "\"\""),
+                None => fixes::after(model.texts, header, CLEARED),
             },
             Self::Mapped(_, entry) => match entry.args.first() {
-                Some(word) => mends::replaced(word, "''"),
-                None => mends::after(model.texts, entry, CLEARED),
+                Some(word) => fixes::replaced(word, "''"),
+                None => fixes::after(model.texts, entry, CLEARED),
             },
             // Beside the headers in force, for one further in would hide them.
             Self::Default => match pass.effective("proxy_set_header").last() {
-                Some(last) => mends::after(model.texts, last, CLEARED),
-                None => mends::after(model.texts, pass.directive, CLEARED),
+                Some(last) => fixes::after(model.texts, last, CLEARED),
+                None => fixes::after(model.texts, pass.directive, CLEARED),
             },
         }
     }
@@ -273,16 +274,16 @@ fn before_balancer(model: &Model<'_>, facts: &Facts, group: &Group<'_>) -> Optio
         .iter()
         .find(|directive| BALANCERS.contains(&directive.name.value.as_str()))?;
     let keepalive = &inner[keepalive];
-    let says = format!("`{}` further down replaces it", balancer.name.value);
+    let message = format!("`{}` further down replaces it", balancer.name.value);
     let text = model.texts.slice(&keepalive.place);
-    let mends = [
-        mends::removed(model.texts, keepalive),
-        mends::last_in(model.texts, group.directive, text),
+    let fixes = [
+        fixes::removed(model.texts, keepalive),
+        fixes::last_in(model.texts, group.directive, text),
     ];
     facts.is_before(REUSES_BY_DEFAULT).then(|| {
-        Finding::new(&BEFORE_BALANCER, keepalive.place.clone(), says)
+        Finding::new(&BEFORE_BALANCER, keepalive.place.clone(), message)
             .also(balancer.place.clone(), "the balancing method")
-            .mended(mends)
+            .fixed(fixes)
     })
 }
 
@@ -292,12 +293,12 @@ fn keep_conn_off(model: &Model<'_>, group: &Group<'_>, passes: &[&Pass<'_>]) -> 
         pass.prefix() == "fastcgi_" && keep_conn.is_none_or(|keep| keep.arg(0) != Some("on"))
     };
     let found = passes.iter().filter(is_off).map(|pass| {
-        let says = format!("\"{}\" keeps connections, but each is asked to close", group.name());
-        let mend = match pass.only("fastcgi_keep_conn").and_then(|keep| keep.args.first()) {
-            Some(word) => mends::replaced(word, "on"),
-            None => mends::after(model.texts, pass.directive, "fastcgi_keep_conn on;"),
+        let message = format!("\"{}\" keeps connections, but each is asked to close", group.name());
+        let fix = match pass.only("fastcgi_keep_conn").and_then(|keep| keep.args.first()) {
+            Some(word) => fixes::replaced(word, "on"),
+            None => fixes::after(model.texts, pass.directive, "fastcgi_keep_conn on;"),
         };
-        Finding::new(&KEEP_CONN_OFF, pass.directive.place.clone(), says).mended([mend])
+        Finding::new(&KEEP_CONN_OFF, pass.directive.place.clone(), message).fixed([fix])
     });
     found.collect()
 }

@@ -3,7 +3,7 @@
 use crate::lint::{
     finding::{Facts, Finding, Format, Level, Rule, Version},
     nginx::{
-        mends,
+        fixes,
         model::{Context, Group, Model, seconds},
     },
 };
@@ -68,34 +68,34 @@ fn too_few(model: &Model<'_>, facts: &Facts, group: &Group<'_>) -> Option<Findin
     let word = directive.args.first()?;
     let per_worker = || Some(facts.concurrency()? / model.workers(facts.processors)? as f64);
     let servers = group.servers().len() as u64;
-    let (says, enough) = match per_worker() {
+    let (message, enough) = match per_worker() {
         Some(under_way) if (kept as f64) < 0.1 * under_way => {
-            let says = format!(
+            let message = format!(
                 "{kept} are kept for about {under_way:.0} requests under way in each worker"
             );
-            (says, (0.3 * under_way).ceil() as u64)
+            (message, (0.3 * under_way).ceil() as u64)
         }
         _ if kept < servers => (format!("{kept} are kept for {servers} servers"), 32),
         _ => return None,
     };
-    let mend = mends::replaced(word, enough.max(servers).to_string());
-    Some(Finding::new(&TOO_FEW, directive.place.clone(), says).mended([mend]))
+    let fix = fixes::replaced(word, enough.max(servers).to_string());
+    Some(Finding::new(&TOO_FEW, directive.place.clone(), message).fixed([fix]))
 }
 
 fn few_requests(model: &Model<'_>, facts: &Facts, group: &Group<'_>) -> Option<Finding> {
     let Some(directive) = group.find("keepalive_requests") else {
         let is_old = facts.version.is_some_and(|version| version < REQUESTS_ROSE);
         let keepalive = group.find("keepalive")?;
-        let says = "each is closed after 100 requests, the default of this version";
-        let mend = mends::after(model.texts, keepalive, "keepalive_requests 1000;");
-        let finding = Finding::new(&FEW_REQUESTS, keepalive.place.clone(), says).mended([mend]);
+        let message = "each is closed after 100 requests, the default of this version";
+        let fix = fixes::after(model.texts, keepalive, "keepalive_requests 1000;");
+        let finding = Finding::new(&FEW_REQUESTS, keepalive.place.clone(), message).fixed([fix]);
         return is_old.then_some(finding);
     };
     let word = directive.args.first()?;
     let requests: u64 = word.value.parse().ok()?;
-    let says = format!("each is closed after {requests} requests");
-    let finding = Finding::new(&FEW_REQUESTS, directive.place.clone(), says);
-    (requests <= 100).then(|| finding.mended([mends::replaced(word, "1000")]))
+    let message = format!("each is closed after {requests} requests");
+    let finding = Finding::new(&FEW_REQUESTS, directive.place.clone(), message);
+    (requests <= 100).then(|| finding.fixed([fixes::replaced(word, "1000")]))
 }
 
 fn outlives_application(model: &Model<'_>, facts: &Facts, group: &Group<'_>) -> Option<Finding> {
@@ -107,12 +107,12 @@ fn outlives_application(model: &Model<'_>, facts: &Facts, group: &Group<'_>) -> 
         return None;
     }
     let place = directive.or_else(|| group.find("keepalive"))?;
-    let says = format!("kept idle for {kept} s, while the application closes after {idle} s");
+    let message = format!("kept idle for {kept} s, while the application closes after {idle} s");
     // A fifth less leaves time for a request on its way.
     let less = format!("{}ms", (idle * 800.0).max(1.0) as u64);
-    let mend = match word {
-        Some(word) => mends::replaced(word, less),
-        None => mends::after(model.texts, place, &format!("keepalive_timeout {less};")),
+    let fix = match word {
+        Some(word) => fixes::replaced(word, less),
+        None => fixes::after(model.texts, place, &format!("keepalive_timeout {less};")),
     };
-    Some(Finding::new(&OUTLIVES_APPLICATION, place.place.clone(), says).mended([mend]))
+    Some(Finding::new(&OUTLIVES_APPLICATION, place.place.clone(), message).fixed([fix]))
 }

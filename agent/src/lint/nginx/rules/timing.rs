@@ -1,9 +1,9 @@
 //! How long nginx waits for a handshake.
 
 use crate::lint::{
-    finding::{Facts, Finding, Format, Level, Mend, Rule},
+    finding::{Facts, Finding, Fix, Format, Level, Rule},
     nginx::{
-        mends,
+        fixes,
         model::{Context, Model, Pass, seconds},
         rules::by_server,
     },
@@ -38,7 +38,7 @@ const FIRST_REPETITION: f64 = 1.0;
 /// nginx's default, in seconds.
 const DEFAULT: f64 = 60.0;
 /// Long enough for one repetition, which comes after 1 s, and for its answer.
-const MENDED: &str = "3s";
+const FIXED: &str = "3s";
 
 pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -74,32 +74,32 @@ fn goes_by_tcp(model: &Model<'_>, pass: &Pass<'_>) -> bool {
 
 fn default(model: &Model<'_>, first: &Pass<'_>, count: usize) -> Finding {
     let name = name(first);
-    let says = match count {
+    let message = match count {
         1 => format!("waits {DEFAULT} s, the default of `{name}`"),
         _ => format!("waits {DEFAULT} s, the default of `{name}`; {} more here", count - 1),
     };
-    let text = format!("{name} {MENDED};");
-    let mend = match first.server() {
+    let text = format!("{name} {FIXED};");
+    let fix = match first.server() {
         // In `stream` a server holds little but its pass.
         Some(server) if first.context == Context::Http => {
-            mends::first_in(model.texts, server, &text)
+            fixes::first_in(model.texts, server, &text)
         }
-        _ => mends::after(model.texts, first.directive, &text),
+        _ => fixes::after(model.texts, first.directive, &text),
     };
-    Finding::new(&LONG, first.directive.place.clone(), says).mended([mend])
+    Finding::new(&LONG, first.directive.place.clone(), message).fixed([fix])
 }
 
 fn set(pass: &Pass<'_>) -> Option<Finding> {
     let directive = pass.only(&name(pass))?;
     let word = directive.args.first()?;
     let waits = seconds(&word.value)?;
-    let (rule, says) = if waits > LONGEST {
+    let (rule, message) = if waits > LONGEST {
         (&LONG, format!("waits {waits} s for a handshake"))
     } else if waits <= FIRST_REPETITION {
         (&SHORT, format!("gives up after {waits} s, before a lost SYN is repeated and answered"))
     } else {
         return None;
     };
-    let mend: Mend = mends::replaced(word, MENDED);
-    Some(Finding::new(rule, directive.place.clone(), says).mended([mend]))
+    let fix: Fix = fixes::replaced(word, FIXED);
+    Some(Finding::new(rule, directive.place.clone(), message).fixed([fix]))
 }

@@ -2,21 +2,21 @@
 
 use super::tree::{Directive, Word};
 use crate::lint::{
-    finding::Mend,
+    finding::Fix,
     text::{Place, Texts},
 };
 
 /// A directive after another: on a line of its own where that has one.
-pub fn after(texts: &Texts, directive: &Directive, text: &str) -> Mend {
+pub fn after(texts: &Texts, directive: &Directive, text: &str) -> Fix {
     let file = directive.place.file;
     let before = texts.before_on_line(file, directive.place.start);
     let gap = if before.trim().is_empty() { format!("\n{before}") } else { " ".to_owned() };
     let place = Place { file, start: directive.end, end: directive.end };
-    Mend { place, text: format!("{gap}{text}") }
+    Fix { place, text: format!("{gap}{text}") }
 }
 
 /// A directive as the first of a block.
-pub fn first_in(texts: &Texts, block: &Directive, text: &str) -> Mend {
+pub fn first_in(texts: &Texts, block: &Directive, text: &str) -> Fix {
     let file = block.place.file;
     let here = |directive: &&Directive| directive.place.file == file;
     let indent = match block.inner().iter().find(here) {
@@ -29,11 +29,11 @@ pub fn first_in(texts: &Texts, block: &Directive, text: &str) -> Mend {
         " ".to_owned()
     };
     let place = Place { file, start: block.place.end, end: block.place.end };
-    Mend { place, text: format!("{gap}{text}") }
+    Fix { place, text: format!("{gap}{text}") }
 }
 
 /// A directive as the last of a block; nginx wants `keepalive` after the balancing method.
-pub fn last_in(texts: &Texts, block: &Directive, text: &str) -> Mend {
+pub fn last_in(texts: &Texts, block: &Directive, text: &str) -> Fix {
     let last = block.inner().iter().rfind(|directive| directive.place.file == block.place.file);
     match last {
         Some(last) => after(texts, last, text),
@@ -42,19 +42,19 @@ pub fn last_in(texts: &Texts, block: &Directive, text: &str) -> Mend {
 }
 
 /// Another word in the place of this one.
-pub fn replaced(word: &Word, text: impl Into<String>) -> Mend {
-    Mend { place: word.place.clone(), text: text.into() }
+pub fn replaced(word: &Word, text: impl Into<String>) -> Fix {
+    Fix { place: word.place.clone(), text: text.into() }
 }
 
 /// A further argument.
-pub fn argument(directive: &Directive, text: &str) -> Mend {
+pub fn argument(directive: &Directive, text: &str) -> Fix {
     let last = directive.args.last().unwrap_or(&directive.name);
     let place = Place { start: last.place.end, ..last.place.clone() };
-    Mend { place, text: format!(" {text}") }
+    Fix { place, text: format!(" {text}") }
 }
 
 /// Nothing in the place of a directive, and of its line where it stands alone on it.
-pub fn removed(texts: &Texts, directive: &Directive) -> Mend {
+pub fn removed(texts: &Texts, directive: &Directive) -> Fix {
     let file = directive.place.file;
     let before = texts.before_on_line(file, directive.place.start);
     let after = &texts.get(file).text[directive.end..];
@@ -64,5 +64,5 @@ pub fn removed(texts: &Texts, directive: &Directive) -> Mend {
     } else {
         (directive.place.start, directive.end)
     };
-    Mend { place: Place { file, start, end }, text: String::new() }
+    Fix { place: Place { file, start, end }, text: String::new() }
 }
