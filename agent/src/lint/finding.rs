@@ -83,6 +83,8 @@ pub struct Fix {
 pub struct Finding {
     /// By which rule.
     pub rule: &'static Rule,
+    /// How bad it is here; the rule's level unless the case is milder.
+    pub level: Level,
     /// Where.
     pub place: Place,
     /// What is wrong with this very line.
@@ -96,12 +98,25 @@ pub struct Finding {
 impl Finding {
     /// A finding that stands on one place alone.
     pub fn new(rule: &'static Rule, place: Place, message: impl Into<String>) -> Self {
-        Self { rule, place, message: message.into(), also: Vec::new(), fixes: Vec::new() }
+        Self {
+            rule,
+            level: rule.level,
+            place,
+            message: message.into(),
+            also: Vec::new(),
+            fixes: Vec::new(),
+        }
     }
 
     /// With another line that has to do with it.
     pub fn also(mut self, place: Place, message: impl Into<String>) -> Self {
         self.also.push((place, message.into()));
+        self
+    }
+
+    /// With another level than its rule's.
+    pub fn at(mut self, level: Level) -> Self {
+        self.level = level;
         self
     }
 

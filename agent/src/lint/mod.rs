@@ -7,6 +7,7 @@
 pub mod envoy;
 pub mod finding;
 pub mod haproxy;
+mod kind;
 pub mod nginx;
 pub mod root;
 pub mod running;
@@ -32,6 +33,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What could not be read although the configuration includes it.
     pub missing: Vec<String>,
+    /// What is no configuration, each with file and line.
+    pub broken: Vec<String>,
 }
 
 impl Report {
@@ -54,8 +57,9 @@ impl Report {
                     Some(loaded) => loaded?,
                     None => nginx::from_root(root, path, bytes, &mut self.texts)?,
                 };
-                let Loaded { missing, .. } = &loaded;
+                let Loaded { missing, broken, .. } = &loaded;
                 self.missing.extend(missing.iter().cloned());
+                self.broken.extend(broken.iter().cloned());
                 nginx::check(&loaded, &self.texts, facts)
             }
             Format::Haproxy => {

@@ -44,7 +44,7 @@ fn draw(report: &Report, renderer: &Renderer) -> String {
 }
 
 fn sum(report: &Report) -> String {
-    let count = |level| report.findings.iter().filter(|f| f.rule.level == level).count();
+    let count = |level| report.findings.iter().filter(|f| f.level == level).count();
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let files = plural(report.texts.len(), "file");
     let missing = match report.missing.len() {
@@ -60,7 +60,7 @@ fn sum(report: &Report) -> String {
 }
 
 fn groups<'a>(finding: &'a Finding, texts: &'a Texts, with_why: bool) -> Vec<Group<'a>> {
-    let level = match finding.rule.level {
+    let level = match finding.level {
         Level::Warning => Drawn::WARNING,
         Level::Note => Drawn::NOTE,
     };

@@ -28,7 +28,7 @@ fn finding(finding: &Finding, texts: &Texts) -> Value {
     let fixes: Vec<Value> = finding.fixes.iter().map(|m| fix(m, texts)).collect();
     let said = [
         ("rule", json!(finding.rule.id)),
-        ("level", json!(finding.rule.level)),
+        ("level", json!(finding.level)),
         ("title", json!(finding.rule.title)),
         ("message", json!(finding.message)),
         ("why", json!(finding.rule.why)),

@@ -70,7 +70,7 @@ fn result(finding: &Finding, texts: &Texts) -> Value {
     let mut result = json!({
         "ruleId": finding.rule.id,
         "ruleIndex": rules().position(|rule| rule == finding.rule),
-        "level": level(finding.rule.level),
+        "level": level(finding.level),
         "message": {"text": format!("{}: {}", finding.rule.title, finding.message)},
         "locations": [location(&finding.place, texts)],
         "relatedLocations": related,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::tree::{Directive, parse};
 use crate::lint::{
+    kind,
     root::{self, Root},
     text::{FileId, Texts, line_and_column},
 };
@@ -20,23 +21,31 @@ const DEEPEST_INCLUDE: usize = 32;
 /// More than any configuration has.
 const MOST_FILES: usize = 10_000;
 
-/// A configuration with every `include` replaced by what it leads to.
+/// A configuration with every `include` replaced by what it leads to; those of files that could not be
+/// read are left.
 pub struct Loaded {
     /// Its directives.
     pub tree: Vec<Directive>,
     /// What it includes that could not be read, each with where it is included.
     pub missing: Vec<String>,
+    /// Included files that are no configuration: with file and line.
+    pub broken: Vec<String>,
 }
 
 /// Where included files come from.
 trait Library {
     fn find(&self, pattern: &str) -> Vec<PathBuf>;
+    fn has(&self, path: &Path) -> bool;
     fn read(&mut self, path: &Path) -> Result<Vec<u8>>;
 }
 
 impl Library for &Root {
     fn find(&self, pattern: &str) -> Vec<PathBuf> {
         self.glob(pattern)
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        Root::has(self, path)
     }
 
     fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
@@ -50,6 +59,10 @@ impl Library for BTreeMap<PathBuf, Vec<u8>> {
         self.keys().filter(matches).cloned().collect()
     }
 
+    fn has(&self, path: &Path) -> bool {
+        self.contains_key(path)
+    }
+
     fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
         self.get(path).cloned().with_context(|| format!("{} was not printed", path.display()))
     }
@@ -59,20 +72,20 @@ impl Library for BTreeMap<PathBuf, Vec<u8>> {
 ///
 /// # Errors
 ///
-/// When one of the files is no configuration: with file and line.
+/// When the file is no configuration: with its line.
 pub fn from_root(root: &Root, path: &Path, bytes: &[u8], texts: &mut Texts) -> Result<Loaded> {
-    Loader::of(root, path, texts).load(path, bytes)
+    Loader::of(root, texts).load(path, bytes)
 }
 
 /// Reads what `nginx -T` printed; `None` where `text` is nothing of the kind.
 ///
 /// # Errors
 ///
-/// When one of the files is no configuration: with file and line.
+/// When the main file is no configuration: with its line.
 pub fn from_dump(text: &[u8], texts: &mut Texts) -> Option<Result<Loaded>> {
     let (main, files) = split_dump(text)?;
     let bytes = files.get(&main).cloned().unwrap_or_default();
-    Some(Loader::of(files, &main, texts).load(&main, &bytes))
+    Some(Loader::of(files, texts).load(&main, &bytes))
 }
 
 /// The main file's name, and what each file holds; lines before the first are nginx's own words.
@@ -98,28 +111,46 @@ fn split_dump(text: &[u8]) -> Option<(PathBuf, BTreeMap<PathBuf, Vec<u8>>)> {
 
 struct Loader<'a, L> {
     library: L,
-    /// Where relative names begin: the main file's directory.
+    /// Where relative names begin: the directory of nginx's main file (`ngx_conf_full_name`).
     base: PathBuf,
     texts: &'a mut Texts,
     known: BTreeMap<PathBuf, FileId>,
     /// Files put in, the same one as often as it is included.
     read: usize,
     missing: Vec<String>,
+    broken: Vec<String>,
 }
 
 impl<'a, L: Library> Loader<'a, L> {
-    fn of(library: L, main: &Path, texts: &'a mut Texts) -> Self {
-        let base = main.parent().unwrap_or(Path::new("/")).to_owned();
-        Self { library, base, texts, known: BTreeMap::new(), read: 0, missing: Vec::new() }
+    fn of(library: L, texts: &'a mut Texts) -> Self {
+        Self {
+            library,
+            base: PathBuf::new(),
+            texts,
+            known: BTreeMap::new(),
+            read: 0,
+            missing: Vec::new(),
+            broken: Vec::new(),
+        }
     }
 
     fn load(mut self, main: &Path, bytes: &[u8]) -> Result<Loaded> {
         self.known.insert(main.to_owned(), self.texts.add(main, bytes));
-        let tree = self.file(main, 0)?;
-        Ok(Loaded { tree, missing: self.missing })
+        let tree = self.parsed(main)?;
+        self.base = self.base_of(main, &tree);
+        let tree = self.with_includes(tree, 0)?;
+        Ok(Loaded { tree, missing: self.missing, broken: self.broken })
     }
 
-    fn file(&mut self, path: &Path, depth: usize) -> Result<Vec<Directive>> {
+    /// A piece lies somewhere below the directory of the main file that includes it.
+    fn base_of(&self, path: &Path, tree: &[Directive]) -> PathBuf {
+        let own = path.parent().unwrap_or(Path::new("/"));
+        let is_main = tree.iter().any(|directive| directive.is("events"));
+        let mut above = own.ancestors().filter(|_| !is_main);
+        above.find(|it| self.library.has(&it.join("nginx.conf"))).unwrap_or(own).to_owned()
+    }
+
+    fn parsed(&mut self, path: &Path) -> Result<Vec<Directive>> {
         let file = match self.known.get(path) {
             Some(file) => *file,
             None => {
@@ -130,15 +161,12 @@ impl<'a, L: Library> Loader<'a, L> {
             }
         };
         self.read += 1;
-        if self.read > MOST_FILES {
-            bail!("more than {MOST_FILES} files are included");
-        }
         let text = self.texts.get(file).text.clone();
-        let tree = parse(file, &text).map_err(|error| {
+        parse(file, &text).map_err(|error| {
             let path = &self.texts.get(file).path;
-            anyhow!("{path}:{}: {error}", line_and_column(&text, error.at).0)
-        })?;
-        self.with_includes(tree, depth)
+            let kind = kind::template(&text).map_or(String::new(), |kind| format!("; {kind}"));
+            anyhow!("{path}:{}: {error}{kind}", line_and_column(&text, error.at).0)
+        })
     }
 
     fn with_includes(&mut self, tree: Vec<Directive>, depth: usize) -> Result<Vec<Directive>> {
@@ -174,9 +202,16 @@ impl<'a, L: Library> Loader<'a, L> {
                 && let Err(error) = self.library.read(&path)
             {
                 self.missing.push(format!("{at} includes what could not be read: {error:#}"));
+                tree.push(include.clone());
                 continue;
             }
-            tree.extend(self.file(&path, depth + 1)?);
+            if self.read > MOST_FILES {
+                bail!("more than {MOST_FILES} files are included");
+            }
+            match self.parsed(&path) {
+                Ok(parsed) => tree.extend(self.with_includes(parsed, depth + 1)?),
+                Err(error) => self.broken.push(format!("{error:#}")),
+            }
         }
         Ok(tree)
     }
@@ -208,15 +243,17 @@ upstream b { server y:1; }
     fn a_dump_is_put_together_again() {
         let loaded = dump(DUMP).unwrap();
         let names: Vec<_> = loaded.tree[0].inner().iter().filter_map(|d| d.arg(0)).collect();
-        assert_eq!(names, ["a", "b"]);
+        assert_eq!(names, ["a", "b", "absent"], "an include that is not read stays");
         assert_eq!(loaded.missing.len(), 1);
         assert!(loaded.missing[0].starts_with("/etc/nginx/nginx.conf:3 includes"));
     }
 
     #[test]
     fn an_error_names_the_file_and_line_it_is_in() {
-        let error = dump(&DUMP.replace("y:1;", "y:1")).err().unwrap().to_string();
+        let loaded = dump(&DUMP.replace("y:1;", "y:1")).unwrap();
+        let error = &loaded.broken[0];
         assert!(error.starts_with("/etc/nginx/conf.d/b.conf:1: \"server\""), "{error}");
+        assert!(loaded.tree[0].inner()[0].is("upstream"), "one broken file hides the others");
     }
 
     #[test]

@@ -17,5 +17,5 @@ use super::{
 
 /// Applies every rule to a configuration.
 pub fn check(loaded: &Loaded, texts: &Texts, facts: &Facts) -> Vec<Finding> {
-    rules::check(&model::Model::of(&loaded.tree, texts), facts)
+    rules::check(&model::Model::of(&loaded.tree, texts, !loaded.broken.is_empty()), facts)
 }

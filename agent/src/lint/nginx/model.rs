@@ -1,11 +1,17 @@
-//! What of a configuration the rules ask for: groups of servers, who passes requests to them, and
-//! which directives are in force there.
+//! What the rules read of a configuration: groups of servers, who passes requests to them, and which
+//! directives are in force there.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv4Addr,
+    rc::Rc,
+};
 
 use super::tree::{Directive, Word};
-use crate::lint::text::Texts;
+use crate::lint::text::{Place, Texts};
 
 /// Which of nginx's two worlds: they share no groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Context {
     /// `http { }`
     Http,
@@ -31,10 +37,18 @@ pub struct Server<'a> {
 pub struct Pass<'a> {
     pub context: Context,
     pub directive: &'a Directive,
-    /// Outside all blocks.
-    top: &'a [Directive],
-    /// The blocks it stands in, outermost first.
-    pub blocks: Vec<&'a Directive>,
+    /// The scopes it stands in, outermost first; the first is outside all blocks.
+    scopes: Vec<Rc<Scope<'a>>>,
+}
+
+/// The directives of a block, without those of the blocks in it.
+#[derive(Debug)]
+struct Scope<'a> {
+    /// `None` outside all blocks.
+    block: Option<&'a Directive>,
+    directives: HashMap<&'a str, Vec<&'a Directive>>,
+    /// Whether it includes a file that could not be read.
+    has_unread: bool,
 }
 
 /// A configuration, as the rules see it.
@@ -44,70 +58,168 @@ pub struct Model<'a> {
     pub top: &'a [Directive],
     pub groups: Vec<Group<'a>>,
     pub passes: Vec<Pass<'a>>,
-    /// All `map`s.
-    pub maps: Vec<&'a Directive>,
-    /// What variables are set to: a group's name, perhaps.
-    values: Vec<&'a str>,
+    /// All `server` blocks of `http` and `stream`.
+    pub servers: Vec<&'a Directive>,
+    /// Includes that could not be read.
+    pub unread: Vec<&'a Directive>,
+    /// Whether an included file is no configuration, and was left out.
+    has_broken: bool,
+    /// All `map`s, by the variable they set.
+    maps: HashMap<&'a str, &'a Directive>,
+    /// What variables are set to: a group's name, perhaps. `set` holds for its server.
+    values: HashMap<(Option<Place>, &'a str), Vec<&'a str>>,
+    /// By context and name in lower case.
+    by_name: HashMap<(Context, String), usize>,
+    /// For each group, which passes lead to it.
+    users: Vec<Vec<usize>>,
 }
 
-/// Whatever hands a request on to a server.
+/// Every directive that passes a request to a server.
 const PASSES: [&str; 6] =
     ["proxy_pass", "fastcgi_pass", "grpc_pass", "uwsgi_pass", "scgi_pass", "memcached_pass"];
 
+/// Files that every package of nginx has, and that set nothing a rule reads.
+const STOCK: [&str; 7] = [
+    "mime.types",
+    "fastcgi_params",
+    "fastcgi.conf",
+    "uwsgi_params",
+    "scgi_params",
+    "koi-utf",
+    "win-utf",
+];
+
+/// Deepest chain of variables that is followed.
+const DEEPEST_VALUE: usize = 4;
+
 impl<'a> Model<'a> {
-    pub fn of(top: &'a [Directive], texts: &'a Texts) -> Self {
-        let (groups, passes, maps, values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut model = Self { texts, top, groups, passes, maps, values };
-        model.collect(top, &mut Vec::new(), Context::Http);
+    pub fn of(top: &'a [Directive], texts: &'a Texts, has_broken: bool) -> Self {
+        let mut model = Self {
+            texts,
+            top,
+            has_broken,
+            groups: Vec::new(),
+            passes: Vec::new(),
+            servers: Vec::new(),
+            unread: Vec::new(),
+            maps: HashMap::new(),
+            values: HashMap::new(),
+            by_name: HashMap::new(),
+            users: Vec::new(),
+        };
+        let outside = Rc::new(Scope::of(None, top));
+        model.collect(top, &mut vec![outside], Context::Http);
+        model.find_users();
         model
     }
 
     fn collect(
         &mut self,
         directives: &'a [Directive],
-        blocks: &mut Vec<&'a Directive>,
+        scopes: &mut Vec<Rc<Scope<'a>>>,
         context: Context,
     ) {
         for directive in directives {
             match directive.name.value.as_str() {
-                "upstream" => self.groups.push(Group { context, directive }),
-                "map" => {
-                    self.maps.push(directive);
-                    self.values.extend(directive.inner().iter().filter_map(|entry| entry.arg(0)));
+                "include" => self.unread.push(directive),
+                "upstream" => {
+                    let name = directive.arg(0).unwrap_or_default().to_ascii_lowercase();
+                    self.by_name.entry((context, name)).or_insert(self.groups.len());
+                    self.groups.push(Group { context, directive });
+                    let includes = directive.inner().iter().filter(|inner| inner.is("include"));
+                    self.unread.extend(includes);
                 }
-                "set" => self.values.extend(directive.arg(1)),
+                "map" => {
+                    let variable = directive.arg(1).unwrap_or_default();
+                    self.maps.insert(variable, directive);
+                    let values = directive.inner().iter().filter_map(|entry| entry.arg(0));
+                    self.values.entry((None, variable)).or_default().extend(values);
+                }
+                "set" => {
+                    let key = (server_of(scopes), directive.arg(0).unwrap_or_default());
+                    self.values.entry(key).or_default().extend(directive.arg(1));
+                }
                 name if PASSES.contains(&name) => {
-                    let (top, blocks) = (self.top, blocks.clone());
-                    self.passes.push(Pass { context, directive, top, blocks });
+                    self.passes.push(Pass { context, directive, scopes: scopes.clone() });
                 }
                 name => {
+                    let Some(inner) = &directive.block else { continue };
+                    if name == "server" {
+                        self.servers.push(directive);
+                    }
                     let context = if name == "stream" { Context::Stream } else { context };
-                    blocks.push(directive);
-                    self.collect(directive.inner(), blocks, context);
-                    blocks.pop();
+                    scopes.push(Rc::new(Scope::of(Some(directive), inner)));
+                    self.collect(inner, scopes, context);
+                    scopes.pop();
                 }
             }
         }
     }
 
+    fn find_users(&mut self) {
+        let mut users = vec![Vec::new(); self.groups.len()];
+        for (index, pass) in self.passes.iter().enumerate() {
+            for group in self.groups_of(pass) {
+                users[group].push(index);
+            }
+        }
+        self.users = users;
+    }
+
+    /// Every group that a request may be passed to from here, by index.
+    fn groups_of(&self, pass: &Pass<'a>) -> BTreeSet<usize> {
+        if let Some(group) = self.index_of(pass) {
+            return BTreeSet::from([group]);
+        }
+        let mut found = BTreeSet::new();
+        self.follow(pass, pass.directive.arg(0).unwrap_or_default(), 0, &mut found);
+        found
+    }
+
+    /// nginx looks a name that it computes up among the groups at each request
+    /// (`ngx_http_upstream_init_request`).
+    fn follow(&self, pass: &Pass<'a>, value: &str, depth: usize, found: &mut BTreeSet<usize>) {
+        if depth == DEEPEST_VALUE {
+            return;
+        }
+        let key = (pass.context, host(value).to_ascii_lowercase());
+        found.extend(self.by_name.get(&key));
+        for variable in variables(value) {
+            let here = self.values.get(&(server_of(&pass.scopes), variable));
+            let everywhere = self.values.get(&(None, variable));
+            for value in here.into_iter().chain(everywhere).flatten() {
+                self.follow(pass, value, depth + 1, found);
+            }
+        }
+    }
+
+    fn index_of(&self, pass: &Pass<'_>) -> Option<usize> {
+        let target = pass.target()?;
+        // Variables after a group's name are its URI: `http://group$request_uri`.
+        let name = target.split('$').next().filter(|name| !name.is_empty())?;
+        self.by_name.get(&(pass.context, name.to_ascii_lowercase())).copied()
+    }
+
     /// The groups that requests are passed to, each with who passes them.
     pub fn used_groups(&self) -> impl Iterator<Item = (&Group<'a>, Vec<&Pass<'a>>)> {
-        self.groups.iter().filter_map(|group| {
-            let is_named = self.values.iter().any(|value| host(value) == group.name());
-            let leads_here = |pass: &&Pass<'a>| {
-                let target = pass.target().unwrap_or_default();
-                let may_be = is_named && target.contains('$');
-                pass.context == group.context && (target == group.name() || may_be)
-            };
-            let passes: Vec<_> = self.passes.iter().filter(leads_here).collect();
-            (!passes.is_empty()).then_some((group, passes))
-        })
+        let passes = |users: &Vec<usize>| users.iter().map(|index| &self.passes[*index]).collect();
+        let groups = self.groups.iter().zip(&self.users).filter(|(_, users)| !users.is_empty());
+        groups.map(move |(group, users)| (group, passes(users)))
     }
 
     /// The group a request is passed to, where it is one.
     pub fn group_of(&self, pass: &Pass<'_>) -> Option<&Group<'a>> {
-        let target = pass.target()?;
-        self.groups.iter().find(|group| group.context == pass.context && group.name() == target)
+        self.index_of(pass).map(|index| &self.groups[index])
+    }
+
+    /// Whether `http` has a group of this name.
+    pub fn has_group(&self, name: &str) -> bool {
+        self.by_name.contains_key(&(Context::Http, name.to_ascii_lowercase()))
+    }
+
+    /// The `map` that sets a variable.
+    pub fn map(&self, variable: &str) -> Option<&'a Directive> {
+        self.maps.get(variable).copied()
     }
 
     /// How many workers: `None` where it is not to be known.
@@ -116,11 +228,11 @@ impl<'a> Model<'a> {
             Some(directive) if directive.arg(0) == Some("auto") => processors,
             Some(directive) => directive.arg(0)?.parse().ok(),
             // nginx's default.
-            None => self.is_whole().then_some(1),
+            None => (self.is_whole() && !self.has_unread_at_top()).then_some(1),
         }
     }
 
-    /// Whether there is more than one worker, as far as the configuration message.
+    /// Whether there is more than one worker, as far as the configuration says.
     pub fn has_workers(&self) -> bool {
         self.workers(Some(2)).is_some_and(|workers| workers > 1)
     }
@@ -129,6 +241,52 @@ impl<'a> Model<'a> {
     pub fn is_whole(&self) -> bool {
         self.top.iter().any(|directive| directive.is("events"))
     }
+
+    /// Whether a file that could not be read may define groups.
+    pub fn may_have_more_groups(&self) -> bool {
+        !self.is_whole() || self.has_broken || self.unread.iter().any(|include| !is_stock(include))
+    }
+
+    fn has_unread_at_top(&self) -> bool {
+        self.top.iter().any(|directive| directive.is("include") && !is_stock(directive))
+    }
+}
+
+/// Whether an include leads to a file that sets nothing a rule reads.
+pub fn is_stock(include: &Directive) -> bool {
+    let name = include.arg(0).and_then(|path| path.rsplit('/').next());
+    name.is_some_and(|name| STOCK.contains(&name))
+}
+
+fn server_of(scopes: &[Rc<Scope<'_>>]) -> Option<Place> {
+    let blocks = scopes.iter().rev().filter_map(|scope| scope.block);
+    blocks.filter(|block| block.is("server")).map(|server| server.place.clone()).next()
+}
+
+/// The variables in a value, each with its `$`, without braces.
+fn variables(value: &str) -> impl Iterator<Item = &str> {
+    value.match_indices('$').filter_map(|(at, _)| {
+        let rest = &value[at + 1..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let length = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        (length > 0).then(|| &value[at..at + 1 + length])
+    })
+}
+
+impl<'a> Scope<'a> {
+    fn of(block: Option<&'a Directive>, inner: &'a [Directive]) -> Self {
+        let mut directives: HashMap<&str, Vec<&Directive>> = HashMap::new();
+        for directive in inner.iter().filter(|directive| directive.block.is_none()) {
+            directives.entry(directive.name.value.as_str()).or_default().push(directive);
+        }
+        let has_unread =
+            directives.get("include").is_some_and(|unread| unread.iter().any(|i| !is_stock(i)));
+        Self { block, directives, has_unread }
+    }
+
+    fn named(&self, name: &str) -> &[&'a Directive] {
+        self.directives.get(name).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl<'a> Group<'a> {
@@ -136,10 +294,14 @@ impl<'a> Group<'a> {
         self.directive.arg(0).unwrap_or_default()
     }
 
+    fn all_servers(&self) -> impl Iterator<Item = Server<'a>> {
+        let servers = self.directive.inner().iter().filter(|directive| directive.is("server"));
+        servers.map(|directive| Server { directive })
+    }
+
     /// The servers that take requests; `down` ones do not.
     pub fn servers(&self) -> Vec<Server<'a>> {
-        let servers = self.directive.inner().iter().filter(|directive| directive.is("server"));
-        servers.map(|directive| Server { directive }).filter(|s| !s.has("down")).collect()
+        self.all_servers().filter(|server| !server.has("down")).collect()
     }
 
     /// A directive of the group.
@@ -158,13 +320,53 @@ impl<'a> Group<'a> {
         self.directive.inner().iter().any(is_lua)
     }
 
-    /// Whether a failing server can be given up on: a single one never is.
+    /// Whether it includes a file that could not be read: its servers and settings are unknown.
+    pub fn has_unread(&self) -> bool {
+        self.find("include").is_some()
+    }
+
+    /// Whether all its servers are Unix sockets.
+    pub fn is_unix(&self) -> bool {
+        self.all_servers().all(|server| server.address().starts_with("unix:"))
+    }
+
+    /// How many peers nginx counts at least: every address of every server, `down` and `backup` ones too
+    /// (`ngx_http_upstream_init_round_robin`). A name other than `localhost` counts once here.
+    pub fn peers(&self) -> usize {
+        self.all_servers().map(|server| if is_localhost(server.address()) { 2 } else { 1 }).sum()
+    }
+
+    /// Whether nginx gives up on a failing server: it does where it counts more than one peer
+    /// (`peers->single`) and the server's `max_fails` is not 0.
     pub fn can_be_marked(&self) -> bool {
-        !self.is_lua() && self.servers().len() > 1
+        let is_counted = |server: &Server<'_>| server.max_fails() != Some(0);
+        !self.is_lua() && self.peers() > 1 && self.servers().iter().any(is_counted)
+    }
+
+    /// Its only peer, where there is no other and never will be.
+    pub fn only_server(&self) -> Option<Server<'a>> {
+        let mut servers = self.all_servers();
+        let only = servers.next()?;
+        (servers.next().is_none() && only.is_one_address()).then_some(only)
     }
 }
 
+/// Whether an address is `localhost`, with or without a port: usually 127.0.0.1 and ::1.
+pub fn is_localhost(address: &str) -> bool {
+    address.split(':').next().is_some_and(|host| host.eq_ignore_ascii_case("localhost"))
+}
+
+/// Whether an address is an IP address or a Unix socket, which no name server is asked for.
+pub fn is_literal(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    address.starts_with("unix:") || address.starts_with('[') || host.parse::<Ipv4Addr>().is_ok()
+}
+
 impl<'a> Server<'a> {
+    pub fn address(&self) -> &'a str {
+        self.directive.arg(0).unwrap_or_default()
+    }
+
     pub fn has(&self, word: &str) -> bool {
         self.directive.args.iter().skip(1).any(|arg| arg.value == word)
     }
@@ -177,12 +379,18 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// Whether its name may stand for several addresses, which DNS tells.
-    pub fn may_be_several(&self) -> bool {
-        let address = self.directive.arg(0).unwrap_or_default();
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let is_literal = host.starts_with("unix") || host.starts_with('[');
-        !is_literal && host.parse::<std::net::Ipv4Addr>().is_err() && host != "localhost"
+    /// `max_fails`, where it is set.
+    pub fn max_fails(&self) -> Option<u64> {
+        self.parameter("max_fails")?.0.parse().ok()
+    }
+
+    /// How long it is taken out, in seconds.
+    pub fn fail_timeout(&self) -> f64 {
+        self.parameter("fail_timeout").and_then(|(value, _)| seconds(value)).unwrap_or(10.0)
+    }
+
+    fn is_one_address(&self) -> bool {
+        is_literal(self.address()) && !self.has("resolve")
     }
 }
 
@@ -197,43 +405,86 @@ impl<'a> Pass<'a> {
         self.directive.arg(0).map(host)
     }
 
+    /// The blocks it stands in, outermost first.
+    pub fn blocks(&self) -> impl DoubleEndedIterator<Item = &'a Directive> {
+        self.scopes.iter().filter_map(|scope| scope.block)
+    }
+
+    /// The `if` or `limit_except` it stands in: these take few directives beside it.
+    pub fn condition(&self) -> Option<&'a Directive> {
+        self.blocks().next_back().filter(|block| block.is("if") || block.is("limit_except"))
+    }
+
+    /// Where a directive for it is put: beside it, or beside the condition it stands in.
+    pub fn anchor(&self) -> &'a Directive {
+        self.condition().unwrap_or(self.directive)
+    }
+
     /// The directives of this name, by the block that holds them, innermost first.
-    fn levels(&self, name: &str) -> impl Iterator<Item = Vec<&'a Directive>> {
-        let inner = self.blocks.iter().rev().map(|block| block.inner());
-        let named = |scope: &'a [Directive]| -> Vec<&'a Directive> {
-            scope.iter().filter(|directive| directive.is(name)).collect()
-        };
-        let levels: Vec<_> = inner.chain([self.top]).map(named).collect();
-        levels.into_iter().filter(|found| !found.is_empty())
+    fn levels(&self, name: &str) -> impl Iterator<Item = &[&'a Directive]> {
+        self.scopes.iter().rev().map(|scope| scope.named(name)).filter(|found| !found.is_empty())
     }
 
     /// The directives of this name in force here: those of the innermost block that has any, for
     /// nginx inherits all or none.
     pub fn effective(&self, name: &str) -> Vec<&'a Directive> {
-        self.levels(name).next().unwrap_or_default()
+        self.levels(name).next().unwrap_or_default().to_vec()
+    }
+
+    /// Whether what is in force is known: no file that could not be read may have set it. A directive
+    /// that may stand there only once can be in no other file where it is in this one.
+    pub fn knows(&self, name: &str) -> bool {
+        let may_repeat = ["proxy_set_header", "error_log"].contains(&name);
+        let mut scopes = self.scopes.iter().rev();
+        let decisive = scopes.find(|scope| scope.has_unread || !scope.named(name).is_empty());
+        decisive
+            .is_none_or(|scope| !scope.has_unread || (!may_repeat && !scope.named(name).is_empty()))
     }
 
     /// The directive in force here, where only one of this name can be.
     pub fn only(&self, name: &str) -> Option<&'a Directive> {
-        self.effective(name).pop()
+        self.levels(name).next()?.last().copied()
     }
 
     /// All directives of this name around it that are not in force, because a block further in has
     /// some of its own.
     pub fn hidden(&self, name: &str) -> Vec<&'a Directive> {
-        self.levels(name).skip(1).flatten().collect()
+        self.levels(name).skip(1).flatten().copied().collect()
+    }
+
+    /// Whether the directives of this name in force stand in the same block as the pass, or the block
+    /// around its condition.
+    pub fn has_own(&self, name: &str) -> bool {
+        let conditions = if self.condition().is_some() { 2 } else { 1 };
+        self.scopes.iter().rev().take(conditions).any(|scope| !scope.named(name).is_empty())
     }
 
     /// The `server` it stands in.
     pub fn server(&self) -> Option<&'a Directive> {
-        self.blocks.iter().rev().copied().find(|block| block.is("server"))
+        self.blocks().rev().find(|block| block.is("server"))
     }
 }
 
-/// Of a URL what stands for the server.
+/// Of a URL what stands for the server. A path may follow as a variable: `http://group$request_uri`.
 fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    if rest.starts_with("unix:") { rest } else { rest.split('/').next().unwrap_or(rest) }
+    if let Some(path) = rest.strip_prefix("unix:") {
+        // `unix:/run/app.sock:/uri`: the URI comes after a colon.
+        return path.find(':').map_or(rest, |at| &rest[..at + "unix:".len()]);
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    match authority.find('$') {
+        Some(at) if at > 0 && is_path(&authority[at..]) => &authority[..at],
+        _ => authority,
+    }
+}
+
+/// Whether a variable holds a path, or a part of one.
+fn is_path(variable: &str) -> bool {
+    let name = variable.trim_start_matches(['$', '{']);
+    let paths = ["request_uri", "uri", "document_uri", "is_args"];
+    name.starts_with(|c: char| c.is_ascii_digit())
+        || paths.iter().any(|path| name.starts_with(path))
 }
 
 /// nginx's times: `60`, `60s`, `1500ms`, `1m 30s`; in seconds.
@@ -271,7 +522,7 @@ mod tests {
         let mut texts = Texts::default();
         let file = texts.add("nginx.conf", text.as_bytes());
         let tree = parse(file, text).unwrap();
-        look(&Model::of(&tree, &texts))
+        look(&Model::of(&tree, &texts, false))
     }
 
     #[test]

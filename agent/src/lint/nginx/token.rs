@@ -50,6 +50,13 @@ pub struct SyntaxError {
 ///
 /// For whatever nginx would not read either.
 pub fn tokens(text: &str) -> Result<Vec<Token>, SyntaxError> {
+    if text.starts_with('\u{feff}') {
+        let message =
+            "a byte order mark stands in front of the first directive, and nginx takes it for \
+                       a part of it; save the file without"
+                .to_owned();
+        return Err(SyntaxError { message, at: 0 });
+    }
     let mut lexer = Lexer { bytes: text.as_bytes(), text, at: 0, tokens: Vec::new() };
     while lexer.next_token()? {}
     Ok(lexer.tokens)

@@ -10,9 +10,9 @@ pub static HIDDEN: Rule = Rule {
     id: "nginx-error-log-hides-markings",
     format: Format::Nginx,
     level: Level::Warning,
-    title: "the error log does not tell of markings",
-    why: "\"upstream server temporarily disabled\" is a warning, and the level by default, as in Debian's \
-          file, is `error`: \"no live upstreams\" then comes out of a clear sky.",
+    title: "the error log does not show markings",
+    why: "nginx logs \"upstream server temporarily disabled\" at level `warn`. The default, also in \
+          Debian's file, is `error`: then \"no live upstreams\" appears without an earlier sign.",
     versions: "all",
 };
 
@@ -27,7 +27,7 @@ pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
         .filter(|pass| model.group_of(pass).is_some_and(|group| group.can_be_marked()));
     for pass in markable {
         let logs = pass.effective("error_log");
-        if logs.iter().any(|log| tells(log)) {
+        if logs.iter().any(|log| shows(log)) || !pass.knows("error_log") {
             continue;
         }
         let finding = match logs.last() {
@@ -48,15 +48,15 @@ fn level(log: &Directive) -> &str {
     log.arg(1).unwrap_or("error")
 }
 
-fn tells(log: &Directive) -> bool {
+fn shows(log: &Directive) -> bool {
     !TOO_HIGH.contains(&level(log)) && log.arg(0) != Some("/dev/null")
 }
 
 fn hides(log: &Directive) -> Finding {
     let message = if log.arg(0) == Some("/dev/null") {
-        "whatever nginx says is thrown away".to_owned()
+        "all messages are discarded".to_owned()
     } else {
-        format!("at level `{}` it is not written that a peer is marked", level(log))
+        format!("level `{}` leaves out that a peer is marked", level(log))
     };
     let mut fixes = Vec::new();
     if let Some(file) = log.args.first().filter(|file| file.value == "/dev/null") {
@@ -74,7 +74,7 @@ fn hides(log: &Directive) -> Finding {
 
 /// No `error_log` at all: nginx has one built in, at level `error`.
 fn absent(model: &Model<'_>, pass: &Place) -> Finding {
-    let message = "no `error_log` holds for it, and the built-in one does not tell of markings";
+    let message = "no `error_log` is set for it, and the built-in one does not show markings";
     let finding = Finding::new(&HIDDEN, pass.clone(), message);
     let fix = model.top.first().map(|first| Fix {
         place: Place { end: first.place.start, ..first.place.clone() },

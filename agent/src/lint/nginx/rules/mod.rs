@@ -1,20 +1,28 @@
 //! The rules for nginx, by what they are about.
 
 mod bare;
+mod include;
 mod logging;
 mod marking;
 mod reuse;
 mod size;
 mod timing;
 
+use std::collections::HashMap;
+
 use super::model::{Model, Pass};
-use crate::lint::finding::{Facts, Finding, Rule};
+use crate::lint::{
+    finding::{Facts, Finding, Rule},
+    text::Place,
+};
 
 /// Every rule.
-pub static ALL: [&Rule; 16] = [
+pub static ALL: [&Rule; 18] = [
+    &include::UNREADABLE,
     &reuse::WITHOUT_KEEPALIVE,
     &reuse::WITHOUT_HTTP11,
     &reuse::CONNECTION_CLOSE,
+    &reuse::CONNECTION_FROM_CLIENT,
     &reuse::BEFORE_BALANCER,
     &reuse::KEEP_CONN_OFF,
     &bare::PASS_WITHOUT_UPSTREAM,
@@ -32,19 +40,30 @@ pub static ALL: [&Rule; 16] = [
 
 /// Applies every rule.
 pub fn check(model: &Model<'_>, facts: &Facts) -> Vec<Finding> {
-    let checks =
-        [reuse::check, bare::check, size::check, marking::check, timing::check, logging::check];
+    let checks = [
+        include::check,
+        reuse::check,
+        bare::check,
+        size::check,
+        marking::check,
+        timing::check,
+        logging::check,
+    ];
     checks.iter().flat_map(|check| check(model, facts)).collect()
 }
 
 /// Passes by the `server` they stand in: one finding is enough for what one line fixes.
 fn by_server<'a, 'p>(passes: &[&'p Pass<'a>]) -> Vec<Vec<&'p Pass<'a>>> {
     let mut servers: Vec<Vec<&Pass<'a>>> = Vec::new();
+    let mut known: HashMap<&Place, usize> = HashMap::new();
     for pass in passes {
-        let place = |pass: &Pass<'_>| pass.server().map(|server| server.place.clone());
-        match servers.iter_mut().find(|known| place(known[0]) == place(pass)) {
-            Some(known) if place(pass).is_some() => known.push(pass),
-            _ => servers.push(vec![pass]),
+        let index = match pass.server() {
+            Some(server) => *known.entry(&server.place).or_insert(servers.len()),
+            None => servers.len(),
+        };
+        match servers.get_mut(index) {
+            Some(server) => server.push(pass),
+            None => servers.push(vec![pass]),
         }
     }
     servers

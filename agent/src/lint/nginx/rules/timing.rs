@@ -4,7 +4,7 @@ use crate::lint::{
     finding::{Facts, Finding, Fix, Format, Level, Rule},
     nginx::{
         fixes,
-        model::{Context, Model, Pass, seconds},
+        model::{Context, Group, Model, Pass, seconds},
         rules::by_server,
     },
 };
@@ -14,9 +14,9 @@ pub static LONG: Rule = Rule {
     format: Format::Nginx,
     level: Level::Warning,
     title: "a lost handshake holds a request for a long time",
-    why: "While nginx waits (60 s by default) the request waits, and so does whoever retries; the \
-          kernel repeats the SYN into the same full queue, and the marking tells of a loss that is a \
-          minute old. A handshake that takes seconds has been lost at least once.",
+    why: "While nginx waits (60 s by default) the request waits too, the kernel repeats the SYN into the \
+          same full queue, and nginx marks the peer for a loss that is a minute old. A handshake that \
+          takes seconds has been lost at least once. A note where it is nginx's default.",
     versions: "all",
 };
 
@@ -25,8 +25,8 @@ pub static SHORT: Rule = Rule {
     format: Format::Nginx,
     level: Level::Warning,
     title: "a single lost SYN is a failed attempt",
-    why: "The kernel repeats a SYN after one second (RFC 6298). Whoever waits no longer takes each lost \
-          segment for a failure of the peer, and marks it.",
+    why: "The kernel repeats a SYN after one second (RFC 6298). With a shorter timeout, each lost segment \
+          is a failure of the peer, and marks it.",
     versions: "all",
 };
 
@@ -44,7 +44,8 @@ pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let waiting: Vec<_> = model.passes.iter().filter(|pass| goes_by_tcp(model, pass)).collect();
     for passes in by_server(&waiting) {
-        let without = |pass: &&&Pass<'_>| pass.only(&name(pass)).is_none();
+        let without =
+            |pass: &&&Pass<'_>| pass.only(&name(pass)).is_none() && pass.knows(&name(pass));
         let mut by_default: Vec<_> = passes.iter().filter(without).copied().collect();
         // One finding for each kind of pass, since each has a directive of its own.
         while let Some(first) = by_default.first().copied() {
@@ -66,10 +67,8 @@ fn name(pass: &Pass<'_>) -> String {
 fn goes_by_tcp(model: &Model<'_>, pass: &Pass<'_>) -> bool {
     let is_unix = |address: &str| address.starts_with("unix:");
     let target = pass.target().unwrap_or_default();
-    let servers = model.group_of(pass).map(|group| group.servers());
-    let all_unix = servers
-        .is_some_and(|servers| servers.iter().all(|s| s.directive.arg(0).is_some_and(is_unix)));
-    !is_unix(target) && !all_unix
+    let group = model.group_of(pass);
+    !is_unix(target) && !group.is_some_and(Group::is_unix)
 }
 
 fn default(model: &Model<'_>, first: &Pass<'_>, count: usize) -> Finding {
@@ -84,9 +83,9 @@ fn default(model: &Model<'_>, first: &Pass<'_>, count: usize) -> Finding {
         Some(server) if first.context == Context::Http => {
             fixes::first_in(model.texts, server, &text)
         }
-        _ => fixes::after(model.texts, first.directive, &text),
+        _ => fixes::after(model.texts, first.anchor(), &text),
     };
-    Finding::new(&LONG, first.directive.place.clone(), message).fixed([fix])
+    Finding::new(&LONG, first.directive.place.clone(), message).at(Level::Note).fixed([fix])
 }
 
 fn set(pass: &Pass<'_>) -> Option<Finding> {
