@@ -15,15 +15,15 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use super::{
-    HEALTHY, TROUBLE,
+    HEALTHY, TROUBLE, UNABLE,
     output::{print, print_coloured, print_json},
 };
 use crate::{
     capabilities,
     lint::{
         Report,
-        finding::{Facts, Format, Version},
-        guess,
+        finding::{Facts, Finding, Format, Level, Version},
+        kind::guess,
         root::{LARGEST, Root},
         rules,
         running::{self, Running},
@@ -69,6 +69,9 @@ pub(super) struct LintArgs {
     /// Seconds after which the application closes idle connections
     #[arg(long, value_name = "SECONDS", value_parser = positive, allow_negative_numbers = true)]
     app_idle_timeout: Option<f64>,
+    /// Exit with 1 only for findings of this level or a worse one
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "note")]
+    fail_on: FailOn,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -78,6 +81,27 @@ pub(super) struct LintArgs {
     /// Describe every rule, and look at nothing
     #[arg(long, conflicts_with_all = ["files", "running"])]
     rules: bool,
+}
+
+/// From which level on a finding makes the command fail.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FailOn {
+    /// Every finding
+    Note,
+    /// Warnings
+    Warning,
+    /// No finding
+    Never,
+}
+
+impl FailOn {
+    fn level(self) -> Option<Level> {
+        match self {
+            Self::Note => Some(Level::Note),
+            Self::Warning => Some(Level::Warning),
+            Self::Never => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -108,6 +132,9 @@ pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
     for missing in &report.missing {
         log::warn!("{missing}");
     }
+    for broken in &report.broken {
+        log::error!("{broken}");
+    }
     if args.json {
         print_json(&json::object(&report))?;
     } else if args.sarif {
@@ -115,7 +142,20 @@ pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
     } else {
         print_coloured(&human::tell(&report))?;
     }
-    Ok(ExitCode::from(if report.findings.is_empty() { HEALTHY } else { TROUBLE }))
+    Ok(ExitCode::from(status(args, &report)))
+}
+
+/// What could not be read outweighs what was found.
+fn status(args: &LintArgs, report: &Report) -> u8 {
+    let fails =
+        |finding: &Finding| args.fail_on.level().is_some_and(|level| finding.level <= level);
+    if !report.broken.is_empty() {
+        UNABLE
+    } else if report.findings.iter().any(fails) {
+        TROUBLE
+    } else {
+        HEALTHY
+    }
 }
 
 fn facts(args: &LintArgs) -> Facts {
@@ -128,29 +168,51 @@ fn facts(args: &LintArgs) -> Facts {
     }
 }
 
+/// Every file that can be read is looked at, even if another cannot.
 fn look_at_files(args: &LintArgs) -> Result<Report> {
-    let mut report = Report::default();
     let here = env::current_dir().context("finding the current directory")?;
     let root = args.root.as_deref().unwrap_or(Path::new("/"));
     let root = Root::new(root).context("--root takes a directory that can be read")?;
-    let opened: Vec<Box<dyn Read>> =
-        args.files.iter().map(|file| open(file, args, &root)).collect::<Result<_>>()?;
+    let opened: Vec<Result<Box<dyn Read>>> =
+        args.files.iter().map(|file| open(file, args, &root)).collect();
     capabilities::drop_all()?;
+    let mut report = Report::default();
+    let mut errors = Vec::new();
     for (file, input) in args.files.iter().zip(opened) {
-        let is_input = file == Path::new("-");
-        let path = if is_input { here.join("stdin") } else { here.join(file) };
-        // What was called by a relative name is shown by one.
-        let base = if file.is_absolute() { PathBuf::new() } else { here.clone() };
-        report.texts.show(Home::Base(base));
-        let shown = if is_input { "standard input".into() } else { file.to_string_lossy() };
-        let bytes = untrusted_file::read_all(input, LARGEST)
-            .with_context(|| format!("cannot read {shown}"))?;
-        ensure!(!bytes.is_empty(), "{shown} is empty");
-        let path = if args.root.is_some() { Path::new("/").join(file) } else { path };
-        let format = args.format.map_or_else(|| guess(&path, &bytes), Format::from);
-        report.look(format, &root, &path, &bytes, &facts(args))?;
+        let looked =
+            input.and_then(|input| look_at_file(file, input, &here, &root, args, &mut report));
+        errors.extend(looked.err());
+    }
+    match errors.pop() {
+        Some(only) if args.files.len() == 1 => return Err(only),
+        last => report.broken.extend(errors.into_iter().chain(last).map(|e| format!("{e:#}"))),
     }
     Ok(report)
+}
+
+fn look_at_file(
+    file: &Path,
+    input: Box<dyn Read>,
+    here: &Path,
+    root: &Root,
+    args: &LintArgs,
+    report: &mut Report,
+) -> Result<()> {
+    let is_input = file == Path::new("-");
+    let path = if is_input { here.join("stdin") } else { here.join(file) };
+    // What was called by a relative name is shown by one.
+    let base = if file.is_absolute() { PathBuf::new() } else { here.to_owned() };
+    report.texts.show(Home::Base(base));
+    let shown = if is_input { "standard input".into() } else { file.to_string_lossy() };
+    let bytes =
+        untrusted_file::read_all(input, LARGEST).with_context(|| format!("cannot read {shown}"))?;
+    ensure!(!bytes.is_empty(), "{shown} is empty");
+    let path = if args.root.is_some() { Path::new("/").join(file) } else { path };
+    let format = match args.format {
+        Some(format) => Format::from(format),
+        None => guess(&path, &bytes).map_err(|error| error.context(shown.into_owned()))?,
+    };
+    report.look(format, root, &path, &bytes, &facts(args))
 }
 
 fn open(file: &Path, args: &LintArgs, root: &Root) -> Result<Box<dyn Read>> {
@@ -195,7 +257,7 @@ fn look_at_running(args: &LintArgs) -> Result<Report> {
     }
     match failures.pop() {
         Some(error) if looked_at == 0 => return Err(error),
-        last => report.missing.extend(failures.into_iter().chain(last).map(|e| format!("{e:#}"))),
+        last => report.broken.extend(failures.into_iter().chain(last).map(|e| format!("{e:#}"))),
     }
     Ok(report)
 }

@@ -7,7 +7,7 @@
 pub mod envoy;
 pub mod finding;
 pub mod haproxy;
-mod kind;
+pub mod kind;
 pub mod nginx;
 pub mod root;
 pub mod running;
@@ -104,45 +104,9 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
         .copied()
 }
 
-/// Whose configuration this is, by its name and by what it begins with.
-pub fn guess(path: &Path, bytes: &[u8]) -> Format {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    if matches!(extension.as_str(), "yaml" | "yml" | "json") {
-        return Format::Envoy;
-    }
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(64 << 10)]);
-    let lines = text.lines().map(str::trim);
-    // In front of a configuration `nginx -T` prints its own words.
-    let is_said =
-        |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("nginx: ");
-    let first = lines.filter(is_said).find_map(|line| line.split_whitespace().next());
-    match first {
-        Some("global" | "defaults" | "frontend" | "backend" | "listen") => Format::Haproxy,
-        Some(word) if word.ends_with(':') || word.starts_with("---") || word.starts_with('{') => {
-            Format::Envoy
-        }
-        _ => Format::Nginx,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_format_is_guessed_by_name_and_first_word() {
-        for (path, text, format) in [
-            ("nginx.conf", "# x\nuser www;", Format::Nginx),
-            ("site", "upstream a {", Format::Nginx),
-            ("stdin", "nginx: the configuration\n# configuration file /a:\n", Format::Nginx),
-            ("haproxy.cfg", "\n global\n  daemon", Format::Haproxy),
-            ("edge.yaml", "", Format::Envoy),
-            ("stdin", "static_resources:\n", Format::Envoy),
-            ("stdin", "{\"a\": 1}", Format::Envoy),
-        ] {
-            assert_eq!(guess(Path::new(path), text.as_bytes()), format, "{path}: {text}");
-        }
-    }
 
     #[test]
     fn names_of_rules_are_their_own() {

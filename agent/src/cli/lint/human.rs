@@ -47,7 +47,7 @@ fn sum(report: &Report) -> String {
     let count = |level| report.findings.iter().filter(|f| f.level == level).count();
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let files = plural(report.texts.len(), "file");
-    let missing = match report.missing.len() {
+    let missing = match report.missing.len() + report.broken.len() {
         0 => String::new(),
         n => format!("; {n} more could not be read"),
     };

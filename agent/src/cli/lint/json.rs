@@ -15,6 +15,7 @@ pub fn object(report: &Report) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "files": texts.iter().map(|(_, file)| &file.path).collect::<Vec<_>>(),
         "not_read": report.missing,
+        "broken": report.broken,
         "findings": report.findings.iter().map(|f| finding(f, texts)).collect::<Vec<_>>(),
     })
 }

@@ -28,6 +28,9 @@ pub fn log(report: &Report) -> Value {
         .collect();
     let results: Vec<Value> =
         report.findings.iter().map(|finding| result(finding, &report.texts)).collect();
+    let notifications =
+        [notifications("warning", &report.missing), notifications("error", &report.broken)]
+            .concat();
     json!({
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -40,14 +43,16 @@ pub fn log(report: &Report) -> Value {
             }},
             "columnKind": "unicodeCodePoints",
             "invocations": [{
-                "executionSuccessful": true,
-                "toolExecutionNotifications": report.missing.iter()
-                    .map(|missing| json!({"level": "warning", "message": {"text": missing}}))
-                    .collect::<Vec<_>>(),
+                "executionSuccessful": report.broken.is_empty(),
+                "toolExecutionNotifications": notifications,
             }],
             "results": results,
         }],
     })
+}
+
+fn notifications(level: &str, texts: &[String]) -> Vec<Value> {
+    texts.iter().map(|text| json!({"level": level, "message": {"text": text}})).collect()
 }
 
 fn level(level: Level) -> &'static str {

@@ -22,6 +22,11 @@ pub enum Value {
 }
 
 impl Node {
+    /// What an empty file holds.
+    pub fn nothing(file: FileId) -> Self {
+        Self { value: Value::Scalar(String::new()), place: Place { file, start: 0, end: 0 } }
+    }
+
     /// The value under a key; Envoy takes `connectTimeout` for `connect_timeout`, too.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entry(key).map(|(_, value)| value)

@@ -33,7 +33,8 @@ pub struct Configuration {
     latest_defaults: Option<usize>,
 }
 
-const SECTIONS: [&str; 14] = [
+/// Every section up to 3.4 (`REGISTER_CONFIG_SECTION`, `cfg_register_section`).
+const SECTIONS: [&str; 21] = [
     "global",
     "defaults",
     "frontend",
@@ -48,7 +49,23 @@ const SECTIONS: [&str; 14] = [
     "ring",
     "http-errors",
     "log-forward",
+    "fcgi-app",
+    "crt-store",
+    "log-profile",
+    "namespace_list",
+    "traces",
+    "acme",
+    "healthcheck",
 ];
+
+/// Directives of the configuration's own language (`cfg_eval_condition`, src/cfgcond.c).
+const MACROS: [&str; 8] =
+    [".if", ".elif", ".else", ".endif", ".diag", ".notice", ".warning", ".alert"];
+
+/// Whether a configuration may begin with this word.
+pub fn begins(word: &str) -> bool {
+    SECTIONS.contains(&word) || MACROS.contains(&word)
+}
 
 impl Setting {
     pub fn word(&self, index: usize) -> &str {
@@ -130,7 +147,11 @@ impl Configuration {
             let words = words(file, line, start);
             start += line.len();
             let Some(first) = words.first() else { continue };
-            if SECTIONS.contains(&first.value.as_str()) && !line.starts_with([' ', '\t']) {
+            if MACROS.contains(&first.value.as_str()) {
+                continue; // What is behind a condition may hold.
+            }
+            // Indentation means nothing (`readcfgfile`).
+            if SECTIONS.contains(&first.value.as_str()) {
                 self.begin(Setting { words });
             } else if let Some(section) = self.sections[others..].last_mut() {
                 section.settings.push(Setting { words });

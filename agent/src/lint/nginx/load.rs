@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::tree::{Directive, parse};
+use super::{
+    has_any,
+    tree::{Directive, parse},
+};
 use crate::lint::{
     kind,
     root::{self, Root},
@@ -137,6 +140,12 @@ impl<'a, L: Library> Loader<'a, L> {
     fn load(mut self, main: &Path, bytes: &[u8]) -> Result<Loaded> {
         self.known.insert(main.to_owned(), self.texts.add(main, bytes));
         let tree = self.parsed(main)?;
+        if !tree.is_empty() && !has_any(&tree) {
+            bail!(
+                "{}: not a configuration of nginx: no directive of nginx's is in it",
+                main.display()
+            );
+        }
         self.base = self.base_of(main, &tree);
         let tree = self.with_includes(tree, 0)?;
         Ok(Loaded { tree, missing: self.missing, broken: self.broken })
