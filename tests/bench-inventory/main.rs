@@ -79,13 +79,13 @@ fn page(cli: &Cli, namespaces: usize) -> Result<String> {
         host.listeners, cli.rounds
     );
     for (what, (median, worst)) in [
-        ("programs loaded and attached, as far as this kernel allows", attach),
+        ("load and attach the programs that this kernel allows", attach),
         ("sweep", sweep),
-        ("owners of all looked up anew", owners),
-        ("look at the queues alone", refresh),
-        ("namespaces found and identified", finding),
-        ("kernel's counters sampled in every namespace", sample),
-        ("a tick of the agent, as it says itself", tick),
+        ("look up the owners of all listeners", owners),
+        ("read only the queues", refresh),
+        ("find and identify the namespaces", finding),
+        ("sample the kernel's counters in every namespace", sample),
+        ("a tick of the agent, by its own metric", tick),
         ("scrape of /metrics", scrape.times),
     ] {
         page += &format!("| {what} | {:.1} ms | {:.1} ms |\n", ms(median), ms(worst));

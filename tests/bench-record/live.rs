@@ -33,8 +33,8 @@ pub fn table(cli: &Cli) -> Result<String> {
         ("`floodmark record`", &["record", &path]),
     ];
     let mut page = format!(
-        "{} s each, on one and the same load: {} connections/s asked for.\n\n\
-         | agent | connections/s | of a core | file |\n| --- | ---: | ---: | ---: |\n",
+        "{} s each, with the same load: {} connections/s requested.\n\n| agent | connections/s | \
+         of a core | file |\n| --- | ---: | ---: | ---: |\n",
         cli.seconds, cli.rate
     );
     for (name, arguments) in contenders {

@@ -53,10 +53,10 @@ pub fn table(rate: u64) -> Result<String> {
         Load { name: "every one lost", lost: rate, told: 200 },
     ];
     let mut page = format!(
-        "{SECONDS} s at {rate} connections/s to {BUSY} of {LISTENERS} listeners. Each loss has its \
-         event, from a client of its own; what the proxies say comes with its line.\n\n\
-         | of the connections | file | of a core | longest tick | replay | verdicts |\n\
-         | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "{SECONDS} s at {rate} connections/s to {BUSY} of {LISTENERS} listeners. Each loss has an \
+         event from a different client. Proxy events have their log lines.\n\n| of the \
+         connections | file | of a core | longest tick | replay | verdicts |\n| --- | ---: | ---: \
+         | ---: | ---: | ---: |\n"
     );
     for load in &loads {
         let Measured { bytes, share, longest, replayed, verdicts } = measure(rate, load)?;

@@ -12,10 +12,11 @@ use crate::{
 const BOUND: f64 = 4.0;
 
 /// What a program gives for what it costs on a dropped SYN.
-const DROPPED: &str = "What a program costs on a dropped SYN it costs on no other: it reads three pairs \
-    of the kernel's counters again to tell the cause, the listener's address and inode and the \
-    sender's address and port, finds the listener's counts, tells a connection's first loss from those \
-    that follow, and sends an event.";
+const DROPPED: &str = "This cost applies only to dropped SYNs. The program reads three pairs of \
+                       kernel counters again to find the cause, reads the listener's address and \
+                       inode and the sender's address and port, looks up the listener's counters, \
+                       distinguishes a connection's first loss from later ones, and sends an \
+                       event.";
 
 /// The report's tables.
 pub fn render(report: &Report) -> String {
@@ -67,14 +68,14 @@ fn above_bound(report: &Report) -> String {
 }
 
 fn contenders(report: &Report) -> String {
-    let mut page = "## Beside others\n\n\
-         What everything attached costs together. Connections per second are counted with the \
-         kernel's statistics off. The agent also samples once a second, which weighs more on this \
-         machine of 125 million instructions a second than on a real one.\n\n\
-         | attached | what it tells | programs | ns per connection | ns per dropped SYN | \
-         connections/s | of none attached |\n\
-         | --- | --- | --: | --: | --: | --: | --: |\n"
-        .to_owned();
+    let mut page = "## Comparison with other tools\n\nTotal cost of all attached programs. \
+                    Connections per second are measured with the kernel's statistics disabled. \
+                    The agent also samples once a second, which weighs more on this machine with \
+                    125 million instructions per second than on a real one.\n\n| attached | what \
+                    it reports | programs | ns per connection | ns per dropped SYN | \
+                    connections/s | of none attached |\n| --- | --- | --: | --: | --: | --: | --: \
+                    |\n"
+    .to_owned();
     for summary in &report.contenders {
         line(&mut page, &contender(summary));
     }
@@ -102,11 +103,11 @@ fn comparison(report: &Report) -> String {
         if names.is_empty() { "none".to_owned() } else { names.join("; ") }
     };
     format!(
-        "\nPer accepted connection the programs cost {own:.0} ns where it is accepted, of which \
-         {floor:.0} would be spent on their hooks if they did nothing, and {connecting:.0} ns more where \
-         it comes from (signals {}), which is this machine too. Tools that cost more than the first, none \
-         of which sees the connecting side: {}. Tools that cost less: {}; what these tell is in the \
-         table.\n",
+        "\nPer accepted connection, the programs cost {own:.0} ns on the accepting side; empty \
+         programs on the same hooks cost {floor:.0} ns of that. They cost {connecting:.0} ns more \
+         on the connecting side (signals {}), which is the same machine here. No other tool sees \
+         the connecting side. Tools that cost more than the programs on the accepting side: {}. \
+         Tools that cost less: {}; the table shows what they report.\n",
         CONNECTING.join(", "),
         names(&|ns| ns > own),
         names(&|ns| ns <= own),

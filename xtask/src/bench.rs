@@ -122,7 +122,7 @@ fn inventory(args: &InventoryArgs) -> Result<ExitCode> {
     let agent = build::release("floodmark", "floodmark")?;
     let bench = build::release("floodmark-tests", "floodmark-bench-inventory")?;
     let flags = ["--namespaces", &args.namespaces];
-    let title = "What it costs to know every listener";
+    let title = "Cost of the inventory";
     on_this_host(&bench, &agent, &flags, "inventory", title, INVENTORY_PAGE)
 }
 
@@ -132,7 +132,7 @@ fn record(args: &RecordArgs) -> Result<ExitCode> {
     let bench = build::release("floodmark-tests", "floodmark-bench-record")?;
     let (rate, seconds) = (args.rate.to_string(), args.seconds.to_string());
     let flags = ["--rate", &rate, "--seconds", &seconds];
-    on_this_host(&bench, &agent, &flags, "record", "What recording costs", RECORD_PAGE)
+    on_this_host(&bench, &agent, &flags, "record", "Cost of recording", RECORD_PAGE)
 }
 
 /// Runs a benchmark as root, and writes what it prints to its page.
@@ -221,10 +221,9 @@ fn payload() -> Result<Payload> {
 
 fn heading(kernel: &Kernel) -> Result<String> {
     Ok(format!(
-        "# What the programs cost\n\n\
-         Written by `cargo xtask bench kernel`. Linux {}, {}, one processor, `-icount shift=3`.\n\n\
-         This is software emulation: every instruction, whichever it is, takes 8 ns of the guest's \
-         time, so only ratios mean anything.\n\n",
+        "# Cost of the eBPF programs\n\nWritten by `cargo xtask bench kernel`. Linux {}, {}, one \
+         processor, `-icount shift=3`.\n\nThis is software emulation: every instruction, \
+         whichever it is, takes 8 ns of the guest's time, so only ratios mean anything.\n\n",
         kernel.release,
         qemu::version()?
     ))

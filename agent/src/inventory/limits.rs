@@ -49,8 +49,9 @@ impl fmt::Display for LeftOut {
         let Self { listeners, unix_listeners, namespaces } = self;
         write!(
             f,
-            "left out, beyond the limits of the inventory: {listeners} TCP and {unix_listeners} Unix \
-             listeners, quiet ones first, and {namespaces} network namespaces"
+            "beyond the limits of the inventory, and not shown: {listeners} TCP and \
+             {unix_listeners} Unix listeners (quiet ones first), and {namespaces} network \
+             namespaces"
         )
     }
 }

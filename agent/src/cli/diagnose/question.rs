@@ -34,7 +34,7 @@ fn rate(text: &str) -> Result<Rate> {
         None => Rate::PerSecond(number(text)?),
     };
     let (Rate::Times(least) | Rate::PerSecond(least)) = rate else { return Ok(rate) };
-    ensure!(least >= 0.0, "an accept rate is not negative");
+    ensure!(least >= 0.0, "an accept rate must not be negative");
     Ok(rate)
 }
 

@@ -210,7 +210,8 @@ fn summary(view: &View) -> String {
     let troubles = tcp.chain(view.unix_listeners.iter().map(UnixListener::trouble));
     let in_trouble = troubles.filter(|trouble| *trouble > Trouble::None).count();
     let legend = view.listeners.iter().any(|listener| listener.backlog.asked.is_some());
-    let legend = if legend { "; backlog: ~ inferred, + cut by somaxconn" } else { "" };
+    let legend =
+        if legend { "; backlog: ~ derived from the limit, + limited by somaxconn" } else { "" };
     let listeners = if all == 1 { "listener" } else { "listeners" };
     format!("{all} {listeners}, {in_trouble} in trouble{legend}")
 }
@@ -224,16 +225,16 @@ fn what_to_raise(listener: &Listener) -> Option<String> {
     let (netns, limit) = (&listener.netns_name, listener.queue.limit);
     let remedy = match listener.limited_by()? {
         LimitedBy::Backlog => {
-            format!("its process asks for no more; somaxconn would allow {somaxconn}")
+            format!("limited by its process's backlog; somaxconn allows {somaxconn}")
         }
-        LimitedBy::Somaxconn => format!(
-            "raise net.core.somaxconn in {netns} ({somaxconn}) and have the process listen again"
-        ),
+        LimitedBy::Somaxconn => {
+            format!("raise net.core.somaxconn in {netns} ({somaxconn}) and restart the process")
+        }
         LimitedBy::Both => {
             format!("raise both its backlog and net.core.somaxconn in {netns} ({somaxconn})")
         }
     };
-    Some(format!("{} takes {limit}: {remedy}", address(listener)))
+    Some(format!("{} has the limit {limit}: {remedy}", address(listener)))
 }
 
 fn namespaces_in_trouble(view: &View) -> impl Iterator<Item = String> {
@@ -256,7 +257,7 @@ fn ports_running_out(view: &View) -> impl Iterator<Item = String> {
 
 fn deserted(path: &DesertedPath) -> String {
     let DesertedPath { netns_name, path, refused, .. } = path;
-    format!("{netns_name}: nobody listens at {path}, where {refused} connects were refused")
+    format!("{netns_name}: no process listens at {path}; {refused} connects were refused")
 }
 
 #[cfg(test)]
@@ -289,7 +290,7 @@ mod tests {
         }
         assert!(!told.contains('\x1b') && !told.contains("DROPS"), "{told}");
         assert!(told.contains("1 listener, 1 in trouble"));
-        assert!(told.contains("*:80 takes 128: raise net.core.somaxconn in app"), "{told}");
+        assert!(told.contains("*:80 has the limit 128: raise net.core.somaxconn in app"), "{told}");
     }
 
     #[test]
@@ -348,7 +349,7 @@ mod tests {
             refused: 12,
         };
         let told = tell(&View { deserted: vec![path], ..View::default() }, 10);
-        let line = "proxy: nobody listens at /run/php/fpm.sock, where 12 connects were refused";
+        let line = "proxy: no process listens at /run/php/fpm.sock; 12 connects were refused";
         assert!(told.contains(line), "{told}");
     }
 
