@@ -83,6 +83,8 @@ pub struct Flows(BTreeMap<ListenerId, Kept>);
 struct Kept {
     /// The socket that the queue belongs to, where the kernel tells the group only; 0 until it is known.
     inode: u32,
+    /// Of the accept queue, as last seen; 0 until it is known.
+    limit: u32,
     flow: Flow,
     has_lost: bool,
     /// Segments dropped that have not come again yet.
@@ -122,9 +124,9 @@ impl Flows {
         if key.inode == 0 {
             self.belongs(key, listener.id.inode);
         }
-        if let Some(kept) = self.0.get_mut(&key)
-            && kept.flow.slots.back().is_some_and(|last| last.at < at.0 / SLOT_MS)
-        {
+        let Some(kept) = self.0.get_mut(&key) else { return };
+        kept.limit = listener.queue.limit;
+        if kept.flow.slots.back().is_some_and(|last| last.at < at.0 / SLOT_MS) {
             kept.flow.at(at.0 / SLOT_MS).depth = listener.queue.len;
         }
     }
@@ -196,9 +198,11 @@ impl Kept {
             slot.again = got_in.min(u64::from(slot.enqueued)) as u32;
             got_in -= u64::from(slot.again);
         }
-        // Drops begin when the queue is at its deepest.
-        let deepest = slots.range(inside).rev().max_by_key(|slot| slot.depth);
-        let at = deepest.map_or(window.from.0 / SLOT_MS, |slot| slot.at);
+        // Drops begin when the queue is full (kernel: `sk_acceptq_is_full`). If no slot shows that, they are of
+        // one that had not ended when the slots were read: the last of the sample.
+        let full = slots.range(inside).rev().filter(|slot| slot.depth > self.limit);
+        let deepest = full.max_by_key(|slot| slot.depth);
+        let at = deepest.map_or(window.to.0 / SLOT_MS, |slot| slot.at);
         let fates = Fates { again, dropped_again, first };
         self.waiting.sampled(window.to, fates, UnixMs(at * SLOT_MS));
         self.has_lost |= dropped > 0;
@@ -290,6 +294,20 @@ mod tests {
         second(&mut flows, 2000, &[slot(2000, 1, 11)], (60, 0));
         second(&mut flows, 3000, &[slot(3000, 10, 11)], (90, 0));
         assert_eq!(told(&flows), [(199, 11, 0, 40), (200, 1, 0, 60), (300, 10, 10, 0)]);
+    }
+
+    /// The sample came in the middle of the slot in which the burst began.
+    #[test]
+    fn a_burst_whose_slot_is_not_known_yet_is_counted_whole() {
+        let mut flows = Flows::default();
+        second(&mut flows, 0, &[slot(100, 1, 1)], (0, 0));
+        let queue = QueueDepth { limit: 10, len: 0 };
+        flows.looked(&Listener { queue, ..listener(1) }, UnixMs(1000));
+        second(&mut flows, 1000, &[slot(1100, 1, 1)], (40, 0));
+        second(&mut flows, 2000, &[slot(1990, 11, 11), slot(2010, 1, 11)], (60, 0));
+        let lost: u32 = told(&flows).iter().map(|(.., lost)| lost).sum();
+        let again: u32 = told(&flows).iter().map(|(_, _, again, _)| again).sum();
+        assert_eq!((lost, again), (100, 0));
     }
 
     /// A client waits a second, then two, then four.
