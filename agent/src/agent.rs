@@ -2,6 +2,7 @@
 
 mod config;
 mod snapshot;
+mod stalls;
 
 use std::{
     cell::Cell,
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{AgentConfig, Change, Configuration, LISTENERS_EXPORTED, NAMESPACES_EXPORTED};
 pub use snapshot::{Lateness, Snapshot};
+
+use stalls::StallWatch;
 
 use crate::{
     across::OutletStats,
@@ -91,6 +94,7 @@ pub struct Agent {
     homes: Homes,
     routes: Routes,
     paths: Paths,
+    stalls: StallWatch,
     outlets: Vec<Box<dyn Outlet>>,
     /// What was heard since the last tick, for the outlets.
     heard: Vec<Heard>,
@@ -158,6 +162,7 @@ impl Agent {
             homes: Homes::default(),
             routes: Routes::default(),
             paths: Paths::default(),
+            stalls: StallWatch::start()?,
             outlets: Vec::new(),
             heard: Vec::new(),
         })
@@ -300,6 +305,7 @@ impl Agent {
         let mut arrivals = self.follow_flows()?;
         arrivals.retain(|(listener, _)| self.stock.watches(listener.netns));
         let links = self.links_if_due(is_last);
+        let stalls = self.stalls.tick(&sample, &self.stock.inventory);
         let totals = self.totals()?;
         let mut heard = Vec::new();
         while let Ok(event) = self.proxy_events.try_recv() {
@@ -318,6 +324,7 @@ impl Agent {
             totals: &totals,
             arrivals: &arrivals,
             links: &links,
+            stalls: &stalls,
             clock: &clock,
         };
         let Outcome { verdicts, closed } = self.judge.tick(&inputs, &self.stock.inventory);

@@ -21,6 +21,7 @@ pub mod raise;
 pub mod record;
 pub mod report;
 pub mod shell;
+pub mod stall;
 pub mod stock;
 pub mod system_calls;
 pub mod time;

@@ -104,6 +104,7 @@ fn measure(rate: u64, load: &Load) -> Result<Measured> {
             totals: &host.totals,
             arrivals: &host.arrivals,
             links: &[],
+            stalls: &[],
             clock: &ClockSteps::default(),
         };
         let outcome = judge.tick(&inputs, &host.inventory);

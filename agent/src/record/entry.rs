@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{events::EventColumns, state::StateChanges};
 use crate::{
     kernel::{KernelSample, ListenerId, flow::Slot},
+    stall::StallSample,
     time::UnixMs,
     verdict::{Heard, LinkReport, Verdict},
 };
@@ -45,6 +46,9 @@ pub struct Tick {
     /// every tick.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkReport>,
+    /// What the holders of stalled listeners did since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stalls: Vec<StallSample>,
     /// Whether any proxy was listened to.
     #[serde(default)]
     pub hears_proxies: bool,

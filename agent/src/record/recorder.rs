@@ -131,6 +131,7 @@ impl Recorder {
             heard: inputs.heard.to_vec(),
             arrivals: inputs.arrivals.to_vec(),
             links: inputs.links.to_vec(),
+            stalls: inputs.stalls.to_vec(),
             hears_proxies: inputs.hears_proxies,
             forgets: inputs.forgets,
             is_last: inputs.is_last,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{entry::Entry, state::StateChanges};
-use crate::verdict::Heard;
+use crate::{
+    stall::{Activity, StallSample, Target, Wait},
+    verdict::Heard,
+};
 
 /// Pseudonyms of IPv4 clients count up from here: reserved (RFC 1112), so never a real one's.
 const FIRST_V4: u32 = 0xf000_0000;
@@ -30,6 +33,7 @@ impl Redactor {
             Entry::Whole(changes) => self.redact_state(changes),
             Entry::Tick(tick) => {
                 self.redact_state(&mut tick.changes);
+                tick.stalls.iter_mut().for_each(redact_stall);
                 tick.events.peers.iter_mut().for_each(|peer| *peer = self.pseudonym(*peer));
                 let heard = tick.heard_before.iter_mut().chain(&mut tick.heard);
                 heard.for_each(|heard| self.redact_heard(heard));
@@ -77,6 +81,17 @@ impl Redactor {
         match addr {
             IpAddr::V4(_) => Ipv4Addr::from(FIRST_V4 + number).into(),
             IpAddr::V6(_) => Ipv6Addr::from(FIRST_V6 + u128::from(number)).into(),
+        }
+    }
+}
+
+/// A file's name may tell of a client. Servers that a thread waits for do not, and of clients no address is
+/// kept there.
+fn redact_stall(sample: &mut StallSample) {
+    let threads = sample.evidence.processes.iter_mut().flat_map(|process| &mut process.threads);
+    for (activity, _) in threads.flat_map(|thread| &mut thread.activities) {
+        if let Activity::Waiting(Wait { target: target @ Target::File(_), .. }) = activity {
+            *target = Target::Unknown;
         }
     }
 }

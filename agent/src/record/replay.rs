@@ -148,6 +148,7 @@ impl Course {
             totals: &totals,
             arrivals: &tick.arrivals,
             links: &tick.links,
+            stalls: &tick.stalls,
             clock: &self.state.clock,
         };
         let outcome = judge.tick(&inputs, &self.state.inventory);

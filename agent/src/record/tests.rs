@@ -16,6 +16,7 @@ use crate::{
         MibCounts, NetnsId, QueueDepth, Rung, ServiceCount, Signal, Standing, Tally, flow::Slot,
     },
     proxy::{Carrier, EventKind, Failure, Phase, ProxyEvent, ProxyKind, Upstream},
+    stall::{Activity, Evidence, ProcessEvidence, StallSample, Target, ThreadEvidence, Wait},
     time::{UnixMs, Window},
     verdict::{Cause, Heard, Inputs, Judge, Report, Totals, Verdict},
 };
@@ -152,6 +153,19 @@ fn peers() -> Vec<PeerReport> {
 }
 
 /// What came to the listener in a second: told slot by slot, so that what-if can be replayed.
+/// What the only holder of the listener does while it overflows.
+fn stalls(second: u64) -> Vec<StallSample> {
+    let mut thread = ThreadEvidence { tid: 42, ..ThreadEvidence::default() };
+    let target = Target::Remote("10.0.0.7:5432".parse().unwrap());
+    thread.saw(Activity::Waiting(Wait { call: "recvfrom".to_owned(), target }), 16);
+    let process = ProcessEvidence { pid: 42, threads: vec![thread], ..ProcessEvidence::default() };
+    let evidence = Evidence { looks: 16, processes: vec![process], cgroups: Vec::new() };
+    let is_pressed = overflows(second);
+    let sample =
+        StallSample { listener: listener(0).id, is_pressed, group: 1, idle_members: 0, evidence };
+    is_pressed.then_some(sample).into_iter().collect()
+}
+
 fn arrivals(second: u64) -> Vec<(ListenerId, Vec<Slot>)> {
     let lost = sample(second).listeners.into_iter().map(|delta| delta.listener);
     let at = UnixMs(BEGIN + 1000 * second - 500);
@@ -198,6 +212,7 @@ fn play_by(
             totals: &totals,
             arrivals: &arrivals(second),
             links: &[],
+            stalls: &stalls(second),
             clock: &clock(second),
         };
         let outcome = judge.tick(&inputs, &inventory);

@@ -4,13 +4,18 @@
 mod backlog;
 mod handshake;
 mod holders;
+mod impediment;
 mod limit;
 mod peer;
 mod place;
 mod proxy;
+mod resources;
+mod workers;
 
+pub use impediment::description;
 use serde::{Deserialize, Serialize};
 
+use self::impediment::Case;
 use super::{
     finding::Finding,
     report::{ListenerReport, Report},
@@ -79,6 +84,44 @@ pub enum Change {
         pid: Option<u32>,
         /// Accepts per second needed.
         per_second: Option<f64>,
+    },
+    /// Continue a stopped process (SIGCONT).
+    Continue {
+        /// Which.
+        pid: u32,
+    },
+    /// Thaw the control group of a process.
+    Thaw {
+        /// Which.
+        pid: u32,
+    },
+    /// Let a process open more files (RLIMIT_NOFILE).
+    OpenFiles {
+        /// Which.
+        pid: u32,
+        /// The limit.
+        limit: u64,
+    },
+    /// Let a control group use more processors.
+    CpuLimit {
+        /// Its path.
+        cgroup: String,
+        /// How many.
+        cores: f64,
+    },
+    /// Let a control group use more memory.
+    MemoryLimit {
+        /// Its path.
+        cgroup: String,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// Run more workers.
+    Workers {
+        /// Of which listener.
+        listener: ListenerId,
+        /// How many, where that is known.
+        count: Option<usize>,
     },
     /// Have something listen there.
     Listen {
@@ -163,7 +206,13 @@ fn of_finding(report: &Report, finding: &Finding) -> Vec<Step> {
         },
         Cause::SynQueueFull => handshake::syn_queue(report, finding, listener),
         Cause::HandshakeDropped => handshake::other_drops(report, finding, listener),
-        Cause::NotAccepting => vec![peer::not_accepting(finding, listener)],
+        Cause::NotAccepting => {
+            let (mut steps, _) = stalled(report, finding, listener);
+            if steps.is_empty() {
+                steps.push(peer::not_accepting(finding, listener));
+            }
+            steps
+        }
         Cause::Refused => vec![peer::refused(report, finding)],
         Cause::PathLoss => vec![peer::path_loss(report, finding)],
         Cause::Unreachable => vec![peer::unreachable(report, finding)],
@@ -176,6 +225,17 @@ fn of_finding(report: &Report, finding: &Finding) -> Vec<Step> {
         Cause::ApplicationSlow => vec![peer::slow(finding)],
         Cause::NoKernelEvidence => vec![peer::elsewhere(finding)],
     }
+}
+
+/// What keeps the holders of a finding's listener from accepting, and whether that is sure.
+fn stalled(
+    report: &Report,
+    finding: &Finding,
+    listener: Option<&ListenerReport>,
+) -> (Vec<Step>, bool) {
+    let stall = finding.listener.and_then(|id| report.stall(id));
+    let case = stall.map(|stall| Case { report, finding, listener, stall });
+    case.map(|case| impediment::steps(&case)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    impediment::ImpedimentReport,
     report::{ListenerReport, Report},
     verdict::{Cause, Confidence, Verdict},
     words::{final_acks, in_words},
@@ -38,6 +39,9 @@ pub struct Finding {
     pub seen: Option<Window>,
     /// The evidence, in words.
     pub because: String,
+    /// Why the listener's queue was not emptied, the most telling first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub impediments: Vec<ImpedimentReport>,
 }
 
 /// What proxies made of a trouble.
@@ -108,8 +112,17 @@ pub fn findings(report: &Report) -> Vec<Finding> {
         }
     }
     count_untold(&mut found, report.proxy.no_live_peers);
+    for finding in found.iter_mut().filter(|finding| is_stall(finding.cause)) {
+        let stall = finding.listener.and_then(|id| report.stall(id));
+        finding.impediments = stall.map(|stall| stall.impediments.clone()).unwrap_or_default();
+    }
     found.sort_by_key(|finding| std::cmp::Reverse(finding.weight()));
     found
+}
+
+/// Whether connections wait for somebody to accept them.
+fn is_stall(cause: Cause) -> bool {
+    cause.is_overflow() || cause == Cause::NotAccepting
 }
 
 /// Not every refused request has its verdict kept: the rest is put down to what refused most.
@@ -139,6 +152,7 @@ fn of_listener(report: &Report, listener: &ListenerReport) -> Finding {
         harm: Harm::default(),
         seen: listener.dropped,
         because: words.trim_start_matches("the listener ").to_owned(),
+        impediments: Vec::new(),
     }
 }
 
@@ -184,6 +198,7 @@ fn of_ports(counts: &[NoPortCount]) -> Vec<Finding> {
             "connects of {} failed because no local port was free (EADDRNOTAVAIL)",
             counts[0].command
         ),
+        impediments: Vec::new(),
     };
     by_place.into_iter().map(finding).collect()
 }
@@ -253,6 +268,7 @@ fn of_verdicts(verdicts: &[&Verdict]) -> Finding {
         harm: Harm::default(),
         seen: None,
         because: surest.map(|verdict| verdict.because.clone()).unwrap_or_default(),
+        impediments: Vec::new(),
     };
     for verdict in verdicts {
         finding.harm.add(verdict);

@@ -20,6 +20,7 @@ use crate::{
         Signal, Standing, flow::Slot,
     },
     proxy::ProxyEvent,
+    stall::StallSample,
     time::UnixMs,
 };
 
@@ -62,6 +63,8 @@ pub struct Inputs<'a> {
     pub arrivals: &'a [(ListenerId, Vec<Slot>)],
     /// The connections of this host's own processes to their peers since start; empty: as before.
     pub links: &'a [LinkReport],
+    /// What the holders of stalled listeners did since the last tick.
+    pub stalls: &'a [StallSample],
     /// The steps of the wall clock since start.
     pub clock: &'a ClockSteps,
 }
@@ -149,6 +152,7 @@ impl Judge {
         self.ledger.listeners.book_arrivals(inputs.arrivals, inventory);
         self.ledger.book_links(inputs.links);
         self.ledger.book_sample(inputs.sample, inventory);
+        self.ledger.stalls.book(inputs.now, inputs.stalls, inventory);
         self.correlator.on_clock(inputs.clock);
         self.correlator.on_sample(inputs.sample);
         for event in inputs.events {

@@ -2,11 +2,13 @@
 
 mod accounts;
 mod proxies;
+mod stalls;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use accounts::Accounts;
 pub use proxies::{LastVerdict, ProxyAccounts, VERDICTS_KEPT, VerdictKind};
+pub use stalls::Stalls;
 
 use super::{
     keepalive::LinkReport,
@@ -25,6 +27,8 @@ pub struct Ledger {
     pub listeners: Accounts,
     /// What the proxies said.
     pub proxies: ProxyAccounts,
+    /// Listeners whose queues are not emptied.
+    pub stalls: Stalls,
     events_lost: u64,
     links: Vec<LinkReport>,
 }
@@ -56,6 +60,7 @@ impl Ledger {
             since,
             listeners: Accounts::default(),
             proxies: ProxyAccounts::default(),
+            stalls: Stalls::default(),
             events_lost: 0,
             links: Vec::new(),
         }
@@ -124,6 +129,7 @@ impl Ledger {
             services,
             no_port,
             clock_steps: Vec::new(),
+            stalls: self.stalls.reports(),
         }
     }
 

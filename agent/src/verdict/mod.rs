@@ -10,6 +10,7 @@ mod evidence;
 mod finding;
 mod flow;
 mod growth;
+mod impediment;
 mod join;
 mod judge;
 mod keepalive;
@@ -24,7 +25,7 @@ mod verdict;
 mod whatif;
 mod words;
 
-pub use advice::{Change, Step, advice, avoid};
+pub use advice::{Change, Step, advice, avoid, description};
 pub use attempt::LONGEST_ATTEMPT;
 pub use cycle::Cycle;
 pub use diagnosis::{Asked, Diagnosis, ListenerWhatIf, Question};
@@ -32,11 +33,12 @@ pub use evidence::Place;
 pub use finding::{Finding, Harm, findings};
 pub use flow::{Flow, FlowSlot, SLOT_MS};
 pub use growth::Growth;
+pub use impediment::{Detail, Impediment, ImpedimentReport, StallReport};
 pub use join::{Correlator, HORIZON, SETTLE};
 pub use judge::{Heard, Inputs, Judge, Outcome, Totals};
 pub use keepalive::{LinkReport, Links, Sizing, sizings};
 pub use ledger::{
-    Accounts, KernelSide, LastVerdict, Ledger, ProxyAccounts, VERDICTS_KEPT, VerdictKind,
+    Accounts, KernelSide, LastVerdict, Ledger, ProxyAccounts, Stalls, VERDICTS_KEPT, VerdictKind,
 };
 pub use report::{BlindSpot, ListenerReport, NetnsReport, ProxyReport, Report};
 pub use verdict::{Cause, Confidence, EvidenceHealth, Verdict};

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{cycle::Cycle, flow::Flow, keepalive::LinkReport, verdict::Verdict};
+use super::{
+    cycle::Cycle, flow::Flow, impediment::StallReport, keepalive::LinkReport, verdict::Verdict,
+};
 use crate::{
     clock::ClockStep,
     inventory::{LeftOut, Listener, Namespace},
@@ -47,6 +49,9 @@ pub struct Report {
     /// the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clock_steps: Vec<ClockStep>,
+    /// Listeners whose queues were not emptied, the latest first, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stalls: Vec<StallReport>,
 }
 
 /// A map by namespace as a list: a number as a key of an object does not survive being flattened.
@@ -137,10 +142,22 @@ impl Report {
             listener.dropped = listener.dropped.map(|dropped| dropped.shifted(offset_ms));
             listener.last_seen = listener.last_seen.shifted(offset_ms);
         }
+        for stall in &mut self.stalls {
+            stall.last = stall.last.shifted(offset_ms);
+        }
         for verdict in &mut self.proxy.verdicts {
             *verdict = Arc::new(Verdict::clone(verdict).shifted(offset_ms));
         }
         self
+    }
+
+    /// Why a listener's queue was not emptied, if that was seen; `id` may be of an earlier or later socket
+    /// at the same address.
+    pub fn stall(&self, id: ListenerId) -> Option<&StallReport> {
+        let own = self.stalls.iter().find(|stall| stall.id() == id);
+        let is_same =
+            |stall: &&StallReport| (stall.id().netns, stall.id().addr) == (id.netns, id.addr);
+        own.or_else(|| self.stalls.iter().find(is_same))
     }
 
     /// A listener's address, and its namespace where another one has the same address.

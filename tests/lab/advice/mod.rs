@@ -176,9 +176,12 @@ impl Present {
                     run(command.with_context(|| format!("no command sets {name}"))?)?;
                 }
                 Change::Backlog { value, .. } => self.backlog = *value,
-                Change::Accept { .. } | Change::Listen { .. } => self.mode = Some(Mode::Fine),
+                Change::Accept { .. }
+                | Change::Continue { .. }
+                | Change::Listen { .. }
+                | Change::Workers { .. } => self.mode = Some(Mode::Fine),
                 Change::Proxy { setting, .. } if setting == "max_conns" => self.max_conns = 0,
-                Change::Proxy { .. } => bail!("a change that no case expects: {change:?}"),
+                _ => bail!("a change that no case expects: {change:?}"),
             }
         }
         let is_live = matches!(&step.changes[..], [Change::Sysctl { listen_again: false, .. }]);

@@ -10,7 +10,9 @@ use crate::{
     inventory::LimitedBy,
     kernel::Attribution,
     time::UnixMs,
-    verdict::{Confidence, Finding, Harm, ListenerReport, Report, in_words},
+    verdict::{
+        Confidence, Finding, Harm, ImpedimentReport, ListenerReport, Report, description, in_words,
+    },
 };
 
 /// A loss not longer ago than this is still going on, as far as anybody can tell.
@@ -44,6 +46,9 @@ pub(super) fn tell(
                 format!("until {}", clock(seen.to))
             };
         field(out, "since", &format!("{} UTC, {until}", clock(seen.from)))?;
+    }
+    for impediment in &finding.impediments {
+        field(out, "reason", &reason(impediment))?;
     }
     tell_harm(out, &finding.harm)?;
     field(out, "sure", &sureness(finding, listener))
@@ -100,6 +105,12 @@ fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -
         field(out, "clients", &format!("{}{other}", peers.join(", ")))?;
     }
     Ok(())
+}
+
+/// An impediment with its measured share.
+fn reason(it: &ImpedimentReport) -> String {
+    let (name, share, sure) = (it.impediment.name(), it.share * 100.0, it.confidence.name());
+    format!("{name}, {share:.0} %, confidence {sure}: {}", description(it))
 }
 
 fn rate(report: &ListenerReport) -> String {

@@ -33,6 +33,19 @@ pub(super) fn accept_queue(
     listener: &ListenerReport,
 ) -> Vec<Step> {
     let limit = listener.listener.queue.limit;
+    let (mut against, is_sure) = super::stalled(report, finding, Some(listener));
+    if is_sure {
+        let target = DECENT_BACKLOG.max(limit.saturating_mul(2));
+        let why =
+            "Only against bursts, and only once it accepts again: until then a longer queue is a \
+                   longer wait."
+                .to_owned();
+        against.extend(raise(report, finding, listener, target, why));
+        if finding.cause == Cause::AbortOnOverflow {
+            against.push(no_reset(report, finding, listener));
+        }
+        return against;
+    }
     let answer = listener.flow.as_deref().and_then(Replay::of).map(|replay| replay.answer(limit));
     let mut steps = match answer {
         Some(WhatIf::Backlog { backlog, longest_wait_ms, accepts_per_second }) => {
@@ -92,6 +105,7 @@ pub(super) fn accept_queue(
     if finding.cause == Cause::AbortOnOverflow {
         steps.push(no_reset(report, finding, listener));
     }
+    steps.extend(against);
     steps
 }
 

@@ -6,9 +6,10 @@ use super::*;
 use crate::{
     inventory::{Backlog, Listener, Namespace, Owner, SocketUnit, Workload},
     kernel::{Attribution, Class, QueueDepth, Tally, settings::NetnsSettings},
+    stall::{Target, Wait},
     time::{UnixMs, Window},
     verdict::{
-        findings,
+        Confidence, Detail, Impediment, ImpedimentReport, StallReport, findings,
         flow::{Flow, FlowSlot},
     },
 };
@@ -399,4 +400,78 @@ mod by_cause {
         assert_eq!(found[0].harm.failed_attempts, 3);
         assert_eq!(found[1].cause, Cause::ApplicationSlow);
     }
+}
+
+/// The steps for a listener that overflows while these impediments hold.
+fn against(impediments: Vec<ImpedimentReport>, cgroup: Option<&str>) -> Vec<Step> {
+    let mut listener = lost(128, 4096, Class::SynAcceptQueueFull, 171);
+    let owner = Owner::new(42, "python3", cgroup.map(ToOwned::to_owned));
+    listener.listener.owners = vec![owner].into();
+    let known = listener.listener.clone();
+    let mut report = report(listener);
+    report.stalls = vec![StallReport { listener: known, looks: 100, last: UnixMs(0), impediments }];
+    advice(&report, &findings(&report))
+}
+
+fn held(impediment: Impediment, detail: Option<Detail>) -> ImpedimentReport {
+    let confidence = Confidence::High;
+    ImpedimentReport { impediment, share: 0.94, confidence, pids: vec![42], detail }
+}
+
+#[test]
+fn what_keeps_it_from_accepting_comes_before_a_longer_queue() {
+    let steps = against(vec![held(Impediment::Stopped, None)], None);
+    assert_eq!(steps[0].now, ["kill -CONT 42"]);
+    assert_eq!(steps[0].changes, [Change::Continue { pid: 42 }]);
+    assert!(steps[0].why.contains("94 % of 100 looks"), "{}", steps[0].why);
+    assert!(steps[1].what.contains("hold 1024 instead of 128"), "{}", steps[1].what);
+    assert!(steps.iter().all(|step| !step.what.contains("Accept faster")));
+    let burst = against(vec![held(Impediment::Burst, None)], None);
+    assert!(burst[0].what.contains("hold 1024 instead of 128"), "{}", burst[0].what);
+}
+
+#[test]
+fn a_cause_that_is_not_sure_does_not_replace_the_backlog() {
+    let unsure =
+        ImpedimentReport { confidence: Confidence::Low, ..held(Impediment::Sleeping, None) };
+    let steps = against(vec![unsure], None);
+    assert!(steps[0].what.contains("hold 1024"), "{}", steps[0].what);
+    assert!(steps.last().unwrap().what.contains("sleep"));
+}
+
+#[test]
+fn a_limit_is_computed_and_set_by_what_runs_the_process() {
+    let quota = Detail::Quota {
+        cgroup: "/app".to_owned(),
+        cores: 0.03,
+        needed: 0.93,
+        periods: 136,
+        throttled: 133,
+    };
+    let id = "3f1c7c1b8a0f4d1e9b2a6c5d7e8f90123456789abcdef0123456789abcdef012";
+    let docker = format!("/system.slice/docker-{id}.scope");
+    let pod = format!(
+        "/kubepods.slice/kubepods-pod0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9.slice/cri-containerd-{id}.scope"
+    );
+    for (cgroup, command) in [
+        ("/system.slice/app.service", "systemctl set-property app.service CPUQuota=120%"),
+        (&docker, "docker update --cpus 1.2 3f1c7c1b8a0f"),
+        (&pod, "# of the container:  resources: {limits: {cpu: 1200m}}"),
+    ] {
+        let steps = against(vec![held(Impediment::Throttled, Some(quota.clone()))], Some(cgroup));
+        let step = &steps[0];
+        assert!(step.now.iter().chain(&step.commands).any(|line| line == command), "{step:?}");
+        assert!(step.why.contains("133 of 136 periods"), "{}", step.why);
+    }
+    let files = held(Impediment::NoDescriptors, Some(Detail::Files { open: 40, limit: 40 }));
+    assert_eq!(against(vec![files], None)[0].now, ["prlimit --pid 42 --nofile=1024"]);
+}
+
+#[test]
+fn a_dependency_is_named() {
+    let target = Target::Remote("10.0.0.7:5432".parse().unwrap());
+    let wait = Detail::Wait(Wait { call: "recvfrom".to_owned(), target });
+    let step = against(vec![held(Impediment::Blocked, Some(wait))], None).remove(0);
+    assert!(step.what.contains("10.0.0.7:5432 (PostgreSQL)"), "{}", step.what);
+    assert!(step.why.contains("in recvfrom from 10.0.0.7:5432"), "{}", step.why);
 }

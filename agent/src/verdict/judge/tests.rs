@@ -120,6 +120,7 @@ impl Incident {
             totals: &Totals::default(),
             arrivals: &[],
             links: &[],
+            stalls: &[],
             clock: &self.clock.compare(),
         };
         self.verdicts.extend(self.judge.tick(&inputs, &self.inventory).verdicts);

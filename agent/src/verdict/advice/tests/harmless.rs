@@ -88,13 +88,18 @@ fn words(line: &str) -> Vec<&str> {
 fn check(line: &str, listener: &Listener) {
     let words = words(line);
     let has = |word: &str| words.contains(&word);
-    for ending in ["kill", "pkill", "killall", "strace", "reboot", "-QUIT", "tcp_tw_recycle=1"] {
+    let holders = |pid: u32| listener.owners.iter().find(|owner| owner.pid == pid);
+    let continues = words.strip_prefix(&["kill", "-CONT"]);
+    let is_stopped = continues.is_some_and(|pids| {
+        !pids.is_empty() && pids.iter().all(|pid| pid.parse().is_ok_and(|it| holders(it).is_some()))
+    });
+    assert!(!has("kill") || is_stopped, "{line}");
+    for ending in ["pkill", "killall", "strace", "reboot", "-QUIT", "tcp_tw_recycle=1"] {
         assert!(!has(ending), "{line}");
     }
     for setting in ["tcp_abort_on_overflow=1", "tcp_syncookies=0", "tcp_tw_reuse=1"] {
         assert!(!words.iter().any(|word| word.ends_with(setting)), "{line}");
     }
-    let holders = |pid: u32| listener.owners.iter().find(|owner| owner.pid == pid);
     let follows = |flag: &str| {
         let at = words.iter().position(|word| *word == flag)?;
         words.get(at + 1)?.parse::<u32>().ok()
@@ -103,6 +108,9 @@ fn check(line: &str, listener: &Listener) {
         let pid = follows("-p").or(follows("--pid")).or(follows("jstack"));
         let traced = holders(pid.unwrap()).expect(line);
         assert!(traced.pid != 1 && traced.server != Some(Server::Systemd), "{line}");
+    }
+    if has("prlimit") {
+        assert!(holders(follows("--pid").unwrap()).is_some(), "{line}");
     }
     if has("raise") {
         let longer = follows("--backlog").is_some_and(|backlog| backlog > listener.queue.limit);
@@ -166,21 +174,75 @@ fn no_advice_does_harm() {
     assert!(seen > 10_000, "{seen}");
 }
 
+/// A stall in which all impediments hold at once, with every kind of numbers.
+fn every_impediment(listener: &Listener) -> StallReport {
+    let wait = |target| Some(Detail::Wait(Wait { call: "read".to_owned(), target }));
+    let cgroup = || "/$(reboot)".to_owned();
+    let quota =
+        Detail::Quota { cgroup: cgroup(), cores: 0.03, needed: 0.9, periods: 10, throttled: 9 };
+    let cases = [
+        (Impediment::Stopped, None),
+        (Impediment::Stopped, Some(Detail::Debugger)),
+        (Impediment::Frozen, None),
+        (Impediment::NoDescriptors, Some(Detail::Files { open: 40, limit: 40 })),
+        (Impediment::NoDescriptors, Some(Detail::Files { open: 65_536, limit: 65_536 })),
+        (Impediment::NoDescriptors, Some(Detail::NotWatching)),
+        (Impediment::Uneven, Some(Detail::Group { members: 4, idle: 3 })),
+        (Impediment::Throttled, Some(quota)),
+        (Impediment::Memory, Some(Detail::Memory { cgroup: cgroup(), limit: Some(64 << 20) })),
+        (Impediment::Memory, None),
+        (Impediment::CpuStarved, None),
+        (Impediment::CpuBound, None),
+        (Impediment::Blocked, wait(Target::Remote("[2001:db8::7]:5432".parse().unwrap()))),
+        (Impediment::Blocked, wait(Target::OwnClient)),
+        (Impediment::Blocked, wait(Target::File(cgroup()))),
+        (Impediment::Blocked, wait(Target::Kernel("nfs_wait".to_owned()))),
+        (Impediment::Blocked, wait(Target::Unknown)),
+        (Impediment::Blocked, Some(Detail::Lock)),
+        (Impediment::WorkersBusy, Some(Detail::Workers { count: 4 })),
+        (Impediment::Sleeping, None),
+    ];
+    let pids: Vec<u32> = listener
+        .owners
+        .iter()
+        .filter(|owner| owner.server != Some(Server::Systemd))
+        .map(|owner| owner.pid)
+        .collect();
+    let held = |(impediment, detail)| ImpedimentReport {
+        impediment,
+        share: 0.9,
+        confidence: Confidence::High,
+        pids: pids.clone(),
+        detail,
+    };
+    StallReport {
+        listener: listener.clone(),
+        looks: 100,
+        last: UnixMs(0),
+        impediments: cases.into_iter().map(held).collect(),
+    }
+}
+
 /// How many commands were looked at.
 fn of_every_cause(listener: ListenerReport) -> usize {
     let known = listener.listener.clone();
     let mut seen = 0;
     for cause in by_cause::CAUSES {
-        let mut report = report(listener.clone());
-        let verdict = by_cause::verdict(cause, ProxyKind::Nginx, Some(known.id));
-        report.proxy.verdicts = vec![Arc::new(verdict)];
-        let found = findings(&report);
-        let steps = advice(&report, &found);
-        for line in steps.iter().flat_map(|step| step.now.iter().chain(&step.commands)) {
-            check(line, &known);
-            seen += 1;
+        let is_stall = cause.is_overflow() || cause == Cause::NotAccepting;
+        let stalled = is_stall.then(|| vec![every_impediment(&known)]);
+        for stalls in [Some(Vec::new()), stalled].into_iter().flatten() {
+            let mut report = report(listener.clone());
+            let verdict = by_cause::verdict(cause, ProxyKind::Nginx, Some(known.id));
+            report.proxy.verdicts = vec![Arc::new(verdict)];
+            report.stalls = stalls;
+            let found = findings(&report);
+            let steps = advice(&report, &found);
+            for line in steps.iter().flat_map(|step| step.now.iter().chain(&step.commands)) {
+                check(line, &known);
+                seen += 1;
+            }
+            assert!(avoid(&found).iter().all(|line| !line.contains("gdb")));
         }
-        assert!(avoid(&found).iter().all(|line| !line.contains("gdb")));
     }
     seen
 }
