@@ -299,10 +299,10 @@ fn of_each(holders: &Holders<'_>, change: impl Fn(u32) -> Change) -> Vec<Change>
 fn stopped(step: Step, it: &ImpedimentReport, holders: &Holders<'_>) -> Step {
     let who = holders.names();
     if it.detail == Some(Detail::Debugger) {
-        let tracer = |owner: &&Owner| format!("grep TracerPid /proc/{}/status", owner.pid);
+        let tracer = |owner: &Owner| format!("grep TracerPid /proc/{}/status", owner.pid);
         return Step {
             what: format!("Have the debugger let {who} go."),
-            commands: holders.workers.iter().map(|owner| tracer(&owner)).collect(),
+            commands: holders.workers.iter().map(|owner| tracer(owner)).collect(),
             ..step
         };
     }

@@ -228,7 +228,8 @@ fn of_every_cause(listener: ListenerReport) -> usize {
     let known = listener.listener.clone();
     let mut seen = 0;
     for cause in by_cause::CAUSES {
-        let is_stall = cause.is_overflow() || cause == Cause::NotAccepting;
+        let is_stall = [Cause::AcceptQueueOverflow, Cause::NotAccepting].contains(&cause)
+            && listener.flow.is_none();
         let stalled = is_stall.then(|| vec![every_impediment(&known)]);
         for stalls in [Some(Vec::new()), stalled].into_iter().flatten() {
             let mut report = report(listener.clone());
