@@ -83,7 +83,7 @@ fn tell_listener(out: &mut String, finding: &Finding, report: &ListenerReport) -
         Some(LimitedBy::Backlog) => "set by the application's backlog",
         Some(LimitedBy::Somaxconn) => "set by somaxconn",
         Some(LimitedBy::Both) => "set by backlog and somaxconn",
-        None => "set by an unknown setting",
+        None => "set by backlog or somaxconn (unknown which)",
     };
     let somaxconn = listener.somaxconn.map(|n| format!("; somaxconn {n}")).unwrap_or_default();
     field(

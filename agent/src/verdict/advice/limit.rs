@@ -190,7 +190,7 @@ pub(super) fn raise(
         Some(LimitedBy::Backlog) => "limited by the application's backlog",
         Some(LimitedBy::Somaxconn) => "limited by somaxconn",
         Some(LimitedBy::Both) => "limited by backlog and somaxconn",
-        None => "limited by an unknown setting",
+        None => "unknown whether backlog or somaxconn limits it",
     };
     let both = if somaxconn_binds && !asks_enough { ", so both must be raised" } else { "" };
     let somaxconn = known.somaxconn.map(|n| format!(", somaxconn {n}")).unwrap_or_default();
