@@ -9,6 +9,7 @@ pub mod chain;
 mod check;
 pub mod demo;
 pub mod hostile;
+pub mod impediments;
 pub mod load;
 pub mod nginx;
 pub mod raise;

@@ -4,7 +4,9 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use floodmark_tests::{across, advice, app, chain, demo, hostile, load, raise, soak, verdicts};
+use floodmark_tests::{
+    across, advice, app, chain, demo, hostile, impediments, load, raise, soak, verdicts,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The lab: the incident, in network namespaces.
@@ -32,6 +34,8 @@ enum Command {
     Hostile(hostile::HostileArgs),
     /// Raise listeners that overflow and restore them; exit status 1 if something is lost or stays
     Raise(raise::RaiseArgs),
+    /// Keep servers from accepting, and compare the impediments named; exit status 1 if too many are wrong
+    Impediments(impediments::ImpedimentsArgs),
     /// An application that fails in one way
     Behave {
         /// What it does
@@ -81,6 +85,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Advice(args) => advice::advice(&args),
         Command::Hostile(args) => hostile::hostile(&args),
         Command::Raise(args) => raise::raise(&args),
+        Command::Impediments(args) => impediments::impediments(&args),
         Command::Behave { mode, port, backlog } => {
             verdicts::behave::serve(mode, port, backlog).map(|()| true)
         }

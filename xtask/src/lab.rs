@@ -38,6 +38,7 @@ enum What {
     Chain(ChainArgs),
     Across(AcrossArgs),
     Hostile(HostileArgs),
+    Impediments(ImpedimentsArgs),
     /// Raise the limits of listeners that overflow under load, and restore them.
     Raise,
 }
@@ -90,6 +91,17 @@ struct AdviceArgs {
     only: Vec<String>,
 }
 
+/// Keep real servers from accepting in each way, and compare the impediments that diagnose names.
+#[derive(clap::Args)]
+struct ImpedimentsArgs {
+    /// Number of runs of each case.
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+    /// Run only these cases.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
 /// Attack the agent as a process, a client or a publishing host; each case has a limit.
 #[derive(clap::Args)]
 struct HostileArgs {
@@ -115,6 +127,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         What::Across(args) => across(args),
         What::Hostile(args) => hostile(args),
         What::Raise => raise(),
+        What::Impediments(args) => impediments(args),
     }
 }
 
@@ -165,6 +178,13 @@ fn advice(args: &AdviceArgs) -> Result<ExitCode> {
 fn hostile(args: &HostileArgs) -> Result<ExitCode> {
     let mut command = lab("hostile")?;
     select(&mut command, &args.only, args.json);
+    play(command)
+}
+
+fn impediments(args: &ImpedimentsArgs) -> Result<ExitCode> {
+    let mut command = lab("impediments")?;
+    command.args(["--rounds", &args.rounds.to_string()]);
+    select(&mut command, &args.only, false);
     play(command)
 }
 
