@@ -52,6 +52,7 @@ pub fn render(replay: &Replay, timeline: &Timeline, peers: &[PeerReport]) -> Str
                 h2 { "Listeners with losses" }
                 @if report.listeners.is_empty() { p.lead { "None." } } @else {
                     (tables::listeners(report))
+                    @if !report.stalls.is_empty() { (tables::stalls(report)) }
                 }
                 h2 { "Peers" }
                 @if !report.listeners.is_empty() { (tables::clients(report)) }

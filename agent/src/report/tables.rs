@@ -8,7 +8,7 @@ use super::summary::{event_words, number, owner};
 use crate::{
     inventory::{LimitedBy, peers::PeerReport},
     kernel::{Attribution, Class, Counter, Rung, Standing, Tally, class::word},
-    verdict::{Cause, Confidence, ListenerReport, Report, Verdict},
+    verdict::{Cause, Confidence, ListenerReport, Report, Verdict, description},
 };
 
 /// Rows of a table at most; the rest is counted.
@@ -130,6 +130,28 @@ fn seconds(value: f64) -> String {
         v if v < 0.001 => format!("{:.0} µs", v * 1e6),
         v if v < 1.0 => format!("{:.1} ms", v * 1e3),
         v => format!("{v:.1} s"),
+    }
+}
+
+/// Why queues were not emptied.
+pub(super) fn stalls(report: &Report) -> Markup {
+    let rows: Vec<_> = report
+        .stalls
+        .iter()
+        .flat_map(|stall| stall.impediments.iter().map(move |it| (stall, it)))
+        .collect();
+    html! {
+        h3 { "Why nobody accepted" }
+        div.scroll { table {
+            thead { tr { th { "Listener" } th { "Impediment" } th.number { "Share" } th { "Confidence" } th { "Evidence" } } }
+            tbody { @for (stall, it) in rows.iter().take(ROWS) { tr {
+                td { code { (report.name_of(stall.id())) } }
+                td { (it.impediment.name().replace('_', " ")) }
+                td.number { (format!("{:.0} %", it.share * 100.0)) }
+                td { (it.confidence.name()) } td { (description(it)) }
+            } } }
+        } }
+        (rest(rows.len()))
     }
 }
 

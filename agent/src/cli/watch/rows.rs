@@ -71,7 +71,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) 
             Cell::new(format!("{lost:>7}")),
             Cell::new(format!("{now:>5}")),
             Cell::new(end_of(&printable(&listener.netns_name), netns)),
-            Cell::new(printable(&owners(&listener.owners)).into_owned()),
+            Cell::new(printable(&owner_and_reason(listener, state)).into_owned()),
         ])
     });
     let [trouble, queue, depth, drops, now] = FIXED.map(Constraint::Length);
@@ -85,6 +85,15 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) 
     let table = Table::new(rows, widths).header(header).row_highlight_style(selected);
     let mut rows = TableState::new().with_selected(Some(state.row()));
     frame.render_stateful_widget(table, area, &mut rows);
+}
+
+/// Who holds it, and why it is stalled.
+fn owner_and_reason(listener: &Listener, state: &State) -> String {
+    let owners = owners(&listener.owners);
+    match state.impediment(listener.id) {
+        Some(it) => format!("{owners}: {} {:.0} %", it.impediment.name(), it.share * 100.0),
+        None => owners,
+    }
 }
 
 /// Its end, which tells names of one kind apart, in so many columns.

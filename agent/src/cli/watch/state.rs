@@ -3,17 +3,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
     agent::Snapshot,
     inventory::Listener,
     kernel::{Counter, ListenerId},
-    verdict::{ListenerReport, Verdict, VerdictKind},
+    verdict::{ImpedimentReport, ListenerReport, Verdict, VerdictKind},
 };
 
 /// Seconds that sparklines reach back.
 const REACH: usize = 120;
+/// How long the reason of a stall is shown after it.
+const STALL_SHOWN: Duration = Duration::from_secs(10);
 
 /// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +134,14 @@ impl State {
     pub fn lost(&self, id: ListenerId) -> Option<&ListenerReport> {
         let snapshot = self.snapshot.as_ref()?;
         snapshot.report.listeners.iter().find(|lost| lost.listener.id == id)
+    }
+
+    /// Why a listener is stalled, if it is or was a moment ago.
+    pub fn impediment(&self, id: ListenerId) -> Option<&ImpedimentReport> {
+        let report = &self.snapshot.as_ref()?.report;
+        let stall = report.stalls.iter().find(|stall| stall.id() == id)?;
+        let is_recent = stall.last.later(STALL_SHOWN) >= report.window.to;
+        stall.impediments.first().filter(|_| is_recent)
     }
 
     /// The newest verdict of each kind, the newest first, and how many of it there were; of one
