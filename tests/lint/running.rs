@@ -12,7 +12,7 @@ use std::{
 
 use floodmark::lint::{
     Report,
-    finding::Facts,
+    finding::{Facts, Finding, Format},
     root::Root,
     running::{Running as Proxy, proxies},
 };
@@ -22,6 +22,7 @@ use nix::{
 };
 
 const HAPROXY: &str = "/usr/sbin/haproxy";
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpora/lint");
 const ENVOYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab/venv/lib");
 
 /// Ends with the value, and its workers with it.
@@ -96,6 +97,93 @@ fn root_a_running_haproxy_is_read_with_every_file_it_was_given() {
     sleep(Duration::from_millis(200));
     let of_these = proxies().into_iter().filter(|proxy| proxy.configurations == paths);
     assert_eq!(of_these.count(), 1);
+}
+
+/// The files of the corpus with these extensions, each with its text and with the texts that its fixes
+/// make of it: each finding's alone, and all together.
+fn fixed(extensions: &[&str], format: Format) -> Vec<(PathBuf, Vec<String>)> {
+    let root = Root::new(Path::new("/")).unwrap();
+    let paths = fs::read_dir(CORPUS).unwrap().map(|entry| entry.unwrap().path());
+    let is_one = |path: &PathBuf| {
+        path.extension().is_some_and(|it| extensions.contains(&it.to_string_lossy().as_ref()))
+    };
+    let versions = paths.filter(is_one).map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut report = Report::default();
+        report.look(format, &root, &path, text.as_bytes(), &Facts::default()).unwrap();
+        let findings = &report.findings;
+        let each = findings.iter().map(std::slice::from_ref).chain([&findings[..]]);
+        let apply = |some: &[Finding]| {
+            let mut fixes: Vec<_> = some.iter().flat_map(|finding| finding.fixes.clone()).collect();
+            fixes.sort_by(|a, b| (&a.place, &a.text).cmp(&(&b.place, &b.text)));
+            fixes.dedup();
+            let mut text = text.clone();
+            for fix in fixes.iter().rev() {
+                text.replace_range(fix.place.range(), &fix.text);
+            }
+            text
+        };
+        let versions = std::iter::once(text.clone()).chain(each.map(apply)).collect();
+        (path, versions)
+    });
+    versions.collect()
+}
+
+/// Every version of every file that a program takes before any fix, by `check`.
+fn accepts_all(
+    extensions: &[&str],
+    format: Format,
+    least: usize,
+    check: impl Fn(&Path) -> std::process::Output,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = 0;
+    for (path, versions) in fixed(extensions, format) {
+        let here = directory.path().join(path.file_name().unwrap());
+        for (number, text) in versions.iter().enumerate() {
+            fs::write(&here, text).unwrap();
+            let output = check(&here);
+            if number == 0 && !output.status.success() {
+                println!(
+                    "not taken: {}: {}",
+                    path.display(),
+                    String::from_utf8_lossy(&output.stderr)
+                );
+                break;
+            }
+            files += usize::from(number == 0);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {said}\n{text}", path.display());
+        }
+    }
+    assert!(files >= least, "only {files} files of the corpus are taken");
+}
+
+#[test]
+fn root_haproxy_accepts_every_fix_of_the_corpus() {
+    if !Path::new(HAPROXY).exists() {
+        println!("skipped: haproxy is not installed; cargo xtask setup does that");
+        return;
+    }
+    accepts_all(&["cfg"], Format::Haproxy, 4, |path| {
+        Command::new(HAPROXY).args(["-c", "-f"]).arg(path).output().unwrap()
+    });
+}
+
+#[test]
+fn root_envoy_accepts_every_fix_of_the_corpus() {
+    let Some(envoy) = envoy() else {
+        println!("skipped: Envoy is not here; cargo xtask lab verdicts installs it");
+        return;
+    };
+    accepts_all(&["yaml", "json"], Format::Envoy, 2, |path| {
+        let mut command = Command::new(&envoy);
+        command
+            .args(["--mode", "validate", "--use-dynamic-base-id", "-c"])
+            .arg(path)
+            .output()
+            .unwrap()
+    });
 }
 
 fn envoy() -> Option<PathBuf> {

@@ -68,7 +68,7 @@ impl Report {
             }
             Format::Envoy => {
                 let file = self.texts.add(path, bytes);
-                envoy::check(file, &self.texts)?
+                envoy::check(file, &self.texts, facts)?
             }
         };
         self.keep(found);

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use self::yaml::Node;
 use super::{
-    finding::Finding,
+    finding::{Facts, Finding},
     kind,
     text::{FileId, TextFile, Texts},
 };
@@ -37,7 +37,7 @@ const KEYS: [&str; 16] = [
 /// # Errors
 ///
 /// When the file is no YAML (JSON is), with its line, or nothing of Envoy's, with what it looks like.
-pub fn check(file: FileId, texts: &Texts) -> Result<Vec<Finding>> {
+pub fn check(file: FileId, texts: &Texts, facts: &Facts) -> Result<Vec<Finding>> {
     let TextFile { path, text } = texts.get(file);
     if let Some(kind) = kind::template(text) {
         bail!("{path}: {kind}");
@@ -47,7 +47,7 @@ pub fn check(file: FileId, texts: &Texts) -> Result<Vec<Finding>> {
     if let Some(document) = foreign.or(documents.is_empty().then_some(&Node::nothing(file))) {
         bail!("{path}: not a configuration of Envoy: {}", foreign_kind(document));
     }
-    Ok(documents.iter().flat_map(|document| rules::check(document, texts)).collect())
+    Ok(documents.iter().flat_map(|document| rules::check(document, texts, facts)).collect())
 }
 
 fn is_envoys(document: &Node) -> bool {

@@ -52,6 +52,11 @@ impl Node {
         }
     }
 
+    /// Whether it is `{}`.
+    pub fn is_empty_map(&self) -> bool {
+        matches!(&self.value, Value::Map(entries) if entries.is_empty())
+    }
+
     pub fn number(&self) -> Option<f64> {
         self.scalar()?.parse().ok()
     }
@@ -123,7 +128,13 @@ impl Placer<'_> {
     fn node(&self, yaml: MarkedYamlOwned) -> Node {
         let (start, end) = (self.byte(yaml.span.start), self.byte(yaml.span.end));
         let length = self.text[start..end.max(start)].trim_end().len();
-        let place = Place { file: self.file, start, end: start + length };
+        let mut place = Place { file: self.file, start, end: start + length };
+        // The span of an empty flow mapping ends before its closing brace.
+        if matches!(&yaml.data, YamlDataOwned::Mapping(entries) if entries.is_empty())
+            && let Some(closing) = self.text[start..].find('}')
+        {
+            place.end = place.end.max(start + closing + 1);
+        }
         let value = match yaml.data {
             YamlDataOwned::Mapping(entries) => {
                 let node = |(key, value)| (self.node(key), self.node(value));

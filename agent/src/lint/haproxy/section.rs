@@ -114,19 +114,78 @@ impl Configuration {
         inherited.into_iter().flatten().chain(&section.settings)
     }
 
+    /// Whether a proxy speaks HTTP: HAProxy's default is `mode tcp`. A piece without `defaults` may get
+    /// its mode from another file.
+    pub fn is_http(&self, section: &Section) -> bool {
+        match self.effective(section).rfind(|setting| setting.is(&["mode"])) {
+            Some(mode) => mode.word(1) == "http",
+            None => self.is_piece(section),
+        }
+    }
+
+    /// Whether the settings for a section may be in another file.
+    pub fn is_piece(&self, section: &Section) -> bool {
+        section.defaults.is_none() && !self.sections.iter().any(|other| other.is("global"))
+    }
+
+    /// The `global` sections, which are merged.
+    pub fn globals(&self) -> impl DoubleEndedIterator<Item = &Section> {
+        self.sections.iter().filter(|section| section.is("global"))
+    }
+
+    /// The last setting with these words in force.
+    pub fn last<'a>(&'a self, section: &'a Section, words: &[&str]) -> Option<&'a Setting> {
+        self.effective(section).rfind(|setting| setting.is(words))
+    }
+
+    /// Whether an option is on: `no option` and `default option` turn it off.
+    pub fn has_option(&self, section: &Section, name: &str) -> bool {
+        let found = self.effective(section).rfind(|setting| {
+            let at = usize::from(!setting.is(&["option"]));
+            setting.word(at) == "option" && setting.word(at + 1) == name
+        });
+        found.is_some_and(|setting| setting.is(&["option"]))
+    }
+
     /// Where a setting is best put for it: its defaults, for they serve others as well.
     pub fn anchor<'a>(&'a self, section: &'a Section) -> &'a Section {
         section.defaults.map_or(section, |index| &self.sections[index])
     }
 
-    /// Sections that pass requests to servers, each with them.
+    /// Sections that pass requests to servers, each with its `server` and `server-template` lines.
     pub fn passing(&self) -> impl Iterator<Item = (&Section, Vec<&Setting>)> {
         let passing = self.sections.iter().filter(|s| s.is("backend") || s.is("listen"));
         let with_servers = passing.map(|section| {
-            let is_server = |setting: &&Setting| setting.is(&["server"]) && setting.words.len() > 2;
+            let is_server = |setting: &&Setting| {
+                let is_one = setting.is(&["server"]) && setting.words.len() > 2;
+                is_one || (setting.is(&["server-template"]) && setting.words.len() > 3)
+            };
             (section, section.settings.iter().filter(is_server).collect::<Vec<_>>())
         });
         with_servers.filter(|(_, servers)| !servers.is_empty())
+    }
+
+    /// What is in force for a parameter of a server: its own value, or that of the last
+    /// `default-server` that has one.
+    pub fn parameter<'a>(
+        &'a self,
+        section: &'a Section,
+        server: &'a Setting,
+        name: &str,
+    ) -> Option<(&'a Setting, &'a Word)> {
+        let defaults = self.effective(section).filter(|setting| setting.is(&["default-server"]));
+        let lines: Vec<_> = defaults.chain([server]).collect();
+        lines.into_iter().rev().find_map(|line| line.after(name).map(|word| (line, word)))
+    }
+
+    /// Whether a keyword such as `check` holds for a server; `no-check` turns it off.
+    pub fn has_keyword(&self, section: &Section, server: &Setting, name: &str) -> bool {
+        let defaults = self.effective(section).filter(|setting| setting.is(&["default-server"]));
+        let words = defaults.chain([server]).flat_map(|line| &line.words);
+        let last = words
+            .filter(|word| word.value.strip_prefix("no-").unwrap_or(&word.value) == name)
+            .last();
+        last.is_some_and(|word| word.value == name)
     }
 }
 
