@@ -1,5 +1,6 @@
 //! `floodmark lint`: what in a proxy's configuration brings the incident about.
 
+mod baseline;
 mod human;
 mod json;
 mod sarif;
@@ -14,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use self::baseline::Baseline;
 use super::{
     HEALTHY, TROUBLE, UNABLE,
     output::{print, print_coloured, print_json},
@@ -69,6 +71,12 @@ pub(super) struct LintArgs {
     /// Seconds after which the application closes idle connections
     #[arg(long, value_name = "SECONDS", value_parser = positive, allow_negative_numbers = true)]
     app_idle_timeout: Option<f64>,
+    /// Leave out the findings that this file holds, as --print-baseline printed it
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Print all findings as a baseline for later runs, and exit with 0
+    #[arg(long, conflicts_with_all = ["json", "sarif", "baseline"])]
+    print_baseline: bool,
     /// Exit with 1 only for findings of this level or a worse one
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "note")]
     fail_on: FailOn,
@@ -127,20 +135,26 @@ pub(super) fn lint(args: &LintArgs) -> Result<ExitCode> {
         print(&human::rules())?;
         return Ok(ExitCode::from(HEALTHY));
     }
+    let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     let mut report = if args.running { look_at_running(args)? } else { look_at_files(args)? };
     report.findings.retain(|finding| !args.allow.contains(&finding.rule.id));
+    let known = baseline.map_or(0, |baseline| baseline.apply(&mut report));
     for missing in &report.missing {
         log::warn!("{missing}");
     }
     for broken in &report.broken {
         log::error!("{broken}");
     }
+    if args.print_baseline {
+        print_json(&serde_json::to_value(Baseline::of(&report))?)?;
+        return Ok(ExitCode::from(if report.broken.is_empty() { HEALTHY } else { UNABLE }));
+    }
     if args.json {
         print_json(&json::object(&report))?;
     } else if args.sarif {
         print_json(&sarif::log(&report))?;
     } else {
-        print_coloured(&human::tell(&report))?;
+        print_coloured(&human::tell(&report, known))?;
     }
     Ok(ExitCode::from(status(args, &report)))
 }

@@ -11,6 +11,7 @@ pub mod kind;
 pub mod nginx;
 pub mod root;
 pub mod running;
+mod suppress;
 pub mod text;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Report {
     pub texts: Texts,
     /// What was found, by file and line.
     pub findings: Vec<Finding>,
+    /// What a comment allows, each with its reason.
+    pub suppressed: Vec<(Finding, String)>,
     /// What could not be read although the configuration includes it.
     pub missing: Vec<String>,
     /// What is no configuration, each with file and line.
@@ -87,12 +90,13 @@ impl Report {
         Ok(())
     }
 
-    fn keep(&mut self, found: Vec<Finding>) {
-        self.findings.extend(found);
+    fn keep(&mut self, mut found: Vec<Finding>) {
         // One line may be included, or passed by, many times.
-        self.findings.sort_by(|a, b| (&a.place, a.rule.id).cmp(&(&b.place, b.rule.id)));
-        self.findings
-            .dedup_by(|a, b| a.place == b.place && a.rule == b.rule && a.message == b.message);
+        found.sort_by(|a, b| (&a.place, a.rule.id).cmp(&(&b.place, b.rule.id)));
+        found.dedup_by(|a, b| a.place == b.place && a.rule == b.rule && a.message == b.message);
+        let (suppressed, found) = suppress::by_comments(found, &self.texts, &mut self.missing);
+        self.findings.extend(found);
+        self.suppressed.extend(suppressed);
     }
 }
 

@@ -17,6 +17,8 @@ pub struct TextFile {
     pub path: String,
     /// What it holds. What is no UTF-8 is replaced: no rule depends on it, and places stay true.
     pub text: Arc<str>,
+    /// Where its lines begin, in bytes.
+    starts: Arc<[usize]>,
 }
 
 /// All files that were read.
@@ -67,8 +69,10 @@ impl Texts {
             Home::Base(base) => path.strip_prefix(base).unwrap_or(path).to_owned(),
             Home::Root(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
         };
-        let text = String::from_utf8_lossy(bytes).into();
-        self.files.push(TextFile { path: path.display().to_string(), text });
+        let text: Arc<str> = String::from_utf8_lossy(bytes).into();
+        let ends = memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1);
+        let starts = std::iter::once(0).chain(ends).collect();
+        self.files.push(TextFile { path: path.display().to_string(), text, starts });
         FileId(self.files.len() - 1)
     }
 
@@ -99,7 +103,17 @@ impl Texts {
 
     /// Line and column of a byte, both from 1; columns in characters.
     pub fn line_and_column(&self, file: FileId, byte: usize) -> (usize, usize) {
-        line_and_column(&self.get(file).text, byte)
+        let TextFile { text, starts, .. } = self.get(file);
+        let line = starts.partition_point(|start| *start <= byte);
+        let on_line = text.get(starts[line - 1]..byte).unwrap_or_default();
+        (line, on_line.chars().count() + 1)
+    }
+
+    /// The bytes of the lines from the first to the last, both from 1, as far as there are any.
+    pub fn lines(&self, file: FileId, first: usize, last: usize) -> Range<usize> {
+        let TextFile { text, starts, .. } = self.get(file);
+        let start = starts.get(first.saturating_sub(1)).copied().unwrap_or(text.len());
+        start..starts.get(last).copied().unwrap_or(text.len())
     }
 
     /// The line a place begins in, from 1.

@@ -16,6 +16,9 @@ pub fn object(report: &Report) -> Value {
         "files": texts.iter().map(|(_, file)| &file.path).collect::<Vec<_>>(),
         "not_read": report.missing,
         "broken": report.broken,
+        "suppressed": report.suppressed.iter().map(|(f, reason)| {
+            with(finding(f, texts), "reason", json!(reason))
+        }).collect::<Vec<_>>(),
         "findings": report.findings.iter().map(|f| finding(f, texts)).collect::<Vec<_>>(),
     })
 }

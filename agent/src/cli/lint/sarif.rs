@@ -26,8 +26,13 @@ pub fn log(report: &Report) -> Value {
             })
         })
         .collect();
-    let results: Vec<Value> =
-        report.findings.iter().map(|finding| result(finding, &report.texts)).collect();
+    let results = report.findings.iter().map(|finding| result(finding, &report.texts));
+    let suppressed = report.suppressed.iter().map(|(finding, reason)| {
+        let mut result = result(finding, &report.texts);
+        result["suppressions"] = json!([{"kind": "inSource", "justification": reason}]);
+        result
+    });
+    let results: Vec<Value> = results.chain(suppressed).collect();
     let notifications =
         [notifications("warning", &report.missing), notifications("error", &report.broken)]
             .concat();

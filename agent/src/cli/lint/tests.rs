@@ -157,9 +157,80 @@ fn what_a_terminal_would_obey_is_shown_harmless() {
     let words = ["lint", path.to_str().unwrap()];
     let report = look_at_files(&Line::parse_from(words).args).unwrap();
     assert!(!report.findings.is_empty());
-    let told = human::tell(&report);
+    let told = human::tell(&report, 0);
     assert!(told.contains("upstream a?[31m"), "{told}");
     assert_eq!(printable_lines(&told), told);
+}
+
+#[test]
+fn a_baseline_leaves_out_what_it_knows_wherever_it_moved() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("haproxy.cfg");
+    let look = |text: &str| {
+        fs::write(&path, text).unwrap();
+        look_at_files(&Line::parse_from(["lint", path.to_str().unwrap()]).args).unwrap()
+    };
+    let old = "backend a\n server a 10.0.0.1:80\n";
+    let file = directory.path().join("baseline.json");
+    fs::write(&file, serde_json::to_vec(&Baseline::of(&look(old))).unwrap()).unwrap();
+    let mut report = look(&format!("backend b\n server b 10.0.0.1:80\n{old}"));
+    assert_eq!(Baseline::read(&file).unwrap().apply(&mut report), 1);
+    assert_eq!(report.findings.len(), 1, "only the new one is left");
+    assert!(report.texts.shown(&report.findings[0].place).ends_with(":2"));
+    assert!(Baseline::read(&path).is_err(), "a configuration is no baseline");
+}
+
+/// Twice the virtual hosts take about twice the time: this size would run for minutes if each looked at
+/// all others.
+#[test]
+fn thousands_of_virtual_hosts_are_looked_at() {
+    let host = |n: usize| {
+        format!(
+            "upstream g{n} {{ server 10.0.0.1:{0}; server 10.0.0.2:{0}; }}\n\
+             server {{ server_name h{n}; error_log /var/log/{n}; set $to g{n};\n\
+             location / {{ proxy_pass http://g{n}; }} location /a {{ proxy_pass http://10.1.1.1:{0}; }}\n\
+             location /b {{ proxy_pass http://$to; }} }}\n",
+            1 + n % 65000
+        )
+    };
+    let text: String = (0..5_000).map(host).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nginx.conf");
+    fs::write(&path, format!("worker_processes 4; events {{}} http {{\n{text}}}\n")).unwrap();
+    let report = look_at_files(&Line::parse_from(["lint", path.to_str().unwrap()]).args).unwrap();
+    assert!(report.findings.len() > 25_000, "{}", report.findings.len());
+    assert!(!human::tell(&report, 0).is_empty());
+}
+
+#[test]
+fn a_broken_or_foreign_file_leaves_the_findings_in_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let files = [
+        write("compose.yaml", "services:\n  web: { image: nginx }\n"),
+        write("ingress.yaml", "apiVersion: networking.k8s.io/v1\nkind: Ingress\n"),
+        write("chart.yaml", "static_resources:\n  clusters: {{ .Values.clusters }}\n"),
+        write("broken.conf", "\u{feff}upstream a { server 10.0.0.1; }\n"),
+        write("haproxy.cfg", "backend a\n server a 10.0.0.1:80\n"),
+    ];
+    let words = std::iter::once("lint").chain(files.iter().map(String::as_str));
+    let args = Line::parse_from(words).args;
+    let report = look_at_files(&args).unwrap();
+    let expected = ["Compose", "Kubernetes' Ingress", "Go template", "byte order mark"];
+    assert_eq!(report.broken.len(), expected.len(), "{:?}", report.broken);
+    for (broken, word) in report.broken.iter().zip(expected) {
+        assert!(broken.contains(word), "{broken}");
+    }
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(status(&args, &report), UNABLE);
+    let alone = Line::parse_from(["lint", &files[0]]).args;
+    assert!(look_at_files(&alone).is_err());
+    let lenient = Line::parse_from(["lint", "--fail-on", "warning", &files[4]]).args;
+    assert_eq!(status(&lenient, &look_at_files(&lenient).unwrap()), HEALTHY);
 }
 
 #[test]

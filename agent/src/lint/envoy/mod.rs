@@ -38,7 +38,7 @@ const KEYS: [&str; 16] = [
 ///
 /// When the file is no YAML (JSON is), with its line, or nothing of Envoy's, with what it looks like.
 pub fn check(file: FileId, texts: &Texts, facts: &Facts) -> Result<Vec<Finding>> {
-    let TextFile { path, text } = texts.get(file);
+    let TextFile { path, text, .. } = texts.get(file);
     if let Some(kind) = kind::template(text) {
         bail!("{path}: {kind}");
     }

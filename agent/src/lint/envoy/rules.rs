@@ -330,7 +330,7 @@ fn silent(document: &Node, clusters: &[&Node], texts: &Texts) -> Option<Finding>
     let fix = Fix {
         place: Place { start, end: start, ..key.place.clone() },
         text: "cluster_manager:\n  outlier_detection:\n    \
-               event_log_path: /var/log/envoy/outlier.log\n"
+               event_log_path: /dev/stdout\n"
             .to_owned(),
     };
     Some(finding.fixed(can_be_put.then_some(fix)))

@@ -21,7 +21,7 @@ use super::{
 /// When they have no section of HAProxy's at all, or are a template.
 pub fn check(files: &[FileId], texts: &Texts) -> Result<Vec<Finding>> {
     for file in files {
-        let TextFile { path, text } = texts.get(*file);
+        let TextFile { path, text, .. } = texts.get(*file);
         if let Some(kind) = kind::template(text) {
             bail!("{path}: {kind}");
         }

@@ -263,8 +263,8 @@ fn no_maxconn(
     section: &Section,
     servers: &[&Setting],
 ) -> Option<Finding> {
-    let settings = configuration.globals().flat_map(|global| &global.settings);
-    let admitted = settings.filter(|it| it.is(&["maxconn"])).last()?;
+    let mut settings = configuration.globals().flat_map(|global| &global.settings);
+    let admitted = settings.rfind(|it| it.is(&["maxconn"]))?;
     let count: u64 = admitted.word(1).parse().ok()?;
     let unlimited =
         servers.iter().find(|it| configuration.parameter(section, it, "maxconn").is_none())?;

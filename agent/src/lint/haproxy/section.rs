@@ -181,10 +181,9 @@ impl Configuration {
     /// Whether a keyword such as `check` holds for a server; `no-check` turns it off.
     pub fn has_keyword(&self, section: &Section, server: &Setting, name: &str) -> bool {
         let defaults = self.effective(section).filter(|setting| setting.is(&["default-server"]));
-        let words = defaults.chain([server]).flat_map(|line| &line.words);
-        let last = words
-            .filter(|word| word.value.strip_prefix("no-").unwrap_or(&word.value) == name)
-            .last();
+        let mut words = defaults.chain([server]).flat_map(|line| &line.words);
+        let last =
+            words.rfind(|word| word.value.strip_prefix("no-").unwrap_or(&word.value) == name);
         last.is_some_and(|word| word.value == name)
     }
 }

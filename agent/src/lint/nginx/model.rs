@@ -222,6 +222,11 @@ impl<'a> Model<'a> {
         self.maps.get(variable).copied()
     }
 
+    /// Whether the target is a group, or may be one by its variables.
+    pub fn leads_to_a_group(&self, pass: &Pass<'a>) -> bool {
+        !self.groups_of(pass).is_empty()
+    }
+
     /// How many workers: `None` where it is not to be known.
     pub fn workers(&self, processors: Option<u64>) -> Option<u64> {
         match self.top.iter().find(|directive| directive.is("worker_processes")) {

@@ -157,7 +157,7 @@ fn uses_proxy_host(model: &Model<'_>, pass: &Pass<'_>) -> bool {
     let settings = ["proxy_set_header", "proxy_redirect", "proxy_ssl_name", "proxy_cookie_domain"];
     let words = |d: &&Directive| d.args.iter().any(|arg| arg.value.contains("$proxy_host"));
     model.texts.slice(&place).contains("$proxy_port")
-        || settings.iter().any(|name| pass.effective(name).iter().any(&words))
+        || settings.iter().any(|name| pass.effective(name).iter().any(words))
         || pass.effective("proxy_redirect").iter().any(|d| d.arg(0) == Some("default"))
 }
 

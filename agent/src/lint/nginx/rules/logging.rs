@@ -1,5 +1,7 @@
 //! Whether nginx tells that it marks a peer.
 
+use std::collections::HashSet;
+
 use crate::lint::{
     finding::{Facts, Finding, Fix, Format, Level, Rule},
     nginx::{fixes, model::Model, tree::Directive},
@@ -21,6 +23,7 @@ const TOO_HIGH: [&str; 4] = ["error", "crit", "alert", "emerg"];
 
 pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
+    let mut known: HashSet<Place> = HashSet::new();
     let markable = model
         .passes
         .iter()
@@ -35,9 +38,13 @@ pub fn check(model: &Model<'_>, _: &Facts) -> Vec<Finding> {
             None if model.is_whole() => absent(model, &pass.directive.place),
             None => continue,
         };
-        // Where there is no log at all, one line fixes it for everybody.
-        let is_known = |other: &Finding| other.place == finding.place || logs.is_empty();
-        if !findings.iter().any(is_known) {
+        // Where there is no log at all, one line fixes it for all.
+        let is_known = if logs.is_empty() {
+            !findings.is_empty()
+        } else {
+            !known.insert(finding.place.clone())
+        };
+        if !is_known {
             findings.push(finding);
         }
     }

@@ -2,8 +2,10 @@
 
 mod bare;
 mod include;
+mod limits;
 mod logging;
 mod marking;
+mod retries;
 mod reuse;
 mod size;
 mod timing;
@@ -17,7 +19,7 @@ use crate::lint::{
 };
 
 /// Every rule.
-pub static ALL: [&Rule; 18] = [
+pub static ALL: [&Rule; 25] = [
     &include::UNREADABLE,
     &reuse::WITHOUT_KEEPALIVE,
     &reuse::WITHOUT_HTTP11,
@@ -33,6 +35,13 @@ pub static ALL: [&Rule; 18] = [
     &marking::PER_WORKER,
     &marking::SINGLE_SERVER,
     &marking::APPLICATION_ERRORS,
+    &retries::NON_IDEMPOTENT,
+    &retries::UNLIMITED,
+    &limits::MAX_CONNS_PER_WORKER,
+    &limits::COMPUTED_HOST,
+    &limits::NO_RESOLVER,
+    &limits::FEW_DESCRIPTORS,
+    &limits::SHORT_BACKLOG,
     &timing::LONG,
     &timing::SHORT,
     &logging::HIDDEN,
@@ -46,6 +55,8 @@ pub fn check(model: &Model<'_>, facts: &Facts) -> Vec<Finding> {
         bare::check,
         size::check,
         marking::check,
+        retries::check,
+        limits::check,
         timing::check,
         logging::check,
     ];
