@@ -22,7 +22,8 @@ use crate::{
     stock::Scraped,
     time::{UnixMs, Window},
     verdict::{
-        Cause, Confidence, Cycle, ListenerReport, NetnsReport, ProxyReport, Report, VerdictKind,
+        Cause, Confidence, Cycle, Impediment, ImpedimentReport, ListenerReport, NetnsReport,
+        ProxyReport, Report, StallReport, VerdictKind,
     },
 };
 
@@ -159,6 +160,18 @@ pub(crate) fn everything() -> Snapshot {
         outages: 3,
         share_without_peer: 0.4,
         period_ms: Some(11_500),
+    }];
+    snapshot.report.stalls = vec![StallReport {
+        listener: listener(8000, "tornado").listener,
+        looks: 100,
+        last: snapshot.report.window.to,
+        impediments: vec![ImpedimentReport {
+            impediment: Impediment::Sleeping,
+            share: 0.94,
+            confidence: Confidence::High,
+            pids: vec![42],
+            detail: None,
+        }],
     }];
     snapshot.outlets = vec![("nats".to_owned(), Arc::default())];
     let mut own = listener(80, "nginx").listener;

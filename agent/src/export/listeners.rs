@@ -1,7 +1,15 @@
 //! Metrics of listeners: queues, limits, waits and owners.
 
+use std::time::Duration;
+
 use super::families::Families;
-use crate::inventory::{DesertedPath, LeftOut, Listener, Owner, Runtime, UnixListener, View};
+use crate::{
+    inventory::{DesertedPath, LeftOut, Listener, Owner, Runtime, UnixListener, View},
+    verdict::Report,
+};
+
+/// How long the impediments of a stall are exported after it: a minute between scrapes is usual.
+const STALL_TTL: Duration = Duration::from_secs(60);
 
 /// Listeners of either kind, and how many are left out.
 pub(super) fn about_listeners(families: &mut Families, view: &View) {
@@ -68,6 +76,31 @@ fn about_a_listener(families: &mut Families, listener: &Listener) {
         ("limited_by", listener.limited_by().map_or("", |by| by.name())),
     ];
     info(families, "floodmark_listener_info", &base, &flags, &listener.owners);
+}
+
+/// Why queues are not emptied, of listeners that are stalled or were a moment ago.
+pub(super) fn about_stalls(families: &mut Families, report: &Report) {
+    let horizon = report.window.to.earlier(STALL_TTL);
+    for stall in report.stalls.iter().filter(|stall| stall.last >= horizon) {
+        let listener = &stall.listener;
+        let (addr, inode) = (listener.id.addr.to_string(), listener.id.inode.to_string());
+        for it in &stall.impediments {
+            families.gauge(
+                "floodmark_listener_impediment_ratio",
+                "Share of samples, from 0 to 1, in which an impediment kept the processes of a stalled \
+                 listener from accepting, over the last one to two minutes of the stall. Absent while \
+                 the listener is not stalled.",
+                &[
+                    ("netns", listener.netns_name.as_str()),
+                    ("listener", &addr),
+                    ("inode", &inode),
+                    ("impediment", it.impediment.name()),
+                    ("confidence", it.confidence.name()),
+                ],
+                it.share,
+            );
+        }
+    }
 }
 
 fn about_its_limit(families: &mut Families, base: &[(&str, &str)], listener: &Listener) {

@@ -10,7 +10,7 @@ use super::{
     families::Families,
     flows::about_flows,
     health::about_health,
-    listeners::about_listeners,
+    listeners::{about_listeners, about_stalls},
     losses::{
         about_losses, about_namespaces, about_namespaces_left_out, about_overflows, about_services,
     },
@@ -54,6 +54,7 @@ fn families(snapshot: &Snapshot) -> Families {
     );
     about_overflows(&mut families, snapshot);
     about_listeners(&mut families, &snapshot.view);
+    about_stalls(&mut families, &snapshot.report);
     about_flows(&mut families, &snapshot.view);
     about_namespaces(&mut families, snapshot);
     about_namespaces_left_out(&mut families, snapshot);

@@ -123,6 +123,7 @@ pub fn is_expected(told: &Notification) -> bool {
         OVERFLOW,
         NO_PEERS,
         "FloodmarkAcceptQueueNearFull",
+        "FloodmarkListenerImpeded",
         "FloodmarkSynAckRetransmits",
         "FloodmarkSynQueueFull",
     ]

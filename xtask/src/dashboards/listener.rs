@@ -40,6 +40,18 @@ fn who() -> Vec<Panel> {
 fn queue() -> Vec<Panel> {
     vec![
         Panel::plot(
+            "Why nobody accepts",
+            "percentunit",
+            "Share of samples in which an impediment kept the processes of a stalled listener from \
+             accepting.",
+        )
+        .query(
+            "max by (netns, listener, impediment) \
+             (floodmark_listener_impediment_ratio{instance=~\"$instance\", netns=~\"$netns\", \
+             listener=~\"$listener\"})",
+            "{{netns}} {{listener}} {{impediment}}",
+        ),
+        Panel::plot(
             "Accept queue",
             "short",
             "Connections that wait for accept(2), and the limit. With --watch-connections also \
