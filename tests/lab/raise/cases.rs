@@ -116,7 +116,7 @@ pub(super) fn refused(stage: &Stage) -> Result<Vec<Check>> {
     let no_ptrace = ["--bounding-set", "-sys_ptrace"];
     for (what, arguments) in [("user 65534", &nobody[..]), ("without CAP_SYS_PTRACE", &no_ptrace)] {
         let said = stage.raise_by("setpriv", arguments, &at("--backlog 9"))?;
-        let is_told = said.err.contains("run it as root") && said.err.lines().count() == 1;
+        let is_told = said.err.contains("run as root") && said.err.lines().count() == 1;
         checks.push(check(what, &said, 2, is_told && is_same()?, ""));
     }
     for (words, why) in REFUSED {

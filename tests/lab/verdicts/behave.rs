@@ -7,10 +7,14 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     os::fd::AsRawFd,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// What an application does with its connections.
@@ -62,13 +66,32 @@ pub fn serve(mode: Mode, port: u16, backlog: i32) -> Result<()> {
             thread::park();
         }
     }
+    if matches!(mode, Mode::Paced | Mode::PacedDeferring) {
+        return accept_at_pace(&listener);
+    }
     for stream in listener.incoming() {
         let stream = stream.context("accepting")?;
-        if matches!(mode, Mode::Paced | Mode::PacedDeferring) {
-            thread::sleep(PACE);
-            continue;
-        }
         thread::spawn(move || treat(stream, mode));
+    }
+    Ok(())
+}
+
+/// Waits between two connections where it waits for them, so that nothing else holds it up: a server that
+/// accepts at its usual rate while more arrive.
+fn accept_at_pace(listener: &TcpListener) -> Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).context("making an epoll set")?;
+    let arrivals = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+    epoll.add(listener, arrivals).context("watching the listener")?;
+    for stream in listener.incoming() {
+        let _served = stream.context("accepting")?;
+        let accepted = Instant::now();
+        while let Some(rest) = PACE.checked_sub(accepted.elapsed()) {
+            let rest = EpollTimeout::try_from(rest.as_millis() as u32 + 1)?;
+            match epoll.wait(&mut [EpollEvent::empty()], rest) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("waiting"),
+            }
+        }
     }
     Ok(())
 }
