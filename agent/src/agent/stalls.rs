@@ -41,19 +41,18 @@ impl StallWatch {
     ) -> Vec<StallSample> {
         let now = sample.window.to;
         let pressed = pressed(sample, inventory);
-        let seen = self.sampler.take();
-        // A listener of which nothing was seen yet is told of as well: that it was stalled counts.
-        let told: BTreeSet<ListenerId> =
-            pressed.iter().filter(|id| self.watched.contains_key(id)).copied().collect();
-        let told = told.into_iter().chain(seen.keys().copied()).collect::<BTreeSet<_>>();
-        let samples = told.into_iter().map(|id| {
+        let mut seen = self.sampler.take();
+        // A listener of which nothing was seen yet is reported as well: that it was stalled counts.
+        let watched = pressed.iter().filter(|id| self.watched.contains_key(id));
+        let reported: BTreeSet<ListenerId> = watched.chain(seen.keys()).copied().collect();
+        let samples = reported.into_iter().map(|id| {
             let (group, idle_members) = group_of(&id, inventory);
             StallSample {
                 listener: id,
                 is_pressed: pressed.contains(&id),
                 group,
                 idle_members,
-                evidence: seen.get(&id).cloned().unwrap_or_default(),
+                evidence: seen.remove(&id).unwrap_or_default(),
             }
         });
         let samples = samples.collect();

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    ffi::OsStr,
     fs::{self, File},
     io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
@@ -20,7 +19,7 @@ use super::{
     facts::Reads,
     listener::{Owner, Owners},
 };
-use crate::kernel::netns::pids;
+use crate::kernel::{netns::pids, sock_diag::inode_of_link};
 
 /// Descriptors of one process that are looked at. They come in ascending order, and servers open
 /// their listening sockets before their connections.
@@ -192,7 +191,9 @@ fn sockets_of(process: &Path, inodes: &HashSet<u32>) -> (HashSet<u32>, bool) {
     let held = entries
         .by_ref()
         .take(MOST_DESCRIPTORS)
-        .filter_map(|entry| inode_of(&readlinkat(&directory, entry.file_name().as_os_str()).ok()?))
+        .filter_map(|entry| {
+            inode_of_link(&readlinkat(&directory, entry.file_name().as_os_str()).ok()?)
+        })
         .filter(|inode| inodes.contains(inode))
         .collect();
     (held, entries.next().is_some())
@@ -207,10 +208,6 @@ fn say_partial() {
              and if /proc is mounted with hidepid, add the agent to its group"
         );
     });
-}
-
-fn inode_of(link: &OsStr) -> Option<u32> {
-    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 fn describe(pid: u32, directory: &Directory) -> Option<Process> {
@@ -245,13 +242,6 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-
-    #[test]
-    fn reads_a_socket_link() {
-        assert_eq!(inode_of(OsStr::new("socket:[4711]")), Some(4711));
-        assert_eq!(inode_of(OsStr::new("pipe:[4711]")), None);
-        assert_eq!(inode_of(OsStr::new("socket:[x]")), None);
-    }
 
     /// A child that has exited and whose id is free: its directory, still open, yields nothing.
     #[test]

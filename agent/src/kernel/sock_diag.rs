@@ -2,7 +2,7 @@
 //! (`tcp_diag_get_info`: for a listener idiag_rqueue is `sk_ack_backlog`, idiag_wqueue
 //! `sk_max_ack_backlog`).
 
-use std::{io, net::SocketAddr};
+use std::{ffi::OsStr, io, net::SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{
@@ -16,6 +16,12 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
 use super::sample::{ListenerId, NetnsId, QueueDepth};
+
+/// The inode of the socket that a descriptor's link in procfs leads to: `socket:[N]`
+/// (net/socket.c, `sockfs_dname`).
+pub fn inode_of_link(link: &OsStr) -> Option<u32> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
 
 /// A listening TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +221,13 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn reads_a_socket_link() {
+        assert_eq!(inode_of_link(OsStr::new("socket:[4711]")), Some(4711));
+        assert_eq!(inode_of_link(OsStr::new("pipe:[4711]")), None);
+        assert_eq!(inode_of_link(OsStr::new("socket:[x]")), None);
+    }
 
     #[test]
     fn finds_a_listener_of_this_process() {

@@ -1,7 +1,7 @@
 //! Findings that a comment in the configuration allows: `# floodmark: allow RULE -- REASON`, on the line
 //! itself or on lines of its own above it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
     finding::Finding,
@@ -24,8 +24,7 @@ pub fn by_comments(
     texts: &Texts,
     notes: &mut Vec<String>,
 ) -> (Vec<(Finding, String)>, Vec<Finding>) {
-    let mut files: Vec<FileId> = findings.iter().map(|finding| finding.place.file).collect();
-    files.dedup();
+    let files: BTreeSet<FileId> = findings.iter().map(|finding| finding.place.file).collect();
     let mut allowed = HashMap::new();
     for file in files {
         collect(file, texts.get(file), &mut allowed, notes);
@@ -64,8 +63,8 @@ fn collect<'a>(
     for (index, line) in text.lines().enumerate() {
         let found = comment(line);
         if let Some(comment) = &found {
-            let is_rule = |name: &&&str| !rules().any(|rule| rule.id == **name);
-            let unknown = comment.rules.iter().filter(is_rule);
+            let is_unknown = |name: &&&str| !rules().any(|rule| rule.id == **name);
+            let unknown = comment.rules.iter().filter(is_unknown);
             notes.extend(
                 unknown.map(|name| format!("{path}:{}: no rule is called {name}", index + 1)),
             );

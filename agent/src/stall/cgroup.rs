@@ -2,7 +2,7 @@
 //! version of control groups.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Instant,
@@ -167,6 +167,12 @@ fn stalled(pressure: &str) -> Option<u64> {
     line.split_once("total=")?.1.trim().parse().ok()
 }
 
+type Read = fn(&mut Counters, Version, &Path);
+
+/// Controllers, each with what is read of it.
+const CONTROLLERS: [(&str, Read); 2] =
+    [("cpu", Counters::read_cpu), ("memory", Counters::read_memory)];
+
 /// Groups looked at, with what was read last.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups(BTreeMap<String, Before>);
@@ -177,22 +183,14 @@ impl Cgroups {
     pub(super) fn look(&mut self, cgroups: &[String]) -> Vec<CgroupEvidence> {
         let mounts = Mounts::own();
         let mut read: BTreeMap<String, Counters> = BTreeMap::new();
-        for own in cgroups {
-            let (version, levels) = mounts.levels(own, "cpu");
-            for (path, directory) in levels {
-                let new = !read.contains_key(&path);
-                let counters = read.entry(path).or_default();
-                if new {
-                    counters.read_cpu(version, &directory);
-                }
-            }
-        }
-        let mut seen = BTreeMap::new();
-        for own in cgroups {
-            let (version, levels) = mounts.levels(own, "memory");
-            for (path, directory) in levels {
-                if seen.insert(path.clone(), ()).is_none() {
-                    read.entry(path).or_default().read_memory(version, &directory);
+        for (controller, read_it) in CONTROLLERS {
+            let mut seen = BTreeSet::new();
+            for own in cgroups {
+                let (version, levels) = mounts.levels(own, controller);
+                for (path, directory) in levels {
+                    if seen.insert(path.clone()) {
+                        read_it(read.entry(path).or_default(), version, &directory);
+                    }
                 }
             }
         }

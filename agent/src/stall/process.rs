@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
-    io::Read,
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, MetadataExt},
@@ -16,7 +15,7 @@ use super::{
     calls::{self, Call, Kind},
     remote::Connections,
 };
-use crate::untrusted_file::read_procfs;
+use crate::{kernel::sock_diag::inode_of_link, untrusted_file::read_procfs};
 
 /// Bytes of a small file of procfs.
 const MOST_BYTES: u64 = 4096;
@@ -242,8 +241,7 @@ impl Process {
 
     /// The inode of a socket.
     fn socket(&self, descriptor: u64) -> Option<u32> {
-        let link = self.link(descriptor)?;
-        link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        inode_of_link(self.link(descriptor)?.as_ref())
     }
 
     /// What is behind a descriptor.
@@ -286,9 +284,7 @@ fn watches(line: &str, inode: u32) -> bool {
 
 /// Reads a small file of the kernel's, such as one of a control group.
 pub(super) fn read_small(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
-    String::from_utf8(bytes).ok()
+    String::from_utf8(read_procfs(path, MOST_BYTES).ok()?).ok()
 }
 
 /// Values of a file of lines `name value`.

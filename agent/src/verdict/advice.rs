@@ -227,6 +227,13 @@ fn of_finding(report: &Report, finding: &Finding) -> Vec<Step> {
     }
 }
 
+/// A clause as the begin of a sentence.
+fn capitalized(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
+    format!("{}{}", first.unwrap_or_default(), letters.as_str())
+}
+
 /// What keeps the holders of a finding's listener from accepting, and whether that is sure.
 fn stalled(
     report: &Report,

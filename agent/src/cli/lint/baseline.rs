@@ -51,7 +51,7 @@ impl Baseline {
     /// When the file cannot be read or is nothing of the kind.
     pub fn read(path: &Path) -> Result<Self> {
         let read = || -> Result<Self> {
-            let bytes = untrusted_file::read_all(untrusted_file::open(path)?, LARGEST)?;
+            let bytes = untrusted_file::read(path, LARGEST)?;
             Ok(serde_json::from_slice(&bytes)?)
         };
         read().with_context(|| {

@@ -1,4 +1,4 @@
-//! Findings for whoever fixes them: the lines, what is wrong, and the lines fixed.
+//! Findings for people who fix them: the lines, what is wrong, and the lines fixed.
 
 use std::{
     collections::BTreeSet,

@@ -3,10 +3,12 @@
 
 use std::{fs, os::fd::AsRawFd};
 
+use crate::kernel::sock_diag::inode_of_link;
+
 /// The inode of a socket of this process.
 pub(super) fn inode(socket: &impl AsRawFd) -> Option<u64> {
     let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).ok()?;
-    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    inode_of_link(link.as_os_str()).map(u64::from)
 }
 
 /// Datagrams dropped at the socket with that inode, in this thread's network namespace.

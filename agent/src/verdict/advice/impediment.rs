@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Change, Step,
+    Change, Step, capitalized,
     holders::Holders,
     limit::blank,
     peer::look_at,
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     inventory::{Owner, Server},
+    shell::quoted,
     stall::{Target, Wait},
     verdict::{
         finding::Finding,
@@ -91,7 +92,7 @@ impl Case<'_> {
     fn evidence(&self, it: &ImpedimentReport) -> String {
         format!(
             "{} in {:.0} % of {} looks while connections waited ({} confidence).",
-            sentence(&description(it)),
+            capitalized(&description(it)),
             it.share * 100.0,
             self.stall.looks,
             it.confidence.name()
@@ -135,7 +136,7 @@ impl Case<'_> {
                 vec![format!(
                     "{}ss -tni dst {}  # round trips and what is unanswered",
                     enter(self.report, self.stall.id().netns, holders.first()),
-                    filter(*addr)
+                    quoted(&addr.to_string())
                 )],
             ),
             Target::OwnClient => (
@@ -276,20 +277,6 @@ fn name_of(addr: SocketAddr) -> String {
         _ => return addr.to_string(),
     };
     format!("{addr} ({service})")
-}
-
-/// An address as a filter of ss takes it.
-fn filter(addr: SocketAddr) -> String {
-    match addr {
-        SocketAddr::V4(addr) => addr.to_string(),
-        SocketAddr::V6(addr) => format!("'[{}]:{}'", addr.ip(), addr.port()),
-    }
-}
-
-fn sentence(clause: &str) -> String {
-    let mut letters = clause.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
-    format!("{}{}", first.unwrap_or_default(), letters.as_str())
 }
 
 fn of_each(holders: &Holders<'_>, change: impl Fn(u32) -> Change) -> Vec<Change> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Change, Step,
+    Change, Step, capitalized,
     holders::Holders,
     limit::{blank, milliseconds},
     place::{enter, look_at_activation, restart_of},
@@ -25,9 +25,7 @@ fn step(finding: &Finding, what: String, why: String, commands: Vec<String>) -> 
 
 /// A clause as a sentence.
 fn sentence(clause: &str) -> String {
-    let mut letters = clause.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
-    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
+    format!("{}.", capitalized(clause))
 }
 
 fn place(finding: &Finding) -> String {

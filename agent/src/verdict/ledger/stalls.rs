@@ -23,12 +23,11 @@ pub struct Stalls(BTreeMap<ListenerId, Kept>);
 
 #[derive(Debug)]
 struct Kept {
-    /// As last seen in the inventory: an owner that has ended is still named.
-    listener: Listener,
     before: Stall,
     recent: Stall,
-    /// When it was last pressed.
-    last: UnixMs,
+    /// What both come to. Its listener is as last seen in the inventory: an owner that has ended is still
+    /// named.
+    report: StallReport,
 }
 
 impl Stalls {
@@ -41,7 +40,7 @@ impl Stalls {
             let new = || Kept::new(sample.listener, now);
             let kept = self.0.entry(sample.listener).or_insert_with(new);
             if let Some(listener) = inventory.get(&sample.listener) {
-                kept.listener = listener.clone();
+                kept.report.listener = listener.clone();
             }
             kept.book(now, sample);
         }
@@ -50,7 +49,8 @@ impl Stalls {
     /// Forgets the one that is over for longest, if there are too many.
     fn make_room(&mut self) {
         if self.0.len() >= MOST
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, kept)| kept.last).map(|(id, _)| *id)
+            && let Some(oldest) =
+                self.0.iter().min_by_key(|(_, kept)| kept.report.last).map(|(id, _)| *id)
         {
             self.0.remove(&oldest);
         }
@@ -58,7 +58,8 @@ impl Stalls {
 
     /// What is told of each, the latest first.
     pub fn reports(&self) -> Vec<StallReport> {
-        let mut reports: Vec<StallReport> = self.0.values().map(Kept::report).collect();
+        let mut reports: Vec<StallReport> =
+            self.0.values().map(|kept| kept.report.clone()).collect();
         reports.sort_by_key(|report| std::cmp::Reverse(report.last));
         reports
     }
@@ -67,35 +68,32 @@ impl Stalls {
 impl Kept {
     fn new(id: ListenerId, now: UnixMs) -> Self {
         Self {
-            listener: Listener::unknown(id, QueueDepth::default(), None),
             before: Stall::default(),
             recent: Stall::default(),
-            last: now,
+            report: StallReport {
+                listener: Listener::unknown(id, QueueDepth::default(), None),
+                looks: 0,
+                last: now,
+                impediments: Vec::new(),
+            },
         }
     }
 
     fn book(&mut self, now: UnixMs, sample: &StallSample) {
         if sample.is_pressed {
-            if self.last.later(GAP) < now {
+            if self.report.last.later(GAP) < now {
                 (self.before, self.recent) = Default::default();
             }
-            self.last = now;
+            self.report.last = now;
             if self.recent.ticks >= HALF {
                 self.before = mem::take(&mut self.recent);
             }
         }
         self.recent.book(sample);
-    }
-
-    fn report(&self) -> StallReport {
         let mut stall = self.before.clone();
         stall.add(&self.recent);
-        StallReport {
-            listener: self.listener.clone(),
-            looks: stall.pressed.looks + stall.calm.looks,
-            last: self.last,
-            impediments: decide(&stall),
-        }
+        self.report.looks = stall.pressed.looks + stall.calm.looks;
+        self.report.impediments = decide(&stall);
     }
 }
 
